@@ -1,0 +1,41 @@
+# Each target works on a fresh machine with Python 3.11 or newer: the first one that runs makes a virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+WORKDIR ?= runs/demo
+CONFIG ?= configs/quickstart.py
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo
+	$(RUN) train.py --config $(CONFIG) --workdir $(WORKDIR)
+	$(RUN) evaluate.py --config $(CONFIG) --workdir $(WORKDIR)
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest -q
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.bench
+	$(RUN) -m benchmarks.projector
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(RUN) -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(RUN) -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.demo
+	$(RUN) -m pip install --quiet --editable ".[bench]"
+	touch $@

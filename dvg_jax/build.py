@@ -1,0 +1,83 @@
+"""From a config to the frozen objects that do the work; networks never see a ConfigDict."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dvg_jax.config import check
+from dvg_jax.data.sources import Source, open_source
+from dvg_jax.diffusion import Sampler, Schedule
+from dvg_jax.dvg import DVG
+from dvg_jax.errors import UserError
+from dvg_jax.networks.denoiser import ConditionalDenoiser
+from dvg_jax.networks.unet3d import UNet3D
+from dvg_jax.networks.vqgan3d import VQGAN3D
+from dvg_jax.xray import ConeBeamGeometry
+
+
+def build_dvg(config: ConfigDict) -> DVG:
+    """The method that ``config`` describes."""
+    check(config)
+    dtype = jnp.dtype(config.dtype)
+    vqgans = {
+        name: VQGAN3D(**config[name].network, dtype=dtype) for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan")
+    }
+    for name, vqgan in vqgans.items():
+        _check_sizes(config, name, vqgan)
+    channels = vqgans["ct_vqgan"].embedding_dim
+    factor = vqgans["ct_vqgan"].downsample[0]
+    return DVG(
+        geometry=build_geometry(config),
+        angles=tuple(float(a) for a in config.angles),
+        new_angles=tuple(float(a) for a in config.new_angles),
+        **vqgans,
+        generator=UNet3D(**config.new_view.network, out_dim=channels, dtype=dtype),
+        denoiser=ConditionalDenoiser(
+            UNet3D(**config.diffusion.network, out_dim=channels, dtype=dtype),
+            stem=not config.use_vpge,
+            downsample=factor,
+        ),
+        schedule=Schedule(config.timesteps),
+        sampler=Sampler(config.sampler.steps or None, config.sampler.eta, config.sampler.clip or None),
+        use_vpge=config.use_vpge,
+        use_diffusion=config.use_diffusion,
+        decode_quantized=config.decode_quantized,
+        floor=config.floor,
+    )
+
+
+def build_geometry(config: ConfigDict) -> ConeBeamGeometry:
+    """The named geometry at the config's size."""
+    return getattr(ConeBeamGeometry, config.geometry)(size=config.size)
+
+
+def build_source(config: ConfigDict, split: str) -> Source:
+    """The CTs of a split, ``train`` or ``test``, that ``config.data`` names."""
+    data = config.data
+    count = data[f"{split}_count"] if data.source == "phantom" else 0
+    return open_source(data.source, split, config.size, count, config.seed)
+
+
+def required_stages(config: ConfigDict) -> tuple[str, ...]:
+    """The stages that the switched-on parts need, in training order."""
+    needs_generator = bool(config.new_angles) or not config.use_diffusion
+    needed = {
+        "ct_vqgan": True,
+        "view_vqgan": config.use_vpge or needs_generator,
+        "new_view_vqgan": config.use_vpge and bool(config.new_angles) and config.use_diffusion,
+        "new_view": needs_generator,
+        "diffusion": config.use_diffusion,
+    }
+    return tuple(name for name, need in needed.items() if need)
+
+
+def _check_sizes(config: ConfigDict, name: str, vqgan: VQGAN3D) -> None:
+    factor = max(vqgan.downsample)
+    if config.size < 2 * factor or config.size % factor:
+        raise UserError(
+            f"config.size is {config.size}; allowed: multiples of {factor} (config.{name}.network.downsample)"
+        )
+    if vqgan.downsample != config.ct_vqgan.network.downsample:
+        raise UserError(
+            f"config.{name}.network.downsample is {vqgan.downsample}; allowed: that of ct_vqgan, "
+            f"{config.ct_vqgan.network.downsample}, since their latents are stacked"
+        )

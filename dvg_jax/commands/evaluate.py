@@ -1,0 +1,24 @@
+"""``evaluate.py``: metrics, tables and pictures of a trained folder."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from dvg_jax import cli
+from dvg_jax.evaluation import evaluate
+from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.training.run import check_owner
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", help_string="The config that the run was trained with.", flag_values=values
+    )
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    cli.parse_flags(values, argv, required=("config", "workdir"))
+    enable_compilation_cache()
+    folder = cli.workdir_path(workdir.value)
+    check_owner(config.value, folder, free=("data",))
+    print("\n" + evaluate(config.value, folder))
+    print(f"\nPer-case CSV, JSON and pictures: {folder / 'evaluation'}")

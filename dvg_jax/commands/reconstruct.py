@@ -1,0 +1,84 @@
+"""``reconstruct.py``: X-ray files in, a CT as NIfTI in HU out."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+import dvg_jax
+from dvg_jax import cli
+from dvg_jax.data.films import fit_film, read_film
+from dvg_jax.data.frame import frame_affine
+from dvg_jax.data.intensity import intensity_to_hu
+from dvg_jax.data.nifti import save_nifti
+from dvg_jax.errors import UserError
+from dvg_jax.reconstructor import load_reconstructor
+from dvg_jax.training.cache import enable_compilation_cache
+
+
+def parse_view(text: str) -> tuple[Path, float]:
+    """``FILE@ANGLE`` -> (file, degrees)."""
+    name, _, angle = text.rpartition("@")
+    try:
+        if not name:
+            raise ValueError
+        return Path(name), float(angle)
+    except ValueError:
+        raise UserError(f"--xray is {text}; allowed: FILE@ANGLE with an angle in degrees, such as ap.png@0") from None
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    values = flags.FlagValues()
+    workdir = flags.DEFINE_string("workdir", None, "Folder of a trained run.", flag_values=values)
+    xray = flags.DEFINE_multi_string(
+        "xray", None, "FILE@ANGLE, once a view: ap.png@0, lateral.png@90.", flag_values=values
+    )
+    output = flags.DEFINE_string("output", None, "The NIfTI to write: .nii or .nii.gz.", flag_values=values)
+    seed = flags.DEFINE_integer("seed", 0, "Decides the sample.", lower_bound=0, flag_values=values)
+    steps = flags.DEFINE_integer("steps", None, "Sampling steps; as trained unless given.", flag_values=values)
+    field_mm = flags.DEFINE_float(
+        "field_mm", 320.0, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
+    )
+    cli.parse_flags(values, argv, required=("workdir", "xray", "output"))
+    path = _output_path(output.value)
+    named = [parse_view(text) for text in xray.value]
+    films = [read_film(film) for film, _ in named]
+    enable_compilation_cache()
+    reconstructor = load_reconstructor(cli.workdir_path(workdir.value))
+    geometry = reconstructor.dvg.geometry
+    views = np.stack([fit_film(film, geometry.detector_shape) for film in films])
+    with tqdm(desc="reconstruction", file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        volume = reconstructor(views, [a for _, a in named], jax.random.key(seed.value), steps.value, progress)
+    hu = intensity_to_hu(np.asarray(volume))
+    save_nifti(path, hu, frame_affine(hu.shape, tuple(field_mm.value / n for n in hu.shape)))
+    facts = {
+        "xrays": [{"file": str(film), "angle_deg": angle} for film, angle in named],
+        "seed": seed.value,
+        "steps": steps.value or reconstructor.dvg.sampler.steps or reconstructor.dvg.schedule.timesteps,
+        "model": workdir.value,
+        "field_mm": field_mm.value,
+        "version": dvg_jax.__version__,
+        "notice": "Synthetic. Not for diagnosis.",
+    }
+    record = path.with_name(path.name.split(".nii")[0] + ".json")
+    record.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"{path}: {'x'.join(map(str, hu.shape))} voxels, HU {hu.min():.0f} to {hu.max():.0f}; settings in {record}")
+
+
+def _output_path(name: str) -> Path:
+    path = Path(name)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise UserError(f"--output is {name}; allowed: a name that ends in .nii or .nii.gz")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output is {name}; allowed: a file in a folder that exists")
+    return path

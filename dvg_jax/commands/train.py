@@ -1,0 +1,22 @@
+"""``train.py``: train the stages that a config asks for."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from dvg_jax import cli
+from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.training.run import train
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", help_string="FILE.py or FILE.py:ARGUMENT; --config.FIELD=VALUE changes it.", flag_values=values
+    )
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Folder of the run; the same command goes on where it stopped.", flag_values=values
+    )
+    cli.parse_flags(values, argv, required=("config", "workdir"))
+    enable_compilation_cache()
+    train(config.value, cli.workdir_path(workdir.value))

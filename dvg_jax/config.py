@@ -1,0 +1,164 @@
+"""Every setting there is, with the paper's values; files in ``configs/`` change what they need."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dvg_jax.errors import UserError
+
+STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
+"""The stages in the order they are trained."""
+
+GEOMETRIES = ("paper", "covering")
+
+
+def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
+    return ConfigDict(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "schedule": "constant",  # constant | cosine
+            "warmup_steps": 0,
+            "decay_steps": 0,  # cosine: steps to the lowest rate; 0 is all of them
+            "end_rate": 0.0,  # cosine: the lowest rate, as a share of learning_rate
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "clip_norm": 0.0,  # gradient norm; 0 is no clipping
+            "ema_decay": 0.0,  # 0 is no averaging
+            "ema_every": 1,
+            "ema_start": 0,  # until this step the average is a plain copy
+            "cache": False,  # compute what the frozen stages give once, before training
+        }
+    )
+
+
+def _vqgan(steps: int) -> ConfigDict:
+    training = _training(steps, batch_size=2, learning_rate=3e-4)
+    training.update({"beta1": 0.5, "beta2": 0.9, "clip_norm": 1.0})
+    return ConfigDict(
+        {
+            "network": {
+                "n_hiddens": 16,
+                "downsample": (4, 4, 4),
+                "embedding_dim": 8,
+                "n_codes": 16384,
+                "num_groups": 32,
+                "decoder_res_blocks": 2,
+            },
+            "loss": {
+                "reconstruction": 4.0,
+                "commitment": 0.25,
+                "perceptual": 4.0,  # LPIPS (VGG) of one random axial slice; 0 leaves it out
+                "gan": 1.0,  # 2D and 3D patch discriminators; 0 leaves them out
+                "feature_matching": 4.0,
+                "gan_start": 5000,  # batches; the released code counts both optimisers' steps up to 10000
+                "gan_kind": "hinge",  # hinge | vanilla
+                "disc_width": 64,
+                "disc_layers": 3,
+                "restart_threshold": 1.0,  # codes used less than this are drawn anew from the data
+            },
+            "train": training,
+        }
+    )
+
+
+def _unet(dim: int) -> ConfigDict:
+    return ConfigDict({"dim": dim, "dim_mults": (1, 2, 4, 8), "heads": 8, "head_dim": 32, "groups": 8})
+
+
+def default_config() -> ConfigDict:
+    """The paper's biplanar setting at 128^3."""
+    diffusion = _training(500_000, batch_size=2, learning_rate=2e-4)
+    diffusion.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000})
+    config = ConfigDict(
+        {
+            "stage": "all",
+            "seed": 0,
+            "size": 128,  # voxels along each edge, and detector pixels
+            "geometry": "paper",  # paper: 107 of 128 voxels seen at the isocentre | covering: all of them
+            "angles": (0.0, 90.0),  # input views, degrees about the foot-head axis
+            "new_angles": (45.0,),  # views to synthesise; () for none
+            "use_vpge": True,  # Table II: encode V_bp by its own VQGAN
+            "use_diffusion": True,  # Table II: off leaves DVG-Net
+            "decode_quantized": True,
+            "floor": 0.0,
+            "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
+            "timesteps": 100,
+            "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},  # 0 steps: all timesteps; clip 0: none
+            "init": {name: "" for name in STAGES},  # a stage's folder from another run
+            "data": {
+                "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
+                "train_count": 1024,  # phantoms
+                "test_count": 64,
+            },
+            "ct_vqgan": _vqgan(45_800),
+            "view_vqgan": _vqgan(22_900),
+            "new_view_vqgan": _vqgan(22_900),
+            "new_view": {"network": _unet(64), "train": _training(500_000, 2, 2e-4)},
+            "diffusion": {"network": _unet(128), "train": diffusion},
+            "log": {
+                "metrics_every": 10,
+                "checkpoint_every": 1000,
+                "checkpoints_kept": 2,
+                "evaluate_every": 5000,  # steps; 0 is at the end of a stage only
+                "evaluate_cases": 4,
+            },
+            "evaluate": {"cases": 16, "batch_size": 4, "lpips": True, "pictures": 4},
+        }
+    )
+    config.lock()
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse values that no stage can work with, by the field's name."""
+    _one_of("geometry", config.geometry, GEOMETRIES)
+    _one_of("dtype", config.dtype, ("float32", "bfloat16"))
+    _one_of("stage", config.stage, ("all", *STAGES))
+    if not config.angles:
+        raise UserError("config.angles is empty; allowed: one or more angles in degrees")
+    for name in ("angles", "new_angles"):
+        angles = tuple(config[name])
+        if any(not -360 <= float(a) <= 360 for a in angles) or len(set(angles)) < len(angles):
+            raise UserError(f"config.{name} is {angles}; allowed: different angles between -360 and 360 degrees")
+    steps = config.sampler.steps
+    if not 0 <= steps <= config.timesteps:
+        raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")
+    for name in STAGES:
+        train = config[name].train
+        if train.steps < 1 or train.batch_size < 1:
+            raise UserError(
+                f"config.{name}.train has steps {train.steps} and batch_size {train.batch_size}; allowed: 1 or more"
+            )
+        _one_of(f"{name}.train.schedule", train.schedule, ("constant", "cosine"))
+
+
+def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"config.{field} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Write ``config`` as JSON, whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    part.replace(path)
+
+
+def load(path: Path) -> ConfigDict:
+    """Read what :func:`save` wrote; lists come back as tuples."""
+    try:
+        return ConfigDict(_tuples(json.loads(path.read_text())))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; allowed: a --workdir that train.py has written") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not a saved config: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

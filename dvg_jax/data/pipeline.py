@@ -1,0 +1,47 @@
+"""Batches: an endless shuffled stream for training, one ordered pass for evaluation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from dvg_jax.data.sources import Source
+from dvg_jax.errors import UserError
+
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+
+
+def training_iterator(
+    source: Source, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """Endless batches ``{"ct": (B, D, H, W, 1), "index": (B,), ...}`` of what the source holds, as NumPy
+    arrays.
+
+    Every epoch is a new permutation; epochs follow each other without a gap, so no example is left out and a
+    batch may hold the end of one and the start of the next. ``batch_size`` counts all processes; each gets
+    ``batch_size / process_count`` rows, and together they hold, at every step, the examples that one process
+    alone would draw. ``get_state()`` (JSON-able) and ``set_state(state)`` continue the sequence exactly;
+    ``close()`` ends the reading threads. Raises UserError for a batch size that is below 1, above the source,
+    or not a multiple of the processes.
+    """
+    if not 1 <= batch_size <= len(source):
+        raise UserError(f"batch_size = {batch_size}, want 1 to {len(source)}, the number of examples")
+    if batch_size % process_count:
+        raise UserError(f"batch_size = {batch_size}, want a multiple of the {process_count} processes")
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    mine = stream[process_index::process_count].batch(batch_size // process_count)
+    return iter(mine.to_iter_dataset(_READ))
+
+
+def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Every example once, in order; each batch carries ``mask`` (B,), 0 where the last one repeats its last
+    example.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size = {batch_size}, want at least 1")
+    for start in range(0, len(source), batch_size):
+        places = np.arange(start, start + batch_size)
+        rows = [source[int(i)] for i in np.minimum(places, len(source) - 1)]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        yield batch | {"mask": (places < len(source)).astype(np.float32)}

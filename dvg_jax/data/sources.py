@@ -1,0 +1,134 @@
+"""Volumes by number, from one door: ``open_source``.
+
+A source has a length and gives ``source[i]`` = ``{"ct": (D, H, W, 1) float32 in [0, 1], "index": int32}``;
+the same ``i`` gives the same bits in every process and after every restart.
+"""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import jax
+import nibabel as nib
+import numpy as np
+from dvg_jax.data.intensity import hu_to_intensity
+from dvg_jax.data.phantom import chest
+
+from dvg_jax.data.manifest import SPLITS, read_manifest
+from dvg_jax.errors import UserError
+
+Example = dict[str, Any]
+
+
+class Source(Protocol):
+    """What grain calls a random access data source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class ArraySource:
+    """Rows of arrays already in memory, such as cached latents: ``{"ct": (N, ...), "latent": (N, ...)}``."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        """Raises UserError for no arrays, no rows, or arrays of unequal length."""
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if not lengths or len(set(lengths.values())) != 1 or min(lengths.values()) == 0:
+            raise UserError(f"arrays have lengths {lengths}, want equal lengths above 0")
+        self._arrays = dict(arrays)
+        self._length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        return {name: array[index] for name, array in self._arrays.items()} | {"index": np.int32(index)}
+
+
+class PhantomSource:
+    """``count`` random chests of ``size``^3: example i of a split is drawn once from (seed, split, i) and
+    kept.
+
+    It does not depend on ``count`` or on the order of reading.
+    """
+
+    def __init__(self, count: int, size: int, seed: int = 0, split: str = "train"):
+        """Raises UserError for a count or size below 1 or an unknown split."""
+        if count < 1 or size < 1:
+            raise UserError(f"phantom count = {count}, size = {size}: want both at least 1")
+        self._key = jax.random.fold_in(jax.random.key(seed), _split_number(split))
+        self._draw = jax.jit(lambda key, i: chest(jax.random.fold_in(key, i), size))
+        self._kept: list[np.ndarray | None] = [None] * count
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Example:
+        with self._lock:
+            if self._kept[index] is None:
+                self._kept[index] = np.asarray(self._draw(self._key, index), np.float32)[..., None]
+        return {"ct": self._kept[index], "index": np.int32(index)}
+
+
+class PreparedSource:
+    """One split of a folder written by ``dvg_jax.data.prepare``, or its first ``count`` scans (0: all).
+
+    Files are read once and kept as int16 HU.
+    """
+
+    def __init__(self, folder: str | Path, split: str, size: int, count: int = 0):
+        """Raises UserError for an absent manifest or file, another size, an unknown, empty or too small
+        split.
+        """
+        folder = Path(folder)
+        _split_number(split)
+        rows = [row for row in read_manifest(folder) if row.split == split and row.status == "ok"]
+        if not rows:
+            raise UserError(f"{folder}: no prepared scan in split {split!r}")
+        if count > len(rows):
+            raise UserError(f"{folder}: split {split!r} has {len(rows)} scans, {count} were asked for")
+        rows = rows[: count or None]
+        self.files = [folder / row.file for row in rows]
+        self._kept: list[np.ndarray | None] = [None] * len(rows)
+        for file in self.files:
+            if not file.is_file():
+                raise UserError(f"{file}: absent, but listed in the manifest; run dvg_jax.data.prepare again")
+            shape = _image(file).shape
+            if shape != (size,) * 3:
+                raise UserError(f"{file}: shape {shape}, want {(size,) * 3}; prepare with --size {size}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Example:
+        kept = self._kept[index]
+        if kept is None:
+            kept = np.asarray(_image(self.files[index]).dataobj, np.int16).transpose(2, 1, 0)
+            self._kept[index] = kept
+        return {"ct": np.asarray(hu_to_intensity(kept), np.float32)[..., None], "index": np.int32(index)}
+
+
+def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0) -> Source:
+    """The source that a config names: ``kind`` is ``"phantom"`` or a folder of prepared scans.
+
+    ``count`` limits a folder's split to its first scans (0: all) and is the number of phantoms; ``seed`` is
+    that of the phantoms. Raises UserError as the sources do, and for a folder that does not exist.
+    """
+    if kind == "phantom":
+        return PhantomSource(count, size, seed, split)
+    if not Path(kind).is_dir():
+        raise UserError(f"data {kind!r}: want 'phantom' or a folder written by dvg_jax.data.prepare")
+    return PreparedSource(kind, split, size, count)
+
+
+def _split_number(split: str) -> int:
+    if split not in SPLITS:
+        raise UserError(f"split = {split!r}, want one of {SPLITS}")
+    return SPLITS.index(split)
+
+
+def _image(file: Path) -> nib.Nifti1Image:
+    return cast(nib.Nifti1Image, nib.load(file))

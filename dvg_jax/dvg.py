@@ -1,0 +1,182 @@
+"""DVG-Diffusion on one page (Xie et al., IEEE TIP 2026, arXiv 2503.17804).
+
+    views --lift--> V_bp --E_bp--> z_in ----------------------------------.
+                                    |                                     |
+                                    v                                     v
+                                   G_z --D_ct--> V_init               condition --> g_theta (T steps) --> z_0 --D_ct--> CT
+                                                   |                      ^
+                                          render (new view)               |
+                                                   '--lift--> E_new --> z_new
+
+Training, evaluation and reconstruction all call the methods below; there is no second pipeline. ``variables`` maps a
+stage's name to what that stage has learned: ``{"ct_vqgan": {"params": ..., "codebook": ..., "statistics": ...}, ...}``.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dvg_jax.diffusion import Sampler, Schedule, add_noise, sample
+from dvg_jax.diffusion.samplers import Progress
+from dvg_jax.networks.denoiser import ConditionalDenoiser
+from dvg_jax.networks.unet3d import UNet3D
+from dvg_jax.networks.vqgan3d import VQGAN3D
+from dvg_jax.shapes import Image, Key, Latent, Times, Variables, Views, Volumes
+from dvg_jax.xray import ConeBeamGeometry, back_project, forward_project, view_pose
+
+Condition = tuple[jax.Array, ...]
+"""What g_theta is shown beside z_t: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
+
+
+class NewView(NamedTuple):
+    """What DVG-Net makes of the input views."""
+
+    ct: Volumes
+    views: Views
+
+
+@dataclass(frozen=True)
+class DVG:
+    """The method: geometry, networks and switches. Holds no numbers that are learned.
+
+    ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
+    Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral.
+    """
+
+    geometry: ConeBeamGeometry
+    angles: tuple[float, ...]
+    new_angles: tuple[float, ...]
+    ct_vqgan: VQGAN3D
+    view_vqgan: VQGAN3D
+    new_view_vqgan: VQGAN3D
+    generator: UNet3D
+    denoiser: ConditionalDenoiser
+    schedule: Schedule = Schedule()
+    sampler: Sampler = Sampler()
+    use_vpge: bool = True
+    use_diffusion: bool = True
+    decode_quantized: bool = True
+    floor: float = 0.0
+
+    def render(self, ct: Volumes, angles: tuple[float, ...]) -> Views:
+        """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is."""
+
+        def view(volume: jax.Array) -> jax.Array:
+            return jnp.stack([forward_project(volume, view_pose(a), self.geometry) for a in angles])
+
+        return minmax(jax.vmap(view)(ct[..., 0]))[..., None]
+
+    def lift(self, views: Views, angles: tuple[float, ...]) -> Volumes:
+        """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2).
+
+        Scaled by the volume's depth so that a uniform view of 1 gives about 1 instead of 1 / (path length in mm).
+        """
+
+        def volume(images: Image) -> jax.Array:
+            return sum(
+                back_project(images[i], view_pose(a), self.geometry) for i, a in enumerate(angles)
+            ) * self.geometry.extent_mm[1]
+
+        return jax.vmap(volume)(views[..., 0])[..., None]
+
+    def view_latent(self, variables: Variables, views: Views) -> Latent:
+        """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
+        return encode(self.view_vqgan, variables["view_vqgan"], self.lift(views, self.angles))
+
+    def ct_latent(self, variables: Variables, ct: Volumes) -> Latent:
+        """z_0: what g_theta learns to predict, standardised per channel."""
+        return encode(self.ct_vqgan, variables["ct_vqgan"], ct)
+
+    def decode(self, variables: Variables, z: Latent) -> Volumes:
+        """The CT of a standardised latent, by way of the nearest codes unless ``decode_quantized`` is off."""
+        vqgan = variables["ct_vqgan"]
+        h = z * vqgan["statistics"]["std"] + vqgan["statistics"]["mean"]
+        if self.decode_quantized:
+            h, _ = self.ct_vqgan.apply(vqgan, h, method="quantize")
+        return self.ct_vqgan.apply(vqgan, h, method="decode")
+
+    def first_latent(self, params: Variables, z_in: Latent) -> Latent:
+        """G_z: z_in to the latent of a first CT, Eq. (8). Its U-Net's time input is held at 0."""
+        return self.generator.apply({"params": params}, z_in, jnp.zeros(z_in.shape[:1], jnp.int32))
+
+    def synthesize_view(self, variables: Variables, z_in: Latent) -> NewView:
+        """DVG-Net: the first CT, decoded, and the views nobody took, rendered from it."""
+        ct = self.decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
+        return NewView(ct, self.render(ct, self.new_angles))
+
+    def condition(self, variables: Variables, views: Views) -> Condition:
+        """All that g_theta is shown: the input views' features and, where a new view is made, that view's too."""
+        blocks = [self.view_latent(variables, views) if self.use_vpge else self.lift(views, self.angles)]
+        if self.new_angles:
+            z_in = blocks[0] if self.use_vpge else self.view_latent(variables, views)
+            new = self.lift(self.synthesize_view(variables, z_in).views, self.new_angles)
+            if self.use_vpge:
+                new = encode(self.new_view_vqgan, variables["new_view_vqgan"], new)
+            blocks.append(new)
+        return tuple(blocks)
+
+    def denoise(self, arguments: tuple[Any, Condition], z: Latent, t: Times) -> Latent:
+        """g_theta(z_t, t, condition): predicts z_0."""
+        params, condition = arguments
+        return self.denoiser.apply({"params": params}, condition, z, t)
+
+    def loss(self, params: Variables, condition: Condition, z0: Latent, key: Key) -> jax.Array:
+        """Eq. (6): squared error of the predicted z_0 at a random time, as a mean over elements."""
+        key_t, key_noise = jax.random.split(key)
+        t = jax.random.randint(key_t, z0.shape[:1], 0, self.schedule.timesteps)
+        noise = jax.random.normal(key_noise, z0.shape, z0.dtype)
+        z_t = add_noise(self.schedule, z0, t, noise)
+        return jnp.mean((self.denoise((params, condition), z_t, t) - z0) ** 2)
+
+    def reconstruct(
+        self, variables: Variables, views: Views, key: Key, progress: Progress | None = None
+    ) -> Volumes:
+        """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1]."""
+        if not self.use_diffusion:
+            return self.finish(_first_ct(self, variables, views))
+        condition = _condition(self, variables, views)
+        shape = latent_shape(self.ct_vqgan, (len(views), *self.geometry.volume_shape))
+        arguments = (variables["diffusion"]["params"], condition)
+        z = sample(self.denoise, arguments, key, shape, self.schedule, self.sampler, progress)
+        return self.finish(_decode(self, variables, z))
+
+    def finish(self, ct: Volumes) -> Volumes:
+        """Clip to [0, 1]; what lies under ``floor`` becomes air (the released code uses 0.04)."""
+        ct = jnp.clip(ct, 0, 1)
+        return jnp.where(ct < self.floor, 0, ct)
+
+
+@partial(jax.jit, static_argnums=0)
+def _condition(dvg: DVG, variables: Variables, views: Views) -> Condition:
+    return dvg.condition(variables, views)
+
+
+@partial(jax.jit, static_argnums=0)
+def _first_ct(dvg: DVG, variables: Variables, views: Views) -> Volumes:
+    return dvg.synthesize_view(variables, dvg.view_latent(variables, views)).ct
+
+
+@partial(jax.jit, static_argnums=0)
+def _decode(dvg: DVG, variables: Variables, z: Latent) -> Volumes:
+    return dvg.decode(variables, z)
+
+
+def minmax(images: jax.Array) -> jax.Array:
+    """Each image (..., h, w) to [0, 1] by its own extremes; a flat image becomes 0."""
+    low = images.min(axis=(-2, -1), keepdims=True)
+    span = images.max(axis=(-2, -1), keepdims=True) - low
+    return (images - low) / jnp.where(span > 0, span, 1)
+
+
+def encode(vqgan: VQGAN3D, variables: Variables, x: Volumes) -> Latent:
+    """The latent before quantisation, standardised per channel by the statistics stored with the weights."""
+    h = vqgan.apply(variables, x, method="encode")
+    return (h - variables["statistics"]["mean"]) / variables["statistics"]["std"]
+
+
+def latent_shape(vqgan: VQGAN3D, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
+    """(B, D, H, W) of a volume -> (B, d, h, w, c) of its latent."""
+    return (shape[0], *(n // f for n, f in zip(shape[1:], vqgan.downsample, strict=True)), vqgan.embedding_dim)

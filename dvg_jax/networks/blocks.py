@@ -1,0 +1,216 @@
+"""The one home of convolutions.
+
+On a GPU a 3D convolution is XLA's own (``native``). XLA's CPU backend is many times slower at 3D convolutions than at
+2D ones, and slower still at strided ones and at gradients with respect to kernels. So there (``sliced``) everything
+becomes ONE 2D convolution of stride 1 over depth slices: the slices that a depth kernel reaches are stacked in the
+channels, strides are moved to the channels, a transposed convolution makes all its output phases at once in its
+channels, and the kernel's gradient is a few matrix products. Both forms have the same parameters.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from dvg_jax.errors import UserError
+from dvg_jax.shapes import Features, Key
+
+Form = Literal["auto", "native", "sliced"]
+Triple = tuple[int, int, int]
+Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+PaddingMode = Literal["zeros", "replicate"]
+
+VALID: Padding = ((0, 0), (0, 0), (0, 0))
+
+
+def is_sliced(form: Form) -> bool:
+    """Whether ``form`` means 2D convolutions on this backend."""
+    return form == "sliced" or (form == "auto" and jax.default_backend() == "cpu")
+
+
+def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Features:
+    """Lengthen D, H and W by (low, high) with zeros or with copies of the outermost values."""
+    if mode not in ("zeros", "replicate"):
+        raise UserError(f"padding mode is {mode!r}; allowed: zeros, replicate")
+    if amounts == VALID:
+        return x
+    return jnp.pad(x, ((0, 0), *amounts, (0, 0)), mode="constant" if mode == "zeros" else "edge")
+
+
+def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form = "auto") -> Features:
+    """Cross-correlation of (B, D, H, W, Cin) with (kd, kh, kw, Cin, Cout), no padding."""
+    if not is_sliced(form):
+        numbers = ("NDHWC", "DHWIO", "NDHWC")
+        return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=numbers)
+    depth, _, _, _, features = kernel.shape
+    slices = (x.shape[1] - depth) // strides[0] + 1
+    span = strides[0] * (slices - 1) + 1
+    x = jnp.concatenate([x[:, i : i + span : strides[0]] for i in range(depth)], axis=-1)
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, features)
+    x, flat = _without_strides(x.reshape(-1, *x.shape[2:]), flat, strides[1:])
+    y = _convolve_slices(x, flat)
+    return y.reshape(-1, slices, *y.shape[1:])
+
+
+def _without_strides(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, Array]:
+    """A slice and a kernel whose convolution of stride 1 is the strided one: each cell of strides becomes channels."""
+    if strides == (1, 1):
+        return x, kernel
+    (sh, sw), (n, height, width, channels), (kh, kw, _, features) = strides, x.shape, kernel.shape
+    taps = (-(-kh // sh), -(-kw // sw))
+    kernel = jnp.pad(kernel, ((0, taps[0] * sh - kh), (0, taps[1] * sw - kw), (0, 0), (0, 0)))
+    cells = ((height - kh) // sh + taps[0], (width - kw) // sw + taps[1])
+    # Rows that no window reaches are cut off; rows that only the kernel's added zeros reach are added.
+    missing = (max(cells[0] * sh - height, 0), max(cells[1] * sw - width, 0))
+    x = jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))[:, : cells[0] * sh, : cells[1] * sw]
+    x = x.reshape(n, cells[0], sh, cells[1], sw, channels).transpose(0, 1, 3, 2, 4, 5)
+    kernel = kernel.reshape(taps[0], sh, taps[1], sw, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return x.reshape(n, *cells, -1), kernel.reshape(*taps, -1, features)
+
+
+@jax.custom_vjp
+def _convolve_slices(x: Array, kernel: Array) -> Array:
+    """(N, H, W, Cin) with (kh, kw, Cin, Cout), no padding, stride 1."""
+    if kernel.shape[:2] == (1, 1):
+        return jnp.dot(x, kernel[0, 0])
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve_slices(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """The kernel's gradient by products of slices with shifted slices: 3 to 10 times faster than XLA's on a CPU."""
+    x, kernel = saved
+    kh, kw, channels, features = kernel.shape
+    around = ((0, 0), (kh - 1, kh - 1), (kw - 1, kw - 1), (0, 0))
+    dx = _convolve_slices(jnp.pad(dy, around), kernel[::-1, ::-1].swapaxes(2, 3))
+    height, width = dy.shape[1:3]
+    # Row shifts are views of x; column shifts are copies, so the tensor with fewer channels is the one copied.
+    if features <= channels:
+        shifts = [jnp.pad(dy, ((0, 0), (0, 0), (j, kw - 1 - j), (0, 0))) for j in range(kw)]
+        dy = jnp.concatenate(shifts, axis=-1).reshape(-1, kw * features)
+        rows = [x[:, i : i + height].reshape(-1, channels).T @ dy for i in range(kh)]
+        return dx, jnp.stack(rows).reshape(kh, channels, kw, features).swapaxes(1, 2)
+    x = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=-1)
+    dy = dy.reshape(-1, features)
+    rows = [x[:, i : i + height].reshape(-1, kw * channels).T @ dy for i in range(kh)]
+    return dx, jnp.stack(rows).reshape(kernel.shape)
+
+
+_convolve_slices.defvjp(_forward, _backward)
+
+
+def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
+    """Transposed convolution: axes with kernel 4 are doubled, axes with kernel 1 keep their length.
+
+    ``x`` comes padded by 1 at both ends of each axis to be doubled. With i counted from the unpadded start,
+    ``out[o]`` sums ``x[i] kernel[o + 1 - 2 i]``: PyTorch's ConvTranspose of kernel 4, stride 2, padding 1.
+    """
+    doubled = [k == 4 for k in kernel.shape[:3]]
+    kernel = kernel[::-1, ::-1, ::-1]
+    if not is_sliced(form):
+        dilation = [2 if d else 1 for d in doubled]
+        numbers = ("NDHWC", "DHWIO", "NDHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1, 1), VALID, lhs_dilation=dilation, dimension_numbers=numbers
+        )
+    features = kernel.shape[-1]
+    # Each axis of 4 taps is 2 taps by 2 output phases; an even output 2 m reads the window that starts one before m,
+    # an odd one the next window.
+    split = [n for d in doubled for n in ((2, 2) if d else (1, 1))]
+    phases = kernel.reshape(*split, -1, features).transpose(0, 2, 4, 6, 1, 3, 5, 7)
+    y = convolve(x, phases.reshape(*phases.shape[:4], -1), form=form)
+    y = y.reshape(*y.shape[:4], *phases.shape[4:])
+    for axis, d in enumerate(doubled, start=1):
+        even = jax.lax.index_in_dim(y, 0, 4, keepdims=False)
+        if not d:
+            y = even
+            continue
+        odd = jax.lax.index_in_dim(y, 1, 4, keepdims=False)
+        n = y.shape[axis] - 1
+        pair = [jax.lax.slice_in_dim(even, 0, n, axis=axis), jax.lax.slice_in_dim(odd, 1, n + 1, axis=axis)]
+        y = jnp.stack(pair, axis=axis + 1)
+        y = y.reshape(*y.shape[:axis], 2 * n, *y.shape[axis + 2 :])
+    return y
+
+
+def fan_in_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Uniform within +-1/sqrt(fan in), PyTorch's default, which the published networks start from."""
+    bound = 1 / np.sqrt(np.prod(shape[:-1]))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class _Kernel(nn.Module):
+    """Parameters that ``Conv`` and ``ConvTranspose`` share."""
+
+    features: int
+    kernel_size: Triple
+    strides: Triple = (1, 1, 1)
+    padding: Padding = VALID
+    padding_mode: PaddingMode = "zeros"
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    form: Form = "auto"
+
+    def parameters(self, channels: int) -> tuple[Array, Array | float]:
+        """Kernel (kd, kh, kw, Cin, Cout) and bias, in the compute type."""
+        shape = (*self.kernel_size, channels, self.features)
+        kernel = self.param("kernel", fan_in_uniform, shape, self.param_dtype).astype(self.dtype)
+        if not self.use_bias:
+            return kernel, 0.0
+
+        def bias_init(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+            bound = 1 / np.sqrt(np.prod(kernel.shape[:-1]))
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return kernel, self.param("bias", bias_init, (self.features,), self.param_dtype).astype(self.dtype)
+
+
+class Conv(_Kernel):
+    """Cross-correlation over D, H, W with (low, high) padding per axis, channels last."""
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        kernel, bias = self.parameters(x.shape[-1])
+        x = pad(x.astype(self.dtype), self.padding, self.padding_mode)
+        return convolve(x, kernel, self.strides, self.form) + bias
+
+
+class ConvTranspose(_Kernel):
+    """Doubles every axis whose kernel is 4 (stride 2, padding 1 of ``padding_mode``); other kernels are 1.
+
+    With ``replicate`` this is the VQGAN's transposed convolution: edge-padded, then PyTorch's with padding 3.
+    """
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        if any(k not in (1, 4) for k in self.kernel_size):
+            raise UserError(f"transposed convolution's kernel is {self.kernel_size}; allowed: 1 or 4 along each axis")
+        kernel, bias = self.parameters(x.shape[-1])
+        amounts = tuple((1, 1) if k == 4 else (0, 0) for k in self.kernel_size)
+        x = pad(x.astype(self.dtype), amounts, self.padding_mode)  # type: ignore[arg-type]
+        return upsample(x, kernel, self.form) + bias
+
+
+class GroupNorm(nn.Module):
+    """Normalises groups of channels over space in float32, whatever the compute type."""
+
+    num_groups: int
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        if x.shape[-1] % self.num_groups:
+            raise UserError(f"num_groups is {self.num_groups}; allowed: divisors of the {x.shape[-1]} channels")
+        norm = nn.GroupNorm(self.num_groups, epsilon=self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype)
+        nn.share_scope(self, norm)
+        return norm(x).astype(self.dtype)

@@ -1,0 +1,92 @@
+"""Vector quantisation with a codebook that follows the data by moving averages (van den Oord et al. 2017, appendix A).
+
+A codebook is a dict: ``embeddings`` (K, c), ``N`` (K,) the averaged use of each code and ``z_avg`` (K, c) the averaged
+sum of what was assigned to it. All functions are pure; under ``jit`` with the batch split over devices, the counts and
+sums are those of the whole batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from dvg_jax.shapes import Key
+
+Codebook = dict[str, Array]
+Rows = Float[Array, "n c"]
+
+ROWS_AT_ONCE = 4096
+"""Distances are computed for this many rows at a time, so that 32768 x 16384 of them never exist together."""
+
+DECAY = 0.99
+EPSILON = 1e-7
+NOISE = 0.01
+
+
+def nearest(embeddings: Float[Array, "K c"], rows: Rows) -> Int[Array, "n"]:
+    """The nearest code of each row by squared distance in float32; the first of equals."""
+    embeddings = embeddings.astype(jnp.float32)
+    norms = jnp.sum(embeddings**2, axis=1)
+
+    def block(rows: Rows) -> Array:
+        rows = rows.astype(jnp.float32)
+        products = jnp.dot(rows, embeddings.T, precision=jax.lax.Precision.HIGHEST)
+        distance = jnp.sum(rows**2, axis=1, keepdims=True) - 2 * products + norms
+        return jnp.argmin(distance, axis=1).astype(jnp.int32)
+
+    n, c = rows.shape
+    if n <= ROWS_AT_ONCE:
+        return block(rows)
+    padded = jnp.pad(rows, ((0, -n % ROWS_AT_ONCE), (0, 0)))
+    return jax.lax.map(block, padded.reshape(-1, ROWS_AT_ONCE, c)).reshape(-1)[:n]
+
+
+def perplexity(indices: Int[Array, "n"], n_codes: int) -> Array:
+    """How many codes are in even use: exp of the entropy of their frequencies."""
+    p = jnp.zeros(n_codes).at[indices].add(1.0) / indices.size
+    return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10)))
+
+
+def candidates(key: Key, rows: Rows, n_codes: int) -> Float[Array, "K c"]:
+    """``n_codes`` rows in random order; repeated with a little noise where there are fewer rows than codes."""
+    key_noise, key_order = jax.random.split(key)
+    n, c = rows.shape
+    if n < n_codes:
+        rows = jnp.tile(rows, (-(-n_codes // n), 1))
+        rows = rows + jax.random.normal(key_noise, rows.shape) * NOISE / jnp.sqrt(c)
+    return jax.random.permutation(key_order, rows)[:n_codes]
+
+
+def from_data(rows: Float[Array, "K c"]) -> Codebook:
+    """A codebook whose codes are these rows, each used once."""
+    rows = rows.astype(jnp.float32)
+    # Two buffers: a training step donates them one by one.
+    return {"embeddings": rows, "N": jnp.ones(len(rows)), "z_avg": jnp.copy(rows)}
+
+
+def update(
+    codebook: Codebook,
+    rows: Rows,
+    indices: Int[Array, "n"],
+    restarts: Float[Array, "K c"] | None = None,
+    restart_threshold: float = 1.0,
+) -> Codebook:
+    """The codebook after one batch.
+
+    Args:
+      rows: latents, and ``indices`` their codes before this update.
+      restarts: where given, a code whose averaged use is under ``restart_threshold`` takes the row of its number
+        from here. Its averages stay, so it moves again at the next update unless something was assigned to it.
+    """
+    rows = rows.astype(jnp.float32)
+    n_codes = len(codebook["N"])
+    counts = jnp.zeros(n_codes).at[indices].add(1.0)
+    sums = jnp.zeros_like(codebook["z_avg"]).at[indices].add(rows)
+    used = DECAY * codebook["N"] + (1 - DECAY) * counts
+    z_avg = DECAY * codebook["z_avg"] + (1 - DECAY) * sums
+    total = used.sum()
+    weight = (used + EPSILON) / (total + n_codes * EPSILON) * total
+    embeddings = z_avg / weight[:, None]
+    if restarts is not None:
+        embeddings = jnp.where(used[:, None] < restart_threshold, restarts, embeddings)
+    return {"embeddings": embeddings, "N": used, "z_avg": z_avg}

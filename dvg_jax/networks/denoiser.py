@@ -1,0 +1,48 @@
+"""g_theta: the 3D U-Net with its condition stacked beside z_t in the channels."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from dvg_jax.networks.blocks import Conv
+from dvg_jax.networks.unet3d import UNet3D
+from dvg_jax.shapes import Features, Latent, Times
+
+
+class Stem(nn.Module):
+    """V_bp to latent size without VPGE: one strided convolution per factor of two, learned with g_theta.
+
+    The latent reading of the paper's Base- and NewView-Diffusion (Table II), which says only that VPGE is absent.
+    """
+
+    features: int
+    downsample: int = 4
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, x: Features) -> Latent:
+        levels = self.downsample.bit_length() - 1
+        for i in range(levels):
+            features = self.features if i == levels - 1 else self.width
+            x = Conv(features, (4, 4, 4), (2, 2, 2), padding=((1, 1),) * 3, name=f"conv_{i}")(x)
+            x = x if i == levels - 1 else nn.silu(x)
+        return x
+
+
+class ConditionalDenoiser(nn.Module):
+    """Predicts z_0 from z_t, t and the condition blocks, which come first in the channels.
+
+    With ``stem`` each block is a volume (B, D, H, W, 1) and passes a stem of its own; without, it is a latent.
+    """
+
+    unet: UNet3D
+    stem: bool = False
+    downsample: int = 4
+
+    @nn.compact
+    def __call__(self, condition: tuple[Array, ...], z: Latent, t: Times) -> Latent:
+        if self.stem:
+            condition = tuple(
+                Stem(z.shape[-1], self.downsample, name=f"stem_{i}")(block) for i, block in enumerate(condition)
+            )
+        return self.unet(jnp.concatenate([*condition, z], axis=-1), t)

@@ -1,0 +1,48 @@
+"""First values of a network's variables, without compiling anything."""
+
+import math
+import zlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from dvg_jax.shapes import Key, Variables
+
+
+def init_variables(module: nn.Module, key: Key, *inputs: Any) -> Variables:
+    """What ``module.init(key, *inputs)`` draws from, drawn on the host from the inputs' shapes alone.
+
+    Compiling the initialisation of a VQGAN takes 11 s on two CPU cores, running its initialisers one by one 30 s. The
+    numbers depend on the key and the parameter's path. Every kind of parameter has its rule in ``_draw``.
+    """
+    shapes = flatten_dict(jax.eval_shape(module.init, key, *inputs), sep="/")
+    seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    drawn = {}
+    for path, like in shapes.items():
+        random = np.random.default_rng([*seed, zlib.crc32(path.encode())])
+        kernel = shapes.get(path.rsplit("/", 1)[0] + "/kernel")
+        drawn[path] = _draw(random, path, like.shape, None if kernel is None else kernel.shape).astype(like.dtype)
+    if "codebook/z_avg" in drawn:
+        drawn["codebook/z_avg"] = drawn["codebook/embeddings"].copy()
+    return jax.tree.map(jnp.asarray, unflatten_dict(drawn, sep="/"))
+
+
+def _draw(
+    random: np.random.Generator, path: str, shape: tuple[int, ...], kernel: tuple[int, ...] | None
+) -> np.ndarray:
+    """A parameter by its name; ``kernel`` is the shape of the kernel beside it, if there is one."""
+    name = path.rsplit("/", 1)[-1]
+    if name in ("kernel", "bias") and kernel is not None:
+        bound = 1 / math.sqrt(math.prod(kernel[:-1]))
+        return random.uniform(-bound, bound, shape)
+    if name in ("scale", "var", "gamma"):
+        return np.ones(shape)
+    if name in ("bias", "mean", "N", "z_avg"):
+        return np.zeros(shape)
+    if name in ("embedding", "embeddings"):
+        return random.standard_normal(shape)
+    raise NotImplementedError(f"parameter {path} has no rule in init_variables")

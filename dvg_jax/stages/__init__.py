@@ -1,0 +1,20 @@
+"""The stages of training; ``config.stage`` chooses."""
+
+from ml_collections import ConfigDict
+
+from dvg_jax.dvg import DVG
+from dvg_jax.stages import latent, vqgan
+from dvg_jax.stages.base import Stage
+
+_BUILDERS = {
+    "ct_vqgan": vqgan.ct_stage,
+    "view_vqgan": vqgan.view_stage,
+    "new_view_vqgan": vqgan.new_view_stage,
+    "new_view": latent.new_view_stage,
+    "diffusion": latent.diffusion_stage,
+}
+
+
+def build_stage(name: str, config: ConfigDict, dvg: DVG) -> Stage:
+    """The stage of that name, for this method."""
+    return _BUILDERS[name](config, dvg)

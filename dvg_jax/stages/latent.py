@@ -1,0 +1,110 @@
+"""The two stages that learn in latent space: G_z (``new_view``) and g_theta (``diffusion``)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dvg_jax.diffusion import Sampler
+from dvg_jax.dvg import DVG, Condition
+from dvg_jax.metrics import psnr_volume
+from dvg_jax.networks.init import init_variables
+from dvg_jax.shapes import Key, Variables, Volumes
+from dvg_jax.stages.base import Example, Metrics, Stage
+
+PREVIEW_STEPS = 10
+"""Sampling steps of the pictures made while training."""
+
+
+@dataclass(frozen=True)
+class NewViewTask:
+    """G_z, Eq. (8): from z_in to the CT's latent, by mean squared error."""
+
+    dvg: DVG
+
+    def constants(self) -> Variables:
+        return {}
+
+    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+        times = jnp.zeros(len(example["z_in"]), jnp.int32)
+        variables = init_variables(self.dvg.generator, key, example["z_in"], times)
+        return {"model": variables["params"]}, {}
+
+    def loss(
+        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        step: jax.Array,
+    ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
+        error = self.dvg.first_latent(params["model"], example["z_in"]) - example["z0"]
+        return jnp.mean(error**2), (model_state, {})
+
+
+@dataclass(frozen=True)
+class DiffusionTask:
+    """g_theta, Eq. (6)."""
+
+    dvg: DVG
+
+    def constants(self) -> Variables:
+        return {}
+
+    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+        z0 = example["z0"]
+        times = jnp.zeros(len(z0), jnp.int32)
+        variables = init_variables(self.dvg.denoiser, key, _condition(example), z0, times)
+        return {"model": variables["params"]}, {}
+
+    def loss(
+        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        step: jax.Array,
+    ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
+        return self.dvg.loss(params["model"], _condition(example), example["z0"], key), (model_state, {})
+
+
+def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
+    """DVG-Net's generator: frozen encoders on both sides."""
+
+    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+        z_in = dvg.view_latent(frozen, dvg.render(ct, dvg.angles))
+        return {"z_in": z_in, "z0": dvg.ct_latent(frozen, ct)}
+
+    return Stage("new_view", NewViewTask(dvg), ("ct_vqgan", "view_vqgan"), prepare, _export, _show(dvg, "new_view"))
+
+
+def diffusion_stage(config: ConfigDict, dvg: DVG) -> Stage:
+    """The latent diffusion model under the condition of real and synthesised views."""
+    requires = ["ct_vqgan"]
+    if dvg.use_vpge or dvg.new_angles:
+        requires.append("view_vqgan")
+    if dvg.use_vpge and dvg.new_angles:
+        requires.append("new_view_vqgan")
+    if dvg.new_angles:
+        requires.append("new_view")
+
+    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+        condition = dvg.condition(frozen, dvg.render(ct, dvg.angles))
+        return {"z0": dvg.ct_latent(frozen, ct)} | {f"condition_{i}": c for i, c in enumerate(condition)}
+
+    return Stage("diffusion", DiffusionTask(dvg), tuple(requires), prepare, _export, _show(dvg, "diffusion"))
+
+
+def _condition(example: Example) -> Condition:
+    return tuple(example[name] for name in sorted(example) if name.startswith("condition_"))
+
+
+def _export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
+    return {"params": params}
+
+
+def _show(dvg: DVG, stage: str):  # type: ignore[no-untyped-def]
+    """Reconstructions of unseen cases by what is trained so far."""
+    steps = min(PREVIEW_STEPS, dvg.schedule.timesteps)
+    preview = replace(dvg, use_diffusion=stage == "diffusion", sampler=Sampler(steps, eta=0.0, clip=dvg.sampler.clip))
+
+    def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
+        result = preview.reconstruct(variables, preview.render(ct, preview.angles), key)
+        psnr = jnp.mean(jax.vmap(psnr_volume)(ct[..., 0], result[..., 0]))
+        return {"psnr": psnr}, {"truth": ct[0, ..., 0], stage: result[0, ..., 0]}
+
+    return show

@@ -1,0 +1,128 @@
+"""The three VQGAN stages: of the CT, of the input views' V_bp, of the new view's V_bp."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dvg_jax.dvg import DVG
+from dvg_jax.metrics import psnr_volume
+from dvg_jax.networks import codebook
+from dvg_jax.networks.init import init_variables
+from dvg_jax.networks.vqgan3d import VQGAN3D, commitment
+from dvg_jax.shapes import Key, Variables, Volumes
+from dvg_jax.stages.base import Example, Metrics, Stage
+from dvg_jax.stages.adversary import Adversary, Weights
+
+
+@dataclass(frozen=True)
+class VQGANTask:
+    """A VQGAN, its codebook and, where their weights are not 0, its critics (see ``adversary.py``)."""
+
+    network: VQGAN3D
+    weights: Weights
+
+    @property
+    def adversary(self) -> Adversary:
+        return Adversary(self.weights)
+
+    def constants(self) -> Variables:
+        return self.adversary.constants()
+
+    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+        """The codebook's first entries are latents of the example."""
+        keys = jax.random.split(key, 3)
+        x = example["x"]
+        variables = init_variables(self.network, keys[0], x)
+        latent = jax.jit(lambda v, x: self.network.apply(v, x, method="encode"))(variables, x)
+        rows = codebook.candidates(keys[1], latent.reshape(-1, latent.shape[-1]), self.network.n_codes)
+        params, state = self.adversary.init(keys[2], x)
+        return {"model": variables["params"], **params}, {"codebook": codebook.from_data(rows), **state}
+
+    def loss(
+        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        step: jax.Array,
+    ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
+        x, weights = example["x"], self.weights
+        key_codes, key_slices = jax.random.split(key)
+        out = self.network.apply({"params": params["model"], "codebook": model_state["codebook"]}, x)
+        metrics = {
+            "reconstruction": jnp.mean(jnp.abs(out.volume - x)),
+            "commitment": commitment(out.latent, out.embeddings),
+            "perplexity": codebook.perplexity(out.indices.reshape(-1), self.network.n_codes),
+        }
+        loss = weights.reconstruction * metrics["reconstruction"] + weights.commitment * metrics["commitment"]
+        critics, state, told = self.adversary.loss(params, model_state, constants, x, out.volume, key_slices, step)
+        rows = jax.lax.stop_gradient(out.latent).reshape(-1, out.latent.shape[-1])
+        codes = codebook.update(
+            model_state["codebook"],
+            rows,
+            out.indices.reshape(-1),
+            codebook.candidates(key_codes, rows, self.network.n_codes) if weights.restart_threshold else None,
+            weights.restart_threshold,
+        )
+        return loss + critics, ({"codebook": codes, **state}, metrics | told)
+
+
+def _stage(
+    name: str,
+    config: ConfigDict,
+    network: VQGAN3D,
+    volume: Callable[[Volumes], Volumes],
+) -> Stage:
+    """A VQGAN of what ``volume`` makes of a CT."""
+    task = VQGANTask(network, Weights(**config[name].loss))
+
+    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+        return {"x": volume(ct)}
+
+    @jax.jit
+    def moments(variables: Variables, x: Volumes) -> jax.Array:
+        h = network.apply(variables, x, method="encode").reshape(-1, network.embedding_dim)
+        return jnp.stack([h.mean(axis=0), (h**2).mean(axis=0)])
+
+    def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
+        variables = {"params": params, "codebook": model_state["codebook"]}
+        first, second = np.mean([np.asarray(moments(variables, e["x"]), np.float64) for e in examples], axis=0)
+        std = np.sqrt(np.maximum(second - first**2, 1e-12))
+        statistics = {"mean": np.asarray(first, np.float32), "std": np.asarray(std, np.float32)}
+        return {**variables, "statistics": statistics}
+
+    @jax.jit
+    def reconstruct(variables: Variables, ct: Volumes) -> tuple[Volumes, Volumes]:
+        x = volume(ct)
+        learned = {name: variables[name] for name in ("params", "codebook")}
+        return x, network.apply(learned, x).volume
+
+    def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
+        x, y = reconstruct(variables[name], ct)
+        psnr = jax.vmap(lambda a, b: psnr_volume(a, b, peak=jnp.max(a)))(x[..., 0], y[..., 0])
+        return {"psnr": jnp.mean(psnr)}, {"truth": x[0, ..., 0], "reconstruction": y[0, ..., 0]}
+
+    return Stage(name, task, (), prepare, export, show)
+
+
+def ct_stage(config: ConfigDict, dvg: DVG) -> Stage:
+    """D_ct and the target's encoder."""
+    return _stage("ct_vqgan", config, dvg.ct_vqgan, lambda ct: ct)
+
+
+def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
+    """E_bp of the input views, the view parameter guided encoder: a VQGAN of V_bp."""
+
+    def volume(ct: Volumes) -> Volumes:
+        return dvg.lift(dvg.render(ct, dvg.angles), dvg.angles)
+
+    return _stage("view_vqgan", config, dvg.view_vqgan, volume)
+
+
+def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
+    """E_bp of the synthesised view, trained on the true one."""
+
+    def volume(ct: Volumes) -> Volumes:
+        return dvg.lift(dvg.render(ct, dvg.new_angles), dvg.new_angles)
+
+    return _stage("new_view_vqgan", config, dvg.new_view_vqgan, volume)

@@ -1,0 +1,76 @@
+"""All that is written to be read again: training states and finished stages. Orbax writes beside and renames."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dvg_jax.errors import UserError
+from dvg_jax.shapes import Variables
+
+
+class Checkpoints:
+    """The training states of one stage, with the data iterator's place beside each."""
+
+    def __init__(self, folder: Path, kept: int) -> None:
+        self._folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=kept, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def latest(self) -> int | None:
+        """The last step that is wholly written."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
+        """Write a state; does nothing where that step is there already."""
+        if self.latest() == step:
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        self._manager.save(step, args=args)
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The state of ``step``, in the shapes and on the devices of ``like``."""
+        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore())
+        try:
+            found = self._manager.restore(step, args=args)
+        except Exception as error:
+            raise _unreadable(self._folder / str(step), error) from error
+        return found["state"], found["data"]
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._manager.close()
+
+
+def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> None:
+    """Write a finished stage's variables and what is known about them; replaces an older one whole."""
+    folder = folder.absolute()
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
+        checkpointer.save(folder, args=args, force=True)
+
+
+def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
+    """What :func:`save_model` wrote, as NumPy arrays: the devices it was trained on do not matter."""
+    folder = folder.absolute()
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(folder / "variables").item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+            variables = checkpointer.restore(folder / "variables", restore_args=as_numpy)
+        facts = json.loads((folder / "facts" / "metadata").read_text())
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+    return variables, facts
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0][:200] if lines else type(error).__name__
+    return UserError(f"checkpoint {path} cannot be read: {reason}")

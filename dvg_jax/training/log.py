@@ -1,0 +1,55 @@
+"""What a run tells: a progress bar, ``metrics.jsonl`` and, where tensorboardX is installed, TensorBoard."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+try:
+    from tensorboardX import SummaryWriter
+except ImportError:
+    SummaryWriter = None
+
+
+class RunLog:
+    """Scalars of one stage. A resumed run first drops the lines it is about to write again."""
+
+    def __init__(self, folder: Path, name: str, start: int, steps: int, visible: bool = True) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        if self._path.exists():
+            lines = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
+            self._path.write_text("".join(line + "\n" for line in lines))
+        self._file = self._path.open("a", buffering=1)
+        self._board = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
+        self._bar = tqdm(total=steps, initial=start, desc=f"{name:>15}", disable=not visible, dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """One more step is done."""
+        self._bar.update()
+
+    def write(self, step: int, scalars: dict[str, Any]) -> None:
+        """Record scalars at a step."""
+        values = {k: float(v) for k, v in scalars.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        shown = {k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}
+        self._bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        """Finish the bar and the files."""
+        self._bar.close()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf  # a line cut off by a kill

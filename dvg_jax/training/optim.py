@@ -1,0 +1,51 @@
+"""The optimiser of a stage, as a value."""
+
+from dataclasses import dataclass
+
+import optax
+
+from dvg_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a stage is trained; the fields of ``config.<stage>.train``. Frozen, so that it can key compiled code."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    end_rate: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    ema_every: int = 1
+    ema_start: int = 0
+    cache: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate is {self.learning_rate}; allowed: more than 0")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay is {self.ema_decay}; allowed: 0 to less than 1")
+
+    def rate(self) -> optax.Schedule:
+        """Learning rate as a function of the step."""
+        peak, low = self.learning_rate, self.learning_rate * self.end_rate
+        if self.schedule == "constant":
+            after = optax.constant_schedule(peak)
+        else:
+            after = optax.cosine_decay_schedule(peak, self.decay_steps or self.steps - self.warmup_steps, self.end_rate)
+        if not self.warmup_steps:
+            return after
+        warmup = optax.linear_schedule(min(low, peak / self.warmup_steps), peak, self.warmup_steps)
+        return optax.join_schedules([warmup, after], [self.warmup_steps])
+
+    def optimizer(self, groups: tuple[str, ...]) -> optax.GradientTransformation:
+        """Adam after clipping; each top-level group of the parameters is clipped by its own norm."""
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        adam = optax.chain(clip, optax.adam(self.rate(), self.beta1, self.beta2))
+        return optax.partition(dict.fromkeys(groups, adam), {group: group for group in groups})

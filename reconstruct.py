@@ -1,0 +1,6 @@
+"""X-rays to a CT: ``python reconstruct.py --workdir runs/demo --xray ap.png@0 --xray lat.png@90 --output ct.nii.gz``."""
+
+from dvg_jax import cli
+
+if __name__ == "__main__":
+    cli.run_module("dvg_jax.commands.reconstruct")
