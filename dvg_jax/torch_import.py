@@ -38,7 +38,7 @@ LINEAR_ATTENTION = re.compile(r"(downs|ups)_\d+_2")
 def load_dvg(
     path: str | os.PathLike[str], which: Literal["ema", "model"] = "ema"
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The published ``DVG_Diffusion.pt`` as flat state dicts: fit_model, fine_model, vqgan, vqgan_bp, vqgan_bp025.
+    """The published ``DVG_Diffusion.pt`` as one flat state dict for each of ``DVG_PARTS``.
 
     ``which`` picks the averaged weights, which the published sampler uses, or the trained ones.
     """
@@ -66,8 +66,8 @@ def subtree(state_dict: StateDict, prefix: str) -> dict[str, np.ndarray]:
 def unet3d(state_dict: StateDict, heads: int | None = None) -> tuple[UNet3D, Variables]:
     """A published ``Unet3D``'s flat {key: array} -> (UNet3D, variables in float32).
 
-    Sizes are read off the shapes; ``heads``, if given, must agree with them. DataParallel's ``module.`` is dropped
-    and so are the rotary frequencies, which are constants.
+    Sizes are read off the shapes; ``heads``, if given, must agree with them. DataParallel's ``module.`` and the
+    rotary frequencies, which are constants, are dropped.
     """
     arrays = {key.removeprefix("module."): array for key, array in state_dict.items()}
     arrays = {key: array for key, array in arrays.items() if not key.endswith(ROTARY)}
@@ -85,7 +85,7 @@ def unet3d(state_dict: StateDict, heads: int | None = None) -> tuple[UNet3D, Var
 
 
 def check_entries(what: str, arrays: StateDict, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """``UserError`` that lists every unknown, missing and mis-shaped key, unless ``arrays`` has just ``shapes``."""
+    """``UserError`` that lists every unknown, missing and mis-shaped key, if there is one."""
     unknown = [key for key in arrays if key not in shapes]
     missing = [key for key in shapes if key not in arrays]
     reshaped = [
@@ -110,9 +110,7 @@ def _measure(arrays: StateDict, heads: int | None) -> tuple[UNet3D, int]:
     stages = {int(match[1]) for key in arrays if (match := re.match(r"downs\.(\d+)\.", key))}
     widths = [_shape(arrays, f"downs.{i}.0.block1.proj.weight", 5)[0] for i in range(len(stages))]
     if not widths or any(width % dim for width in widths):
-        raise UserError(
-            f"state dict's stage widths are {widths}; allowed: one or more multiples of {dim}, the first width"
-        )
+        raise UserError(f"state dict's stage widths are {widths}; allowed: multiples of the first, {dim}")
     mults = tuple(width // dim for width in widths)
     return UNet3D(dim, mults, out_dim=out_dim, heads=table[1], head_dim=qkv // (3 * table[1])), channels
 
@@ -133,8 +131,6 @@ def _torch_name(path: Path) -> str:
         modules[-1:] = ["fn.fn" if LINEAR_ATTENTION.fullmatch(path[0]) else "fn.fn.fn", modules[-1]]
     elif leaf == "gamma":
         modules[-1:] = ["fn", modules[-1]]
-    elif leaf == "relative_attention_bias":
-        modules.append(leaf)
     name = re.sub(r"_(\d+)", r".\1", ".".join(modules))
     return f"{name}.{leaf if leaf in ('bias', 'gamma') else 'weight'}"
 

@@ -5,8 +5,8 @@
       .../data/<name>    one storage: raw numbers, mapped from the disk and viewed in place
 
 A pickle may name any function and call it. Here names are looked up in a closed list of stand-ins: plain
-containers, records of tensors, and inert placeholders for the classes that Lightning and omegaconf leave behind.
-Any other name ends the reading before its call is reached.
+containers, records of tensors, and inert placeholders for the classes that Lightning and omegaconf leave
+behind. Any other name ends the reading before its call is reached.
 """
 
 import io
@@ -49,7 +49,19 @@ CONTAINERS: dict[str, type] = {
     },
 }
 INERT_NAMES = {"typing.Any", "torch.device", *STORAGES} | {
-    f"torch.{name}" for name in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+    f"torch.{name}"
+    for name in (
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "bool",
+    )
 }
 INERT_PACKAGES = ("omegaconf.", "pytorch_lightning.", "lightning_fabric.", "lightning.")
 MALFORMED = (
@@ -71,6 +83,9 @@ class Placeholder:
     """Stands for an object whose class is not loaded: remembers what it was given and does nothing."""
 
     kind = ""
+    arguments: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
 
     def __new__(cls, *arguments: Any, **_: Any) -> "Placeholder":
         self = super().__new__(cls)
@@ -108,9 +123,9 @@ TENSORS: dict[str, type[Placeholder]] = {
 def load_checkpoint(path: str | os.PathLike[str]) -> Any:
     """A ``.pt`` or Lightning ``.ckpt`` file, as ``torch.save`` of PyTorch 1.6 and later writes it.
 
-    Returns what was saved as nested dicts, lists and tuples. Tensors are read-only arrays over the mapped file
-    (bfloat16 by ml_dtypes), omegaconf's containers plain dicts and lists, other objects ``Placeholder``.
-    Raises ``UserError`` if the file is damaged, of another format, or asks for a name outside the closed list.
+    Returns what was saved as nested dicts, lists and tuples. Tensors are read-only arrays over the mapped
+    file (bfloat16 by ml_dtypes), omegaconf's containers plain dicts and lists, other objects ``Placeholder``.
+    Raises ``UserError`` if the file is damaged, of another format, or asks for a name outside the list.
     """
     path = Path(path)
     if not path.is_file():
@@ -140,8 +155,8 @@ class _Unpickler(pickle.Unpickler):
             return CONTAINERS[full]
         if full not in TENSORS and full not in INERT_NAMES and not full.startswith(INERT_PACKAGES):
             raise UserError(
-                f"refused: {self.path} asks to call {full}; allowed: tensors, plain containers, and settings of "
-                "Lightning and omegaconf. Nothing was run"
+                f"refused: {self.path} asks to call {full}; allowed: tensors, plain containers, and settings "
+                "of Lightning and omegaconf. Nothing was run"
             )
         if full not in self.placeholders:
             # A class of this file's own, so that whatever the file does to it ends with the reading.
@@ -178,9 +193,7 @@ class _Archive:
         if info is None:
             raise UserError(f"checkpoint {self.path}: damaged, member {name} is missing")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise UserError(
-                f"checkpoint {self.path}: member {name} is compressed; allowed: stored, as torch.save does"
-            )
+            raise UserError(f"checkpoint {self.path}: member {name} is compressed; allowed: plain")
         # A local header takes 30 bytes, then the name and the filling whose lengths stand at byte 26.
         start = info.header_offset + 30 + sum(struct.unpack_from("<HH", self.data, info.header_offset + 26))
         content = self.data[start : start + info.file_size]
@@ -204,13 +217,11 @@ class _Archive:
     def _check_format(self, head: bytes) -> None:
         if head.startswith(b"\x80"):
             raise UserError(
-                f"checkpoint {self.path}: in the format of PyTorch before 1.6; allowed: what torch.save writes since "
+                f"checkpoint {self.path}: in PyTorch's format before 1.6; allowed: that of 1.6 and later "
                 "(load it with PyTorch and save it again)"
             )
         if head != b"PK\x03\x04":
-            raise UserError(
-                f"checkpoint {self.path}: not a PyTorch file; allowed: the zip files that torch.save writes"
-            )
+            raise UserError(f"checkpoint {self.path}: not a PyTorch file; allowed: zip files of torch.save")
 
 
 class _Plain:
@@ -239,7 +250,7 @@ class _Plain:
         return value
 
     def _settings(self, value: Placeholder) -> Any:
-        """omegaconf keeps a container's entries in ``_content`` and a leaf in ``_val``; Lightning fills dicts."""
+        """omegaconf keeps entries in ``_content`` and a leaf in ``_val``; Lightning fills dicts."""
         if isinstance(value.state, dict):
             for field in ("_content", "_val"):
                 if field in value.state:

@@ -48,8 +48,8 @@ class _Attention(nn.Module):
         """q, k and v of the normalised features."""
         x = ChannelNorm(self.dtype, self.param_dtype, name="norm")(x)
         qkv = self.dense(3 * self.heads * self.head_dim, use_bias=False, name="to_qkv")(x)
-        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, self.head_dim)
-        return qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
+        q, k, v = (y.reshape(*x.shape[:-1], self.heads, self.head_dim) for y in jnp.split(qkv, 3, axis=-1))
+        return q, k, v
 
     def merge(self, x: Features, heads: Heads, use_bias: bool) -> Features:
         """The heads' joint answer, added to what came in."""

@@ -11,8 +11,8 @@ from dvg_jax.shapes import Times
 
 BUCKETS = 32
 EXACT = 8
-# Bucket of the distances 8, 9, ... 26; nearer ones have a bucket each, farther ones share the last. Written out
-# because 16 lies on an edge of the logarithmic formula, where rounding decides.
+# Bucket of the distances 8, 9, ... 26; nearer ones have a bucket each, farther ones share the last. Written
+# out because 16 lies on an edge of the logarithmic formula, where rounding decides.
 LOGARITHMIC = (8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 12, 12, 13, 13, 13, 14, 14, 14, 14)
 LAST = BUCKETS // 2 - 1
 
@@ -33,9 +33,15 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(self, n: int) -> Float[Array, "heads query key"]:
-        shape = (BUCKETS, self.heads)
-        table = self.param("relative_attention_bias", nn.initializers.normal(1.0), shape, self.param_dtype)
-        return table[relative_buckets(n)].transpose(2, 0, 1).astype(jnp.float32)
+        table = nn.Embed(
+            BUCKETS,
+            self.heads,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            embedding_init=nn.initializers.normal(1.0),
+            name="relative_attention_bias",
+        )
+        return table(relative_buckets(n)).transpose(2, 0, 1)
 
 
 def rotate(x: Float[Array, "B D *rest e"]) -> Float[Array, "B D *rest e"]:

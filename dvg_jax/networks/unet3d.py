@@ -1,12 +1,14 @@
 """The 3D U-Net of DVG-Net (G_z) and of the denoiser (g_theta).
 
-    x -- init_conv -+- temporal -- down 0 -- down 1 -- ... -- mid -- ... -- up 1 -- up 0 --+-- final_conv -- out
-                    |                '---------'------- concat ------'---------'           |
-                    '------------------------------- concat -------------------------------'
+    x -- init_conv -+- temporal -- downs 0 -- downs 1 -- mid -- ups 0 -- ups 1 --+-- final_conv -- out
+                    |                 |          '---- concat ----'         |    |
+                    |                 '-------------- concat ---------------'    |
+                    '------------------------------ concat ----------------------'
 
-Convolutions see H and W of one D-slice; only temporal attention mixes the slices, and D is never reduced. Each stage
-is two residual blocks, linear attention over H x W, temporal attention along D, then H and W halved or doubled.
-Modules are named after the published checkpoint's keys, with ``_`` for ``.`` before a number.
+Convolutions see H and W of one D-slice; only temporal attention mixes the slices; D is never reduced. Each
+stage is two residual blocks, linear attention over H x W, temporal attention along D, then H and W halved or
+doubled (all but the last). Modules are named after the published checkpoint's keys, with ``_`` for ``.`` before
+a number.
 """
 
 from typing import Any
@@ -78,7 +80,11 @@ class TimeMLP(nn.Module):
 
     @nn.compact
     def __call__(self, t: Times) -> Float[Array, "B 4*dim"]:
-        kinds: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype, "kernel_init": fan_in_uniform}
+        kinds: dict[str, Any] = {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "kernel_init": fan_in_uniform,
+        }
         x = nn.Dense(4 * self.dim, name="1", **kinds)(time_features(t, self.dim))
         return nn.Dense(4 * self.dim, name="3", **kinds)(jax.nn.gelu(x, approximate=False))
 
@@ -86,10 +92,10 @@ class TimeMLP(nn.Module):
 class UNet3D(nn.Module):
     """(B, D, H, W, C), (B,) -> (B, D, H, W, out_dim) in the input's type; C is read off the input.
 
-    Stage i has ``dim * dim_mults[i]`` channels; every attention is ``heads * head_dim`` wide whatever the stage.
-    ``dtype`` is the compute type; norms, softmaxes and rotations are float32. ``remat`` computes each residual block
-    and attention again in the backward pass instead of keeping what lies within. H and W must be divisible by
-    2^(stages - 1), else ``UserError``.
+    Stage i has ``dim * dim_mults[i]`` channels; every attention is ``heads * head_dim`` wide at every stage.
+    ``dtype`` is the compute type; norms, softmaxes and rotations are float32. ``remat`` computes residual
+    blocks and attentions again in the backward pass instead of keeping what lies within. H and W must be
+    divisible by 2^(stages - 1), else ``UserError``.
     """
 
     dim: int = 64
@@ -164,5 +170,5 @@ class UNet3D(nn.Module):
             )
         if self.head_dim % 2:
             raise UserError(
-                f"UNet3D's head_dim is {self.head_dim}; allowed: even numbers, since rotations act on pairs"
+                f"UNet3D's head_dim is {self.head_dim}; allowed: even numbers (rotations act on pairs)"
             )

@@ -83,17 +83,11 @@ class StageRun:
         example.pop("index", None)
         key = jax.random.fold_in(self.key, self.training.steps)
 
-        def new(example: Example, key: Key) -> TrainState:
-            return create(self.stage.task, self.training, key, example)
-
+        state = jax.device_put(create(self.stage.task, self.training, key, example), sharding.replicated(self.mesh))
         latest = saved.latest()
-        replicated = sharding.replicated(self.mesh)
         if latest is None:
-            return jax.device_put(new(example, key), replicated)
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(new, example, key)
-        )
-        state, place = saved.restore(latest, like)
+            return state
+        state, place = saved.restore(latest, state)
         data.set_state(place)
         return state
 

@@ -1,0 +1,112 @@
+"""What judges a VQGAN's reconstruction besides its distance: LPIPS, and two patch critics that are trained with it.
+
+The critics' loss and the autoencoder's are one sum with one backward pass: each stops gradients at the other's
+parameters, so its gradient is that of both.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dvg_jax.errors import UserError
+from dvg_jax.networks.discriminator import PatchDiscriminator, feature_distance, hinge_loss, vanilla_loss
+from dvg_jax.networks.init import init_variables
+from dvg_jax.networks.lpips import load_lpips, lpips
+from dvg_jax.shapes import Features, Key, Variables, Volumes
+from dvg_jax.stages.base import Metrics
+
+KINDS = {"hinge": hinge_loss, "vanilla": vanilla_loss}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The fields of ``config.<stage>.loss``."""
+
+    reconstruction: float = 4.0
+    commitment: float = 0.25
+    perceptual: float = 4.0
+    gan: float = 1.0
+    feature_matching: float = 4.0
+    gan_start: int = 5000
+    gan_kind: str = "hinge"
+    disc_width: int = 64
+    disc_layers: int = 3
+    restart_threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gan_kind not in KINDS:
+            raise UserError(f"gan_kind is {self.gan_kind!r}; allowed: {', '.join(KINDS)}")
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """LPIPS and the critics, each left out where its weight is 0."""
+
+    weights: Weights
+
+    @property
+    def _critics(self) -> dict[str, PatchDiscriminator]:
+        if not (self.weights.gan or self.weights.feature_matching):
+            return {}
+        sizes = {"width": self.weights.disc_width, "layers": self.weights.disc_layers}
+        return {"slices": PatchDiscriminator(dims=2, **sizes), "volume": PatchDiscriminator(dims=3, **sizes)}
+
+    def constants(self) -> Variables:
+        """LPIPS weights, where used."""
+        return {"lpips": load_lpips("vgg")} if self.weights.perceptual else {}
+
+    def init(self, key: Key, x: Volumes) -> tuple[dict[str, Variables], Variables]:
+        """Parameter group ``critics`` and state ``critics`` (running statistics); both empty without critics."""
+        if not self._critics:
+            return {}, {}
+        inputs = {"slices": x[:, 0], "volume": x}
+        keys = jax.random.split(key, len(inputs))
+        variables = {
+            name: init_variables(critic, k, inputs[name])
+            for k, (name, critic) in zip(keys, self._critics.items(), strict=True)
+        }
+        params = {name: v["params"] for name, v in variables.items()}
+        return {"critics": params}, {"critics": {name: v["batch_stats"] for name, v in variables.items()}}
+
+    def loss(
+        self, params: dict[str, Variables], model_state: Variables, constants: Variables, x: Volumes, y: Volumes,
+        key: Key, step: Array,
+    ) -> tuple[Array, Variables, Metrics]:  # fmt: skip
+        """Of reconstruction ``y`` of ``x``: the weighted sum, the critics' next state, what to log."""
+        slices = jax.random.randint(key, (len(x),), 0, x.shape[1])
+        x2, y2 = (jax.vmap(lambda v, i: v[i])(v, slices) for v in (x, y))
+        loss, metrics, state = jnp.zeros(()), {}, {}
+        if self.weights.perceptual:
+            metrics["perceptual"] = jnp.mean(lpips(constants["lpips"], x2, y2))
+            loss += self.weights.perceptual * metrics["perceptual"]
+        if self._critics:
+            on = jnp.where(step >= self.weights.gan_start, 1.0, 0.0)
+            pairs = {"slices": (x2, y2), "volume": (x, y)}
+            terms = [
+                self._judge(name, params["critics"][name], model_state["critics"][name], *pair)
+                for name, pair in pairs.items()
+            ]
+            state = {"critics": {name: term[3] for name, term in zip(pairs, terms, strict=True)}}
+            generator, matching, critic = (sum(term[i] for term in terms) for i in range(3))
+            metrics |= {"generator": generator, "feature_matching": matching, "critic": critic}
+            loss += on * (self.weights.gan * generator + self.weights.feature_matching * matching + critic)
+        return loss, state, metrics
+
+    def _judge(
+        self, name: str, params: Variables, stats: Variables, real: Features, fake: Features
+    ) -> tuple[Array, Array, Array, Variables]:
+        """Generator loss, feature matching, critic loss and running statistics after the fake and the real pass."""
+        critic = self._critics[name]
+        frozen = jax.lax.stop_gradient(params)
+
+        def judge(params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
+            out, new = critic.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+            return *out, new["batch_stats"]
+
+        logits, features_fake, stats = judge(frozen, stats, fake)
+        logits_real, features_real, stats = judge(params, stats, real)
+        logits_fake, _, _ = judge(params, stats, jax.lax.stop_gradient(fake))
+        critic_loss = KINDS[self.weights.gan_kind](logits_real, logits_fake)
+        return -jnp.mean(logits), feature_distance(features_real, features_fake), critic_loss, stats

@@ -1,0 +1,85 @@
+"""The attentions and positional parts against slow, literal forms and golden values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvg_jax.networks.attention import LinearAttention, SpatialAttention, TemporalAttention
+from dvg_jax.networks.positional import relative_buckets, rotate, time_features
+from tests.paths import GOLDEN_SMALL
+
+HEADS, E = 2, 4
+SHAPE = (2, 5, 3, 4, 6)
+
+
+def test_buckets_and_rotation_equal_the_published() -> None:
+    golden = np.load(GOLDEN_SMALL / "positional.npz")
+    np.testing.assert_array_equal(relative_buckets(40), golden["bucket_n40_row_query_col_key"])
+    x = jnp.moveaxis(golden["rotary_in"], 2, 1)
+    # Float32 cos and sin of angles up to 39: one ulp of the angle is 4e-6.
+    np.testing.assert_allclose(jnp.moveaxis(rotate(x), 1, 2), golden["rotary_out"], atol=2e-5)
+
+
+def test_rotated_products_depend_on_distance_alone() -> None:
+    q, k = jax.random.normal(jax.random.key(0), (2, 32))
+    q, k = (rotate(jnp.broadcast_to(y, (1, 9, 32)))[0] for y in (q, k))
+    products = q @ k.T
+    np.testing.assert_allclose(products[1:, 1:], products[:-1, :-1], atol=1e-4)
+    assert np.ptp(products[0]) > 0.1
+
+
+def test_time_features_span_one_to_a_ten_thousandth() -> None:
+    features = time_features(jnp.array([0, 7]), 8)
+    np.testing.assert_allclose(features[0], [0, 0, 0, 0, 1, 1, 1, 1])
+    np.testing.assert_allclose(features[1, [0, 3]], np.sin([7, 7e-4]), rtol=1e-5)
+
+
+def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    x = np.exp(x - x.max(axis, keepdims=True))
+    return x / x.sum(axis, keepdims=True)
+
+
+def _literal(kind: type, x: np.ndarray, params: dict, bias: np.ndarray) -> np.ndarray:
+    """One sample, one sequence and one head at a time, in float64."""
+    out = x.copy()
+    normal = (
+        (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params["norm"]["gamma"]
+    )
+    qkv = (normal @ params["to_qkv"]["kernel"]).reshape(*x.shape[:-1], 3, HEADS, E)
+    rows, columns = SHAPE[2:4]
+    if kind is TemporalAttention:
+        sequences = [(b, slice(None), i, j) for b in range(2) for i in range(rows) for j in range(columns)]
+    else:
+        sequences = [(b, d, slice(None), slice(None)) for b in range(2) for d in range(SHAPE[1])]
+    for where in sequences:
+        tokens = qkv[where].reshape(-1, 3, HEADS, E)
+        heads = []
+        for h in range(HEADS):
+            q, k, v = tokens[:, :, h].transpose(1, 0, 2)
+            if kind is LinearAttention:
+                heads.append(_softmax(q, 1) / np.sqrt(E) @ (_softmax(k, 0).T @ v))
+                continue
+            if kind is TemporalAttention:
+                q, k = (np.asarray(rotate(jnp.asarray(y[None], jnp.float32)))[0] for y in (q, k))
+            similarity = q @ k.T / np.sqrt(E) + (bias[h] if kind is TemporalAttention else 0)
+            heads.append(_softmax(similarity, 1) @ v)
+        answer = np.concatenate(heads, 1) @ params["to_out"]["kernel"] + params["to_out"].get("bias", 0)
+        out[where] += answer.reshape(out[where].shape)
+    return out
+
+
+@pytest.mark.parametrize("kind", [TemporalAttention, SpatialAttention, LinearAttention])
+def test_attention_equals_its_literal_form(kind: type) -> None:
+    random = np.random.default_rng(0)
+    x, bias = random.normal(size=SHAPE), random.normal(size=(HEADS, SHAPE[1], SHAPE[1]))
+    arguments = (jnp.asarray(bias, jnp.float32),) if kind is TemporalAttention else ()
+    module = kind(HEADS, E)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(SHAPE), *arguments)
+    variables = jax.tree.map(lambda s: random.normal(size=s.shape), shapes)
+    assert ("bias" in variables["params"]["to_out"]) == (kind is LinearAttention)
+    single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), variables)
+    y = module.apply(single, jnp.asarray(x, jnp.float32), *arguments)
+    expected = _literal(kind, x, variables["params"], bias)
+    # Float32 against float64.
+    np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
