@@ -104,7 +104,6 @@ def default_config() -> ConfigDict:
                 "checkpoint_every": 1000,
                 "checkpoints_kept": 2,
                 "evaluate_every": 5000,  # steps; 0 is at the end of a stage only
-                "evaluate_cases": 4,
             },
             "evaluate": {"cases": 16, "batch_size": 4, "lpips": True, "pictures": 4},
         }

@@ -10,6 +10,9 @@
 
 Training, evaluation and reconstruction all call the methods below; there is no second pipeline. ``variables`` maps a
 stage's name to what that stage has learned: ``{"ct_vqgan": {"params": ..., "codebook": ..., "statistics": ...}, ...}``.
+
+The blocks of the picture are compiled one by one, so that stages, evaluation and reconstruction share them; inside a
+larger compiled program they are inlined.
 """
 
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
-from dvg_jax.shapes import Image, Key, Latent, Times, Variables, Views, Volumes
+from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volume, Volumes
 from dvg_jax.xray import ConeBeamGeometry, back_project, forward_project, view_pose
 
 Condition = tuple[jax.Array, ...]
@@ -64,10 +67,7 @@ class DVG:
     def render(self, ct: Volumes, angles: tuple[float, ...]) -> Views:
         """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is."""
 
-        def view(volume: jax.Array) -> jax.Array:
-            return jnp.stack([forward_project(volume, view_pose(a), self.geometry) for a in angles])
-
-        return minmax(jax.vmap(view)(ct[..., 0]))[..., None]
+        return _render(self.geometry, angles, ct)
 
     def lift(self, views: Views, angles: tuple[float, ...]) -> Volumes:
         """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2).
@@ -75,12 +75,7 @@ class DVG:
         Scaled by the volume's depth so that a uniform view of 1 gives about 1 instead of 1 / (path length in mm).
         """
 
-        def volume(images: Image) -> jax.Array:
-            return sum(
-                back_project(images[i], view_pose(a), self.geometry) for i, a in enumerate(angles)
-            ) * self.geometry.extent_mm[1]
-
-        return jax.vmap(volume)(views[..., 0])[..., None]
+        return _lift(self.geometry, angles, views)
 
     def view_latent(self, variables: Variables, views: Views) -> Latent:
         """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
@@ -92,15 +87,11 @@ class DVG:
 
     def decode(self, variables: Variables, z: Latent) -> Volumes:
         """The CT of a standardised latent, by way of the nearest codes unless ``decode_quantized`` is off."""
-        vqgan = variables["ct_vqgan"]
-        h = z * vqgan["statistics"]["std"] + vqgan["statistics"]["mean"]
-        if self.decode_quantized:
-            h, _ = self.ct_vqgan.apply(vqgan, h, method="quantize")
-        return self.ct_vqgan.apply(vqgan, h, method="decode")
+        return _decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
 
     def first_latent(self, params: Variables, z_in: Latent) -> Latent:
         """G_z: z_in to the latent of a first CT, Eq. (8). Its U-Net's time input is held at 0."""
-        return self.generator.apply({"params": params}, z_in, jnp.zeros(z_in.shape[:1], jnp.int32))
+        return _first_latent(self.generator, params, z_in)
 
     def synthesize_view(self, variables: Variables, z_in: Latent) -> NewView:
         """DVG-Net: the first CT, decoded, and the views nobody took, rendered from it."""
@@ -136,32 +127,17 @@ class DVG:
     ) -> Volumes:
         """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1]."""
         if not self.use_diffusion:
-            return self.finish(_first_ct(self, variables, views))
-        condition = _condition(self, variables, views)
+            return self.finish(self.synthesize_view(variables, self.view_latent(variables, views)).ct)
+        condition = self.condition(variables, views)
         shape = latent_shape(self.ct_vqgan, (len(views), *self.geometry.volume_shape))
         arguments = (variables["diffusion"]["params"], condition)
         z = sample(self.denoise, arguments, key, shape, self.schedule, self.sampler, progress)
-        return self.finish(_decode(self, variables, z))
+        return self.finish(self.decode(variables, z))
 
     def finish(self, ct: Volumes) -> Volumes:
         """Clip to [0, 1]; what lies under ``floor`` becomes air (the released code uses 0.04)."""
         ct = jnp.clip(ct, 0, 1)
         return jnp.where(ct < self.floor, 0, ct)
-
-
-@partial(jax.jit, static_argnums=0)
-def _condition(dvg: DVG, variables: Variables, views: Views) -> Condition:
-    return dvg.condition(variables, views)
-
-
-@partial(jax.jit, static_argnums=0)
-def _first_ct(dvg: DVG, variables: Variables, views: Views) -> Volumes:
-    return dvg.synthesize_view(variables, dvg.view_latent(variables, views)).ct
-
-
-@partial(jax.jit, static_argnums=0)
-def _decode(dvg: DVG, variables: Variables, z: Latent) -> Volumes:
-    return dvg.decode(variables, z)
 
 
 def minmax(images: jax.Array) -> jax.Array:
@@ -171,10 +147,41 @@ def minmax(images: jax.Array) -> jax.Array:
     return (images - low) / jnp.where(span > 0, span, 1)
 
 
+@partial(jax.jit, static_argnums=0)
 def encode(vqgan: VQGAN3D, variables: Variables, x: Volumes) -> Latent:
     """The latent before quantisation, standardised per channel by the statistics stored with the weights."""
     h = vqgan.apply(variables, x, method="encode")
     return (h - variables["statistics"]["mean"]) / variables["statistics"]["std"]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _decode(vqgan: VQGAN3D, quantized: bool, variables: Variables, z: Latent) -> Volumes:
+    h = z * variables["statistics"]["std"] + variables["statistics"]["mean"]
+    if quantized:
+        h, _ = vqgan.apply(variables, h, method="quantize")
+    return vqgan.apply(variables, h, method="decode")
+
+
+@partial(jax.jit, static_argnums=0)
+def _first_latent(generator: UNet3D, params: Variables, z_in: Latent) -> Latent:
+    return generator.apply({"params": params}, z_in, jnp.zeros(z_in.shape[:1], jnp.int32))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _render(geometry: ConeBeamGeometry, angles: tuple[float, ...], ct: Volumes) -> Views:
+    def project(volume: Volume) -> jax.Array:
+        return jnp.stack([forward_project(volume, view_pose(a), geometry) for a in angles])
+
+    return minmax(jax.vmap(project)(ct[..., 0]))[..., None]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _lift(geometry: ConeBeamGeometry, angles: tuple[float, ...], views: Views) -> Volumes:
+    def spread(images: jax.Array) -> Volume:
+        parts = [back_project(images[i], view_pose(a), geometry) for i, a in enumerate(angles)]
+        return sum(parts) * geometry.extent_mm[1]
+
+    return jax.vmap(spread)(views[..., 0])[..., None]
 
 
 def latent_shape(vqgan: VQGAN3D, shape: tuple[int, int, int, int]) -> tuple[int, ...]:

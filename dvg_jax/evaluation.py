@@ -1,8 +1,6 @@
 """How good a trained folder is, on cases it has not seen, next to yardsticks."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -42,22 +40,25 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
     mean = mean_volume(build_source(config, "train"))
     volumes: dict[str, list[dict]] = {}
     views: dict[str, list[dict]] = {}
-    bar = tqdm(total=config.evaluate.cases, desc=f"{'evaluation':>15}", disable=not show_progress, dynamic_ncols=True)
-    for case, truth in _cases(config):
-        results, new = predict(dvg, variables, truth, jax.random.fold_in(key, case))
-        results = {MEAN: mean, **results}
-        for method, result in results.items():
-            row = volume_metrics(truth[0, ..., 0], result, distance)
-            volumes.setdefault(method, []).append({"case": case, **row})
-        for i, angle in enumerate(dvg.new_angles):
-            true = dvg.render(truth, dvg.new_angles)[0, i, ..., 0]
-            row = view_metrics(true, new[0, i, ..., 0], distance)
-            views.setdefault(f"DVG-Net, view at {angle:g} degrees", []).append({"case": case, **row})
-        if case < config.evaluate.pictures:
-            _pictures(dvg, truth, results, new, folder / "pictures" / f"case_{case:04d}")
-        bar.update()
+    count = min(config.evaluate.cases, len(build_source(config, "test")))
+    bar = tqdm(total=count, desc=f"{'evaluation':>15}", disable=not show_progress, dynamic_ncols=True)
+    for cases, truth in _batches(config):
+        # The key belongs to the batch's first case: a result depends on the batch size, which the config fixes.
+        results, made = predict(dvg, variables, truth, jax.random.fold_in(key, cases[0]))
+        results = {MEAN: jnp.broadcast_to(mean, truth.shape), **results}
+        true = dvg.render(truth, dvg.new_angles) if made is not None else None
+        for i, case in enumerate(cases):
+            for method, result in results.items():
+                row = volume_metrics(truth[i, ..., 0], result[i, ..., 0], distance)
+                volumes.setdefault(method, []).append({"case": case, **row})
+            for v, angle in enumerate(dvg.new_angles if made is not None else ()):
+                row = view_metrics(true[i, v, ..., 0], made[i, v, ..., 0], distance)
+                views.setdefault(f"DVG-Net, view at {angle:g} degrees", []).append({"case": case, **row})
+            if case < config.evaluate.pictures:
+                _pictures(dvg, truth, results, made, i, folder / "pictures" / f"case_{case:04d}")
+            bar.update()
     bar.close()
-    title = f"{len(volumes[MEAN])} unseen cases of {config.data.source} at {config.size}^3, {config.geometry} geometry"
+    title = f"{count} unseen cases of {config.data.source} at {config.size}^3, {config.geometry} geometry"
     table = write_table(volumes, folder / "volumes", f"CT: {title}")
     if views:
         table += "\n\n" + write_table(views, folder / "views", f"Synthesised X-ray: {title}")
@@ -66,41 +67,39 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
 
 def predict(
     dvg: DVG, variables: dict[str, Variables], truth: Volumes, key: Key
-) -> tuple[dict[str, jax.Array], Views | None]:
-    """Results by method for the first CT of ``truth`` (1, D, H, W, 1), each (D, H, W), and the synthesised views."""
+) -> tuple[dict[str, Volumes], Views | None]:
+    """Results by method for CTs known only by their X-rays, and the synthesised views, if any are made."""
     shown = dvg.render(truth, dvg.angles)
-    results = {CEILING: _round_trip(dvg, variables, truth)[0, ..., 0]}
-    new = None
+    results = {CEILING: dvg.finish(dvg.decode(variables, dvg.ct_latent(variables, truth)))}
+    made = None
     if "new_view" in variables:
-        net = replace(dvg, use_diffusion=False)
-        first = net.reconstruct(variables, shown, key)
-        results[DVG_NET] = first[0, ..., 0]
-        new = dvg.render(first, dvg.new_angles) if dvg.new_angles else None
+        net = dvg.synthesize_view(variables, dvg.view_latent(variables, shown))
+        results[DVG_NET] = dvg.finish(net.ct)
+        made = net.views if dvg.new_angles else None
     if dvg.use_diffusion:
-        results[DVG_FULL] = dvg.reconstruct(variables, shown, key)[0, ..., 0]
-    return results, new
-
-
-@partial(jax.jit, static_argnums=0)
-def _round_trip(dvg: DVG, variables: dict[str, Variables], ct: Volumes) -> Volumes:
-    return dvg.finish(dvg.decode(variables, dvg.ct_latent(variables, ct)))
+        results[DVG_FULL] = dvg.reconstruct(variables, shown, key)
+    return results, made
 
 
 def mean_volume(source: Source) -> jax.Array:
-    """The mean of all CTs of a source, (D, H, W): what one knows without an X-ray."""
+    """The mean of all CTs of a source, (D, H, W, 1): what one knows without an X-ray."""
     total, count = 0.0, 0
     for batch in evaluation_batches(source, 16):
         ct = np.asarray(batch["ct"])[batch["mask"] > 0]
         total, count = total + ct.sum(axis=0, dtype=np.float64), count + len(ct)
-    return jnp.asarray(total[..., 0] / count, jnp.float32)
+    return jnp.asarray(total / count, jnp.float32)
 
 
-def _cases(config: ConfigDict) -> Iterator[tuple[int, Volumes]]:
-    source = build_source(config, "test")
-    for case, batch in enumerate(evaluation_batches(source, 1)):
-        if case == config.evaluate.cases:
+def _batches(config: ConfigDict) -> Iterator[tuple[list[int], Volumes]]:
+    """Case numbers and CTs; the last batch is as long as the others, its numbers are not."""
+    source, wanted = build_source(config, "test"), config.evaluate.cases
+    first = 0
+    for batch in evaluation_batches(source, config.evaluate.batch_size):
+        count = min(int(batch["mask"].sum()), wanted - first)
+        if count <= 0:
             return
-        yield case, jnp.asarray(batch["ct"])
+        yield list(range(first, first + count)), jnp.asarray(batch["ct"])
+        first += count
 
 
 def _lpips() -> Callable:
@@ -108,12 +107,16 @@ def _lpips() -> Callable:
     return jax.jit(lambda a, b: lpips(params, a, b, net="vgg"))
 
 
-def _pictures(dvg: DVG, truth: Volumes, results: dict, new: Views | None, path: Path) -> None:
-    columns = {name: np.asarray(results[name]) for name in (DVG_NET, DVG_FULL) if name in results}
-    comparison_panel(np.asarray(truth[0, ..., 0]), columns, path.with_suffix(".png"))
-    shown = {f"{a:g} deg": np.asarray(v[..., 0]) for a, v in zip(dvg.angles, dvg.render(truth, dvg.angles)[0], strict=True)}
-    if new is not None:
-        true = dvg.render(truth, dvg.new_angles)[0]
-        for a, t, v in zip(dvg.new_angles, true, new[0], strict=True):
-            shown |= {f"{a:g} deg, true": np.asarray(t[..., 0]), f"{a:g} deg, made": np.asarray(v[..., 0])}
-    view_strip(shown, path.with_name(path.name + "_views.png"))
+def _pictures(
+    dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, path: Path
+) -> None:
+    """Panels of case ``i`` of a batch."""
+    columns = {name: np.asarray(results[name][i, ..., 0]) for name in (DVG_NET, DVG_FULL) if name in results}
+    comparison_panel(np.asarray(truth[i, ..., 0]), columns, path.with_suffix(".png"))
+    shown = {f"{a:g} deg": v for a, v in zip(dvg.angles, dvg.render(truth, dvg.angles)[i], strict=True)}
+    if made is not None:
+        for v, angle in enumerate(dvg.new_angles):
+            shown[f"{angle:g} deg, true"] = dvg.render(truth, dvg.new_angles)[i, v]
+            shown[f"{angle:g} deg, made"] = made[i, v]
+    strip = {name: np.asarray(view[..., 0]) for name, view in shown.items()}
+    view_strip(strip, path.with_name(path.name + "_views.png"))

@@ -66,8 +66,8 @@ def subtree(state_dict: StateDict, prefix: str) -> dict[str, np.ndarray]:
 def unet3d(state_dict: StateDict, heads: int | None = None) -> tuple[UNet3D, Variables]:
     """A published ``Unet3D``'s flat {key: array} -> (UNet3D, variables in float32).
 
-    Sizes are read off the shapes; ``heads``, if given, must agree with them. DataParallel's ``module.`` and the
-    rotary frequencies, which are constants, are dropped.
+    Sizes are read off the shapes; ``heads``, if given, must agree. DataParallel's ``module.`` is dropped, and
+    so are the rotary frequencies, which are constants.
     """
     arrays = {key.removeprefix("module."): array for key, array in state_dict.items()}
     arrays = {key: array for key, array in arrays.items() if not key.endswith(ROTARY)}

@@ -7,8 +7,8 @@
 
 Convolutions see H and W of one D-slice; only temporal attention mixes the slices; D is never reduced. Each
 stage is two residual blocks, linear attention over H x W, temporal attention along D, then H and W halved or
-doubled (all but the last). Modules are named after the published checkpoint's keys, with ``_`` for ``.`` before
-a number.
+doubled (all but the last). Modules are named after the published checkpoint's keys, ``_`` for ``.`` before a
+number.
 """
 
 from typing import Any

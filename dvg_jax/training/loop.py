@@ -54,14 +54,13 @@ class StageRun:
         self.constants = jax.device_put(stage.task.constants(), replicated)
         self.source = build_source(config, "train")
         self.test = build_source(config, "test")
-        self.prepare = jax.jit(stage.prepare)
         sharding.check_batch_size(self.mesh, self.training.batch_size, f"config.{stage.name}.train.batch_size")
 
     def _examples(self) -> Example:
         """All examples of the training set, computed once by the frozen stages."""
         rows = []
         for batch in evaluation_batches(self.source, self.config.evaluate.batch_size):
-            example = self.prepare(self.frozen, batch["ct"])
+            example = self.stage.prepare(self.frozen, batch["ct"])
             rows.append(jax.tree.map(lambda x, m=batch["mask"] > 0: np.asarray(x)[m], example))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
@@ -79,7 +78,7 @@ class StageRun:
         place = data.get_state()
         batch = next(data)
         data.set_state(place)
-        example = batch if self.training.cache else self.prepare(self.frozen, batch["ct"])
+        example = batch if self.training.cache else self.stage.prepare(self.frozen, batch["ct"])
         example.pop("index", None)
         key = jax.random.fold_in(self.key, self.training.steps)
 
@@ -154,10 +153,10 @@ class StageRun:
         """Examples of the training set in order, for statistics."""
         batches = evaluation_batches(self.source, self.training.batch_size)
         for _, batch in zip(range(EXPORT_BATCHES), batches, strict=False):
-            yield batch if self.training.cache else self.prepare(self.frozen, batch["ct"])
+            yield batch if self.training.cache else self.stage.prepare(self.frozen, batch["ct"])
 
     def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:
-        batch = next(iter(evaluation_batches(self.test, self.config.log.evaluate_cases)))
+        batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
         metrics, volumes = self.stage.show(variables, batch["ct"], self.key)
         record.write(step, metrics)
         if jax.process_index() == 0:
