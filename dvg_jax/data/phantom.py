@@ -1,33 +1,58 @@
-"""Random chests."""
+"""Random chests in HU, drawn from a key: endless training data without a download.
+
+A chest is a stack of solids in a cube of 320 mm, painted from the outside in. The same key gives the same chest at
+every size. Axes: d foot to head, h anterior to posterior, w patient right to left, in mm from the cube's centre.
+``docs/phantom.md`` compares it with real scans.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from dvg_jax.data.intensity import hu_to_intensity
+from dvg_jax.data.phantom_organs import abdomen, airways, heart_and_vessels, lungs, pathology
+from dvg_jax.data.phantom_person import Person, draw_person
+from dvg_jax.data.phantom_skeleton import skeleton
+from dvg_jax.data.phantom_wall import body, cage_distance
+from dvg_jax.data.solids import Points
 from dvg_jax.shapes import Key, Volume
+
+FIELD_MM = 320.0
+AIR = -1000.0
+NOISE_HU = 12.0
 
 
 def chest_hu(key: Key, size: int = 128) -> Volume:
-    c = (jnp.arange(size) + 0.5) / size * 2 - 1
-    d, h, w = jnp.meshgrid(c, c, c, indexing="ij")
-    u = jax.random.uniform(key, (16,), minval=0.9, maxval=1.1)
-
-    def ell(cd, ch, cw, rd, rh, rw, soft=0.15):
-        r = jnp.sqrt(((d - cd) / rd) ** 2 + ((h - ch) / rh) ** 2 + ((w - cw) / rw) ** 2)
-        return jax.nn.sigmoid((1 - r) * 4 * size / 32 / 0.5)
-
-    hu = jnp.full((size,) * 3, -1000.0)
-
-    def put(hu, mask, value):
-        return hu + mask * (value - hu)
-
-    hu = put(hu, ell(0, 0, 0, 2.0, 0.62 * u[0], 0.9 * u[1]), 30.0)
-    for s, i in ((-1, 2), (1, 4)):
-        hu = put(hu, ell(0.1 * u[i], 0.0, s * 0.42, 0.75 * u[i + 1], 0.42 * u[i], 0.3 * u[i + 1]), -800.0)
-    hu = put(hu, ell(-0.1 * u[6], -0.15, 0.15 * u[7], 0.35 * u[8], 0.3, 0.35 * u[9]), 40.0)
-    hu = put(hu, ell(0, 0.42 * u[0], 0, 2.0, 0.13, 0.13), 350.0)
-    return hu
+    """A chest in HU, (size, size, size). Pure and jittable for a fixed ``size``."""
+    voxel = FIELD_MM / size
+    person = draw_person(key)
+    p = _points(person, size)
+    cage = cage_distance(person, p)
+    hu = jnp.full((size,) * 3, AIR)
+    hu = body(hu, person, p, cage, voxel)
+    hu = abdomen(hu, person, p, cage, voxel)
+    hu, lung = lungs(hu, person, p, cage, voxel)
+    hu = heart_and_vessels(hu, person, p, voxel)
+    hu = airways(hu, person, p, voxel)
+    hu = pathology(hu, person, p, lung, voxel)
+    hu = skeleton(hu, person, p, cage, voxel)
+    noise = jax.random.normal(jax.random.fold_in(key, size), hu.shape)
+    # A voxel averages the noise of the finer voxels it stands for.
+    return jnp.where(hu > AIR + 50, hu + noise * NOISE_HU * (2.5 / voxel), hu)
 
 
 def chest(key: Key, size: int = 128) -> Volume:
+    """A chest as networks see it, in [0, 1]."""
     return hu_to_intensity(chest_hu(key, size))
+
+
+def _points(person: Person, size: int) -> Points:
+    """Voxel centres in the person's own coordinates: shifted, turned about d and scaled."""
+    axis = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (FIELD_MM / size) - FIELD_MM / 2
+    d, h, w = axis[:, None, None], axis[None, :, None], axis[None, None, :]
+    h, w = h - person.shift_h, w - person.shift_w
+    cos, sin = jnp.cos(person.turn), jnp.sin(person.turn)
+    h, w = cos * h - sin * w, sin * h + cos * w
+    scale = person.scale
+    return (d - person.shift_d) / scale, h / scale, w / scale
+
+

@@ -82,9 +82,9 @@ def test_bfloat16_compute_stays_close() -> None:
         jax.jit(unet.clone(dtype=dtype).apply)(variables, *inputs) for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert rounded.dtype == jnp.float32
-    # bfloat16 keeps 8 bits, so a rounding costs up to 2^-9, and those of some 30 layers add up; 0.005 is measured.
+    # bfloat16 keeps 8 bits: a rounding costs up to 2^-9, and some 30 layers add up; 0.014 is measured.
     error = jnp.sqrt(jnp.mean((rounded - exact) ** 2) / jnp.mean(exact**2))
-    assert 0 < error < 0.02
+    assert 0 < error < 0.03
 
 
 def test_remat_wraps_every_block_and_renames_no_parameter() -> None:
