@@ -22,10 +22,10 @@ from dvg_jax.data.solids import (
 )
 
 BLOOD, LIVER, SPLEEN, STOMACH, FLUID, GAS = 42.0, 58.0, 48.0, 25.0, 8.0, -960.0
-WALL = 8.0
+WALL = 7.0
 """From the rib cage's outer surface to the lung, mm."""
 
-BRANCHES, TWIGS = 7, 3
+BRANCHES, TWIGS = 7, 4
 """Vessels that leave each hilum, and those that leave each of them."""
 
 
@@ -62,7 +62,7 @@ def abdomen(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) 
 def lungs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> tuple[Array, Distance]:
     """Both lungs with vessels; also the distance to them, for what lies in them."""
     d, h, w = p
-    gap = 7.0 + 22.0 * smooth(d, 20.0, 70.0) * smooth(h, -45.0, -15.0) * (1 - smooth(d, 118.0, 140.0))
+    gap = 6.0 + 11.0 * smooth(d, 20.0, 70.0) * smooth(h, -45.0, -15.0) * (1 - smooth(d, 118.0, 140.0))
     lung = common(cage + WALL, gap - jnp.abs(w), dome_height(person, p) - d)
     texture = jnp.sin(d / 9.0 + 2 * jnp.sin(w / 13.0)) * jnp.sin(h / 8.0 + 2 * jnp.sin(d / 11.0)) * jnp.sin(w / 7.0)
     hu = paint(hu, lung, person.lung_hu + person.gradient * h + 25.0 * texture, voxel)
@@ -83,7 +83,7 @@ def _vessels(person: Person, p: Points) -> Distance:
         length = 62.0 + 34.0 * jnp.abs(jnp.sin(fan))[:, None]
         start = jnp.broadcast_to(jnp.asarray([2.0, 4.0, 34.0 * side]), (n, 3))
         end = start + length * direction
-        first.append(jnp.concatenate([start, end, jnp.full((n, 1), 5.4), jnp.full((n, 1), 1.6)], -1))
+        first.append(jnp.concatenate([start, end, jnp.full((n, 1), 4.6), jnp.full((n, 1), 1.6)], -1))
         share = jax.random.uniform(keys[2], (n, TWIGS, 1), minval=0.3, maxval=0.85)
         twig_start = start[:, None] + share * (end - start)[:, None]
         twig_end = twig_start + 44.0 * direction[:, None] + 26.0 * jax.random.normal(keys[3], (n, TWIGS, 3))
@@ -101,11 +101,12 @@ def _vessels(person: Person, p: Points) -> Distance:
 def heart_and_vessels(hu: Array, person: Person, p: Points, voxel: float) -> Array:
     """Heart with its fat, aorta, caval veins, pulmonary arteries, and the tissue that they lie in."""
     d, h, w = p
-    upper = common(ellipse(h - 2.0, w, 34.0, 27.0), d - (person.top + 20.0), 12.0 - d)
-    hu = paint(hu, upper, 20.0, voxel)
-    behind = common(ellipse(h - SPINE_H + 18.0, w - 4.0, 30.0, 22.0), d - 40.0)
+    upper = ellipsoid(p, (person.top - 62.0, 0.0, 0.0), (96.0, 33.0, 25.0))
+    hu = paint(hu, upper, FAT, voxel)
+    hu = paint(hu, upper + 4.0, 15.0, voxel, 0.85)
+    behind = common(ellipse(h - SPINE_H + 10.0, w - 4.0, 30.0, 20.0), d - 40.0)
     hu = paint(hu, behind, 30.0, voxel)
-    base = person.right_dome + 38.0 + person.heart_shift * 0.5
+    base = person.right_dome + 30.0 + person.heart_shift * 0.5
     size = person.heart
     centre = (base, -26.0, 22.0 + 0.5 * person.heart_shift)
     # The long axis points down, forward and to the left.

@@ -15,11 +15,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "shift_h": (-8.0, 8.0),
     "shift_w": (-6.0, 6.0),
     "fat": (6.0, 26.0),  # subcutaneous, mm
-    "muscle": (9.0, 17.0),  # over the rib cage, mm
-    "cage_w": (120.0, 138.0),  # half width of the rib cage, mm
-    "cage_h": (78.0, 96.0),  # half depth
+    "muscle": (8.0, 15.0),  # over the rib cage, mm
+    "cage_w": (122.0, 142.0),  # half width of the rib cage, mm
+    "cage_h": (82.0, 100.0),  # half depth
     "top": (126.0, 150.0),  # of the lungs, mm above the centre
-    "kyphosis": (8.0, 26.0),  # how far the spine bows backwards, mm
+    "kyphosis": (12.0, 32.0),  # how far the spine bows backwards, mm
     "right_dome": (-86.0, -48.0),  # top of the right hemidiaphragm
     "dome_drop": (4.0, 18.0),  # how much lower the left one is
     "dome_depth": (45.0, 75.0),  # from the domes to the costophrenic angles
@@ -28,7 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "aorta": (11.0, 16.0),  # radius, mm
     "lung_hu": (-880.0, -760.0),
     "gradient": (0.0, 0.7),  # HU a mm towards the back, where blood settles
-    "bone": (0.75, 1.25),
+    "bone": (0.65, 1.1),
     "rib_slope": (55.0, 85.0),  # drop of a rib from spine to front, mm
     "rib_phase": (-0.5, 0.5),
     "contrast": (0.0, 150.0),  # HU that a contrast agent adds to blood

@@ -7,7 +7,7 @@ from dvg_jax.data.phantom_person import Person
 from dvg_jax.data.phantom_wall import SPINE_H
 from dvg_jax.data.solids import Distance, Points, capsule, common, ellipse, ellipsoid, paint, path, smooth, union
 
-SHELL, MARROW, CARTILAGE, DISC, CORD = 620.0, 190.0, 130.0, 85.0, 30.0
+SHELL, MARROW, CARTILAGE, DISC, CORD = 560.0, 165.0, 120.0, 85.0, 30.0
 RIB_SPACING = 25.0
 LAST_RIB = 11
 VERTEBRA = 24.0
@@ -55,14 +55,15 @@ def _spine(hu: Array, person: Person, p: Points, voxel: float) -> Array:
     turn = jnp.round((d + 6.0) / VERTEBRA)
     along = d + 6.0 - turn * VERTEBRA
     size = 1 - 0.0011 * (d + 20.0)
-    column = ellipse(y, w, 14.5 * size, 17.5 * size)
+    column = ellipse(y, w, 16.5 * size, 20.0 * size)
     waist = 2.0 * (1 - (along / (VERTEBRA / 2)) ** 2)
     hu = paint(hu, column, DISC, voxel)
-    hu = _bone(hu, common(column + waist, jnp.abs(along) - 9.6), person, voxel)
+    hu = _bone(hu, common(column + waist, jnp.abs(along) - 9.6), person, voxel, 1.6)
     arch = common(ellipse(y - 24.0, w, 13.0, 16.0), jnp.abs(along) - 8.0)
     across = common(jnp.abs(y - 24.0) - 5.0, jnp.abs(w) - 30.0, jnp.abs(along - 2.0) - 5.0)
     spinous = common(jnp.abs(w) - 3.5, jnp.abs(y - 44.0) - 15.0, jnp.abs(along + 0.45 * (y - 30.0)) - 5.5)
-    hu = _bone(hu, union(arch, across, spinous), person, voxel)
+    # The arches are spongy: a full shell would make a bright stripe of every frontal view.
+    hu = paint(hu, union(arch, across, spinous), 260.0 * person.bone, voxel)
     return paint(hu, ellipse(y - 23.0, w, 8.0, 9.5), CORD, voxel)
 
 

@@ -7,8 +7,8 @@ from dvg_jax.data.phantom_person import Person
 from dvg_jax.data.solids import Distance, Points, capsule, ellipse, ellipsoid, paint, smooth, union
 
 FAT, MUSCLE, SKIN, GLAND = -100.0, 50.0, 10.0, 15.0
-SPINE_H = 58.0
-"""Where the front of the vertebral bodies' centres lies behind the middle of the chest, mm."""
+SPINE_H = 46.0
+"""How far the vertebral bodies lie behind the middle of the chest, before the spine's bow, mm."""
 
 
 def cage_distance(person: Person, p: Points) -> Distance:
@@ -31,7 +31,7 @@ def body(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> 
     fat, muscle = person.fat, person.muscle
     shoulder = smooth(d, 40.0, 130.0)
     neck = smooth(d, 128.0, 168.0)
-    half_w = (person.cage_w + muscle + fat) * (1 + 0.22 * shoulder) * (1 - 0.35 * neck)
+    half_w = (person.cage_w + muscle + fat) * (1 + (0.2 * person.arm - 0.04) * shoulder) * (1 - 0.35 * neck)
     half_h = (person.cage_h + muscle + fat) * (1 - 0.12 * shoulder)
     centre = 6.0 + 10.0 * shoulder
     q = ((jnp.abs(h - centre) / half_h) ** 2.6 + (jnp.abs(w) / half_w) ** 2.6 + 1e-9) ** (1 / 2.6)
@@ -48,7 +48,7 @@ def body(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> 
     hu = paint(hu, outline + fat * (1 - 0.35 * shoulder), MUSCLE, voxel, 0.9 * shoulder)
     hu = paint(hu, cage - muscle * 0.8, MUSCLE, voxel)
     for side in (-1, 1):
-        back = ellipse(h - SPINE_H - 36.0, w - side * 30.0, 22.0, 30.0)
+        back = ellipse(h - SPINE_H - 42.0, w - side * 30.0, 24.0, 30.0)
         hu = paint(hu, jnp.maximum(back, outline + 6.0), MUSCLE, voxel)
         chest_muscle = capsule(p, (40.0, -person.cage_h * 0.82, side * 25.0), (88.0, -22.0, side * 140.0), 13.0)
         hu = paint(hu, jnp.maximum(chest_muscle, outline + 3.0), MUSCLE, voxel)
