@@ -1,4 +1,7 @@
-"""X-rays to a CT: ``python reconstruct.py --workdir runs/demo --xray ap.png@0 --xray lat.png@90 --output ct.nii.gz``."""
+"""X-rays to a CT:
+
+python reconstruct.py --workdir runs/demo --xray ap.png@0 --xray lat.png@90 --output ct.nii.gz
+"""
 
 from dvg_jax import cli
 

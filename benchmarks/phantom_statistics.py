@@ -44,7 +44,10 @@ def figures(intensity: np.ndarray) -> dict[str, float]:
 
 def table(real: list[dict[str, float]], drawn: list[dict[str, float]]) -> str:
     """Markdown: a row a figure; the last column says whether the phantoms' mean lies within the scans' range."""
-    lines = ["| figure | real: lowest to highest | phantoms: mean (lowest to highest) | mean within |", "|---|---|---|---|"]
+    lines = [
+        "| figure | real: lowest to highest | phantoms: mean (lowest to highest) | mean within |",
+        "|---|---|---|---|",
+    ]
     for name in real[0]:
         r, p = np.array([f[name] for f in real]), np.array([f[name] for f in drawn])
         within = "yes" if r.min() <= p.mean() <= r.max() else "no"

@@ -25,32 +25,34 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     config.data.train_count = 768
     config.log.checkpoint_every = 100
     config.log.evaluate_every = 0
-    for name, hidden, steps, rate in (
-        ("ct_vqgan", 8, 300, 2e-3),
-        ("view_vqgan", 4, 100, 3e-3),
-        ("new_view_vqgan", 4, 100, 3e-3),
+    for name, steps in (
+        ("ct_vqgan", 1000),
+        ("view_vqgan", 250),
+        ("new_view_vqgan", 250),
     ):
         stage = config[name]
-        stage.network.update({"n_hiddens": hidden, "n_codes": 512, "num_groups": 4, "decoder_res_blocks": 1})
+        stage.network.update({"n_hiddens": 4, "n_codes": 512, "num_groups": 4, "decoder_res_blocks": 1})
         stage.loss.update({"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0})
-        _shorten(stage.train, steps, rate)
-    for name, steps in (("new_view", 200), ("diffusion", 350)):
+        _shorten(stage.train, steps, batch_size=1)
+    for name, steps in (("new_view", 300), ("diffusion", 300)):
         stage = config[name]
         stage.network.update({"dim": 16, "dim_mults": (1, 2), "heads": 2})
-        _shorten(stage.train, steps, 2e-3)
+        _shorten(stage.train, steps, batch_size=8)
     config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
     config.sampler.eta = 1.0
     return config
 
 
-def _shorten(train: ConfigDict, steps: int, rate: float) -> None:
+def _shorten(train: ConfigDict, steps: int, batch_size: int) -> None:
     train.update(
         {
             "steps": steps,
-            "batch_size": 8,
-            "learning_rate": rate,
+            "batch_size": batch_size,
+            "learning_rate": 2e-3,
             "schedule": "cosine",
             "warmup_steps": steps // 10,
+            "beta1": 0.9,
+            "beta2": 0.99,
             "clip_norm": 1.0,
             "cache": True,
         }

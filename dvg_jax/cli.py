@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from dvg_jax import runtime
 from dvg_jax.errors import UserError
@@ -44,6 +45,9 @@ def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tupl
     for name in required:
         if not values[name].value:
             raise UserError(f"--{name} is missing")
+        if name == "config" and not isinstance(values[name].value, ConfigDict):
+            # ml_collections hands out an object that complains at its first use.
+            raise UserError(f"--config names no file that can be read; allowed: FILE.py or FILE.py:ARGUMENT")
 
 
 def _plain(error: Exception) -> str:

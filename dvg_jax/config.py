@@ -88,7 +88,7 @@ def default_config() -> ConfigDict:
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
             "timesteps": 100,
             "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},  # 0 steps: all timesteps; clip 0: none
-            "init": {name: "" for name in STAGES},  # a stage's folder from another run
+            "init": dict.fromkeys(STAGES, ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
                 "train_count": 1024,  # phantoms

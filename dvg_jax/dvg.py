@@ -1,11 +1,11 @@
 """DVG-Diffusion on one page (Xie et al., IEEE TIP 2026, arXiv 2503.17804).
 
-    views --lift--> V_bp --E_bp--> z_in ----------------------------------.
-                                    |                                     |
-                                    v                                     v
-                                   G_z --D_ct--> V_init               condition --> g_theta (T steps) --> z_0 --D_ct--> CT
-                                                   |                      ^
-                                          render (new view)               |
+    views --lift--> V_bp --E_bp--> z_in --------------------------------.
+                                    |                                   |
+                                    v                                   v
+                                   G_z --D_ct--> V_init             condition --> g_theta (T steps) --> z_0 --D_ct--> CT
+                                                   |                    ^
+                                          render (new view)             |
                                                    '--lift--> E_new --> z_new
 
 Training, evaluation and reconstruction all call the methods below; there is no second pipeline. ``variables`` maps a
@@ -15,12 +15,13 @@ The blocks of the picture are compiled one by one, so that stages, evaluation an
 larger compiled program they are inlined.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dvg_jax.diffusion import Sampler, Schedule, add_noise, sample
 from dvg_jax.diffusion.samplers import Progress
@@ -28,7 +29,7 @@ from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volume, Volumes
-from dvg_jax.xray import ConeBeamGeometry, back_project, forward_project, view_pose
+from dvg_jax.xray import ConeBeamGeometry, back_project_views, forward_project_views, view_pose
 
 Condition = tuple[jax.Array, ...]
 """What g_theta is shown beside z_t: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
@@ -57,8 +58,8 @@ class DVG:
     new_view_vqgan: VQGAN3D
     generator: UNet3D
     denoiser: ConditionalDenoiser
-    schedule: Schedule = Schedule()
-    sampler: Sampler = Sampler()
+    schedule: Schedule = field(default_factory=Schedule)
+    sampler: Sampler = field(default_factory=Sampler)
     use_vpge: bool = True
     use_diffusion: bool = True
     decode_quantized: bool = True
@@ -122,9 +123,7 @@ class DVG:
         z_t = add_noise(self.schedule, z0, t, noise)
         return jnp.mean((self.denoise((params, condition), z_t, t) - z0) ** 2)
 
-    def reconstruct(
-        self, variables: Variables, views: Views, key: Key, progress: Progress | None = None
-    ) -> Volumes:
+    def reconstruct(self, variables: Variables, views: Views, key: Key, progress: Progress | None = None) -> Volumes:
         """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1]."""
         if not self.use_diffusion:
             return self.finish(self.synthesize_view(variables, self.view_latent(variables, views)).ct)
@@ -170,7 +169,7 @@ def _first_latent(generator: UNet3D, params: Variables, z_in: Latent) -> Latent:
 @partial(jax.jit, static_argnums=(0, 1))
 def _render(geometry: ConeBeamGeometry, angles: tuple[float, ...], ct: Volumes) -> Views:
     def project(volume: Volume) -> jax.Array:
-        return jnp.stack([forward_project(volume, view_pose(a), geometry) for a in angles])
+        return forward_project_views(volume, np.stack([view_pose(a) for a in angles]), geometry)
 
     return minmax(jax.vmap(project)(ct[..., 0]))[..., None]
 
@@ -178,8 +177,8 @@ def _render(geometry: ConeBeamGeometry, angles: tuple[float, ...], ct: Volumes) 
 @partial(jax.jit, static_argnums=(0, 1))
 def _lift(geometry: ConeBeamGeometry, angles: tuple[float, ...], views: Views) -> Volumes:
     def spread(images: jax.Array) -> Volume:
-        parts = [back_project(images[i], view_pose(a), geometry) for i, a in enumerate(angles)]
-        return sum(parts) * geometry.extent_mm[1]
+        poses = np.stack([view_pose(a) for a in angles])
+        return back_project_views(images, poses, geometry) * geometry.extent_mm[1]
 
     return jax.vmap(spread)(views[..., 0])[..., None]
 

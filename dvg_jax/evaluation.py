@@ -46,14 +46,19 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
         # The key belongs to the batch's first case: a result depends on the batch size, which the config fixes.
         results, made = predict(dvg, variables, truth, jax.random.fold_in(key, cases[0]))
         results = {MEAN: jnp.broadcast_to(mean, truth.shape), **results}
-        true = dvg.render(truth, dvg.new_angles) if made is not None else None
+        pairs = {}
+        if made is not None:
+            true = dvg.render(truth, dvg.new_angles)
+            pairs = {
+                f"{DVG_NET}, view at {a:g} degrees": (true[:, v], made[:, v]) for v, a in enumerate(dvg.new_angles)
+            }
         for i, case in enumerate(cases):
             for method, result in results.items():
                 row = volume_metrics(truth[i, ..., 0], result[i, ..., 0], distance)
                 volumes.setdefault(method, []).append({"case": case, **row})
-            for v, angle in enumerate(dvg.new_angles if made is not None else ()):
-                row = view_metrics(true[i, v, ..., 0], made[i, v, ..., 0], distance)
-                views.setdefault(f"DVG-Net, view at {angle:g} degrees", []).append({"case": case, **row})
+            for method, (expected, view) in pairs.items():
+                row = view_metrics(expected[i, ..., 0], view[i, ..., 0], distance)
+                views.setdefault(method, []).append({"case": case, **row})
             if case < config.evaluate.pictures:
                 _pictures(dvg, truth, results, made, i, folder / "pictures" / f"case_{case:04d}")
             bar.update()
@@ -107,9 +112,7 @@ def _lpips() -> Callable:
     return jax.jit(lambda a, b: lpips(params, a, b, net="vgg"))
 
 
-def _pictures(
-    dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, path: Path
-) -> None:
+def _pictures(dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, path: Path) -> None:
     """Panels of case ``i`` of a batch."""
     columns = {name: np.asarray(results[name][i, ..., 0]) for name in (DVG_NET, DVG_FULL) if name in results}
     comparison_panel(np.asarray(truth[i, ..., 0]), columns, path.with_suffix(".png"))

@@ -1,5 +1,6 @@
 """A trained folder as one function: X-rays in, CT out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Reconstructor:
     def __call__(
         self,
         xrays: Float[ArrayLike, "V h w"],
-        angles_deg: Float[ArrayLike, "V"],
+        angles_deg: Float[ArrayLike, "V"] | Sequence[float],
         key: Key | None = None,
         steps: int | None = None,
         progress: Progress | None = None,
@@ -65,7 +66,7 @@ class Reconstructor:
         key = jax.random.key(0) if key is None else key
         return dvg.reconstruct(self.variables, minmax(views)[None, ..., None], key, progress)[0, ..., 0]
 
-    def _check(self, xrays: ArrayLike, angles_deg: ArrayLike) -> tuple[jax.Array, tuple[float, ...]]:
+    def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
         views = np.asarray(xrays, np.float32)
         angles = tuple(float(a) for a in np.ravel(np.asarray(angles_deg)))
         trained, detector = self.dvg.angles, self.dvg.geometry.detector_shape

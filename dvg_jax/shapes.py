@@ -8,6 +8,7 @@ Values of a volume are ``clip(HU + 1024, 0, 2500) / 2500``, float32.
 
 from typing import Any
 
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -15,9 +16,9 @@ Volume = Float[Array, "D H W"]
 Volumes = Float[Array, "B D H W 1"]
 Image = Float[Array, "h w"]
 Views = Float[Array, "B V h w 1"]
-Pose = Float[Array, "6"]
+Pose = Float[Array | np.ndarray, "6"]
 """(rotation about D, H, W in degrees; translation along D, H, W in mm)."""
-Poses = Float[Array, "V 6"]
+Poses = Float[Array | np.ndarray, "V 6"]
 Features = Float[Array, "B D H W C"]
 Latent = Float[Array, "B d h w c"]
 Codes = Int[Array, "B d h w"]

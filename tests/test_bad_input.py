@@ -111,7 +111,7 @@ def test_missing_config_file(fails, tmp_path):
         ("--config.angles=(0.0,400.0)", "config.angles"),
         ("--config.ct_vqgan.train.steps=0", "config.ct_vqgan.train"),
         ("--config.ct_vqgan.train.learning_rate=-1.0", "learning_rate is -1.0"),
-        ("--config.ct_vqgan.train.batch_size=6", "config.ct_vqgan.train.batch_size is 6"),
+        ("--config.ct_vqgan.train.batch_size=0", "config.ct_vqgan.train has steps 12 and batch_size 0"),
         ("--config.data.source=nowhere", "nowhere"),
         ("--config.sampler.steps=11", "config.sampler.steps is 11; allowed: 1 to 10"),
     ],
@@ -138,7 +138,13 @@ def test_folder_of_another_config(fails, trained):
 
 def test_empty_run_folder(fails, tmp_path, film):
     said = fails(
-        reconstruct.main, "--workdir", tmp_path, f"--xray={film}@0", f"--xray={film}@90", "--output", tmp_path / "ct.nii"
+        reconstruct.main,
+        "--workdir",
+        tmp_path,
+        f"--xray={film}@0",
+        f"--xray={film}@90",
+        "--output",
+        tmp_path / "ct.nii",
     )
     assert "config.json" in said
     said = fails(evaluate.main, f"--config={CONFIG}", f"--workdir={tmp_path}")

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dvg_jax import torch_import, torch_reader
+from dvg_jax import torch_import
 from dvg_jax.errors import UserError
 from dvg_jax.torch_import import load_checkpoint, load_dvg, subtree, unet3d
+from dvg_jax.torch_import import reader as torch_reader
 from tests.paths import GOLDEN, GOLDEN_SMALL, needs_shared
 
 DVG = GOLDEN / "DVG_Diffusion.pt"
@@ -105,9 +106,7 @@ def test_published_checkpoint_holds_what_its_list_says() -> None:
     for which in ("model", "ema"):
         found = {k: [list(a.shape), f"torch.{a.dtype}"] for k, a in content[which].items()}
         assert found == listed
-    same = [
-        np.array_equal(content["model"][k], content["ema"][k]) for k in listed if k.startswith("fine_model.")
-    ]
+    same = [np.array_equal(content["model"][k], content["ema"][k]) for k in listed if k.startswith("fine_model.")]
     # The rotary buffers are no parameters: only those were left alone.
     assert sum(same) == sum(k.startswith("fine_model.") and k.endswith("freqs") for k in listed)
 
@@ -122,9 +121,7 @@ def test_published_parts_become_networks() -> None:
     assert fine.dim_mults == (1, 3)
     trained = unet3d(model["fit_model"])[1]
     kernels = [v["params"]["init_conv"]["kernel"] for v in (variables, trained)]
-    np.testing.assert_array_equal(
-        kernels[1], np.transpose(model["fit_model"]["init_conv.weight"], (2, 3, 4, 1, 0))
-    )
+    np.testing.assert_array_equal(kernels[1], np.transpose(model["fit_model"]["init_conv.weight"], (2, 3, 4, 1, 0)))
     assert not np.array_equal(*kernels)
     lightning = load_checkpoint(GOLDEN / "VPGE_45_VQGAN.ckpt")
     assert lightning["hyper_parameters"]["cfg"]["model"]["num_groups"] == 4

@@ -17,5 +17,5 @@ def get_config():
     for name in ("new_view", "diffusion"):
         config[name].network.update({"dim": 8, "dim_mults": (1, 2), "heads": 2, "head_dim": 8})
     for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion"):
-        config[name].train.update({"steps": 12, "batch_size": 4, "learning_rate": 1e-3, "cache": True})
+        config[name].train.update({"steps": 12, "batch_size": 1, "learning_rate": 1e-3, "cache": True})
     return config

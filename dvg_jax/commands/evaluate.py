@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     config = config_flags.DEFINE_config_file(
         "config", help_string="The config that the run was trained with.", flag_values=values
     )
-    workdir = flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    workdir = flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=values)
     cli.parse_flags(values, argv, required=("config", "workdir"))
     enable_compilation_cache()
     folder = cli.workdir_path(workdir.value)

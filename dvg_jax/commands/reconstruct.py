@@ -34,11 +34,11 @@ def parse_view(text: str) -> tuple[Path, float]:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     values = flags.FlagValues()
-    workdir = flags.DEFINE_string("workdir", None, "Folder of a trained run.", flag_values=values)
+    workdir = flags.DEFINE_string("workdir", "", "Folder of a trained run.", flag_values=values)
     xray = flags.DEFINE_multi_string(
-        "xray", None, "FILE@ANGLE, once a view: ap.png@0, lateral.png@90.", flag_values=values
+        "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90.", flag_values=values
     )
-    output = flags.DEFINE_string("output", None, "The NIfTI to write: .nii or .nii.gz.", flag_values=values)
+    output = flags.DEFINE_string("output", "", "The NIfTI to write: .nii or .nii.gz.", flag_values=values)
     seed = flags.DEFINE_integer("seed", 0, "Decides the sample.", lower_bound=0, flag_values=values)
     steps = flags.DEFINE_integer("steps", None, "Sampling steps; as trained unless given.", flag_values=values)
     field_mm = flags.DEFINE_float(

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
         "config", help_string="FILE.py or FILE.py:ARGUMENT; --config.FIELD=VALUE changes it.", flag_values=values
     )
     workdir = flags.DEFINE_string(
-        "workdir", None, "Folder of the run; the same command goes on where it stopped.", flag_values=values
+        "workdir", "", "Folder of the run; the same command goes on where it stopped.", flag_values=values
     )
     cli.parse_flags(values, argv, required=("config", "workdir"))
     enable_compilation_cache()

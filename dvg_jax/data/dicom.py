@@ -26,15 +26,11 @@ def read_series(folder: Path, min_slices: int) -> tuple[SimpleITK.Image, str | N
     # ITK warns on stderr of uneven slices; _check_gaps says it in the project's own way.
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()
     reader = SimpleITK.ImageSeriesReader()
-    files = {
-        uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))
-    }
+    files = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
     volumes = [names for names in files.values() if len(names) >= min_slices]
     if len(volumes) != 1:
         lengths = sorted(len(names) for names in files.values())
-        raise UserError(
-            f"{folder}: {len(volumes)} DICOM series of {min_slices} or more slices ({lengths}), want one"
-        )
+        raise UserError(f"{folder}: {len(volumes)} DICOM series of {min_slices} or more slices ({lengths}), want one")
     reader.SetFileNames(volumes[0])
     reader.MetaDataDictionaryArrayUpdateOn()
     image = reader.Execute()

@@ -12,9 +12,7 @@ from dvg_jax.errors import UserError
 NAME = "manifest.csv"
 SPLITS = ("train", "test")
 
-_VISIT = re.compile(
-    r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part|recon|ct)[_-]?\d*|\d+mm))+$", re.I
-)
+_VISIT = re.compile(r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part|recon|ct)[_-]?\d*|\d+mm))+$", re.I)
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,7 @@ def patient_of(source: Path, stated: str | None = None) -> str:
     ``p7_scan1`` and ``p7_scan2`` are one patient. A name without a digit (``ct.nii.gz``) says nothing: then
     the folder's name.
     """
-    stem = (
-        source.name.split(".nii")[0]
-        if ".nii" in source.name
-        else source.stem
-        if source.suffix
-        else source.name
-    )
+    stem = source.name.split(".nii")[0] if ".nii" in source.name else source.stem if source.suffix else source.name
     name = _VISIT.sub("", stem)
     if not any(c.isdigit() for c in name):
         name = source.parent.name or stem
@@ -93,9 +85,7 @@ def read_manifest(folder: Path) -> list[Row]:
     """The rows of ``folder/manifest.csv``; UserError where it is absent or not a manifest."""
     path = folder / NAME
     if not path.is_file():
-        raise UserError(
-            f"{path}: absent; prepare scans with python -m dvg_jax.data.prepare --output {folder}"
-        )
+        raise UserError(f"{path}: absent; prepare scans with python -m dvg_jax.data.prepare --output {folder}")
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
         names = [field.name for field in fields(Row)]

@@ -54,5 +54,3 @@ def _points(person: Person, size: int) -> Points:
     h, w = cos * h - sin * w, sin * h + cos * w
     scale = person.scale
     return (d - person.shift_d) / scale, h / scale, w / scale
-
-

@@ -34,16 +34,14 @@ def dome_height(person: Person, p: Points) -> Array:
     _, h, w = p
     right = person.right_dome - person.dome_depth * (((h + 12.0) / 92.0) ** 2 + ((w + 62.0) / 72.0) ** 2)
     left = (
-        person.right_dome
-        - person.dome_drop
-        - person.dome_depth * (((h + 12.0) / 92.0) ** 2 + ((w - 64.0) / 72.0) ** 2)
+        person.right_dome - person.dome_drop - person.dome_depth * (((h + 12.0) / 92.0) ** 2 + ((w - 64.0) / 72.0) ** 2)
     )
     return jnp.maximum(right, left)
 
 
 def abdomen(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
     """Fat, liver, spleen and stomach under the diaphragm."""
-    d, h, w = p
+    d, _, _ = p
     under = d - dome_height(person, p) + 2.0
     inside = common(cage + WALL, under)
     dome = person.right_dome
@@ -108,10 +106,11 @@ def heart_and_vessels(hu: Array, person: Person, p: Points, voxel: float) -> Arr
     hu = paint(hu, behind, 30.0, voxel)
     base = person.right_dome + 30.0 + person.heart_shift * 0.5
     size = person.heart
-    centre = (base, -26.0, 22.0 + 0.5 * person.heart_shift)
+    centre: Triple = (base, -26.0, 22.0 + 0.5 * person.heart_shift)
     # The long axis points down, forward and to the left.
-    along, across, up = (-0.46, -0.36, 0.81), (0.0, 0.914, 0.406), (0.887, -0.187, 0.42)
-    q = tuple(sum((x - c) * a for x, c, a in zip(p, centre, axis, strict=True)) for axis in (along, across, up))
+    axes = ((-0.46, -0.36, 0.81), (0.0, 0.914, 0.406), (0.887, -0.187, 0.42))
+    d, h, w = (x - c for x, c in zip(p, centre, strict=True))
+    q = tuple(a * d + b * h + c * w for a, b, c in axes)
     heart = ellipsoid(q, (0.0, 0.0, 0.0), (70.0 * size, 47.0 * size, 51.0 * size))  # type: ignore[arg-type]
     atrium = ellipsoid(p, (base + 14.0, -8.0, -24.0), (36.0 * size, 32.0 * size, 30.0 * size))
     heart = union(heart, atrium)
@@ -139,8 +138,11 @@ def airways(hu: Array, person: Person, p: Points, voxel: float) -> Array:
     right, left = (2.0, 14.0, -36.0), (0.0, 16.0, 40.0)
     main = union(capsule(p, carina, right, 6.5, 5.0), capsule(p, carina, left, 6.0, 4.5))
     ends: list[tuple[Triple, Triple]] = [
-        (right, (24.0, 10.0, -58.0)), (right, (-34.0, 22.0, -52.0)), (left, (22.0, 10.0, 60.0)), (left, (-34.0, 24.0, 56.0))
-    ]  # fmt: skip
+        (right, (24.0, 10.0, -58.0)),
+        (right, (-34.0, 22.0, -52.0)),
+        (left, (22.0, 10.0, 60.0)),
+        (left, (-34.0, 24.0, 56.0)),
+    ]
     branches = union(*(capsule(p, a, b, 4.0, 2.0) for a, b in ends))
     tree = union(trachea, main, branches)
     hu = paint(hu, tree - 2.0, 20.0, voxel)

@@ -29,8 +29,8 @@ def _bone(hu: Array, distance: Distance, person: Person, voxel: float, shell: fl
 def _ribs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
     """All ribs at once: on the cage's surface, a rib is where the height minus the slope is near a whole spacing.
 
-    A rib leaves the spine, turns around the side and drops towards the sternum; its front end is cartilage. The last two
-    end at the side.
+    A rib leaves the spine, turns around the side and drops towards the sternum; its front end is cartilage. The last
+    two end at the side.
     """
     d, h, w = p
     around = jnp.arctan2(jnp.abs(w), h - 6.0) / jnp.pi  # 0 at the spine, 1 at the sternum
@@ -86,14 +86,26 @@ def _shoulder(hu: Array, person: Person, p: Points, cage: Distance, voxel: float
     rise = 16.0 + 22.0 * person.arm
     clavicle = path(
         q,
-        [(top, front, 20.0), (top + 8.0, front - 8.0, 58.0), (top + rise, front + 26.0, 108.0), (top + rise, 8.0, 142.0)],
+        [
+            (top, front, 20.0),
+            (top + 8.0, front - 8.0, 58.0),
+            (top + rise, front + 26.0, 108.0),
+            (top + rise, 8.0, 142.0),
+        ],
         6.0,
     )
     hu = _bone(hu, clavicle, person, voxel)
     # The blade lies on the back of the cage, a triangle that narrows downwards; its spine is the ridge across it.
     low, high = top - 118.0, top + 12.0
     share = jnp.clip((d - low) / (high - low), 0, 1)
-    blade = common(jnp.abs(cage - 14.0) - 3.2, side - (82.0 + 48.0 * share), (74.0 - 16.0 * share) - side, 18.0 - h, d - high, low - d)
+    blade = common(
+        jnp.abs(cage - 14.0) - 3.2,
+        side - (82.0 + 48.0 * share),
+        (74.0 - 16.0 * share) - side,
+        18.0 - h,
+        d - high,
+        low - d,
+    )
     ridge = path(q, [(high - 34.0, 62.0, 66.0), (high - 10.0, 56.0, 112.0), (high + 12.0, 28.0, 146.0)], 6.0)
     humerus = ellipsoid(q, (high - 2.0 + 20.0 * person.arm, 20.0, 156.0), (25.0, 23.0, 23.0))
     shaft = capsule(q, (high, 18.0, 164.0), (high + 90.0, 14.0, 176.0), 13.0)

@@ -11,6 +11,9 @@ from dvg_jax.errors import UserError
 
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
+EPOCHS = 10**9
+"""Endless for any purpose; grain's own endless repetition overflows at a batch size of 1."""
+
 
 def training_iterator(
     source: Source, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
@@ -29,7 +32,7 @@ def training_iterator(
         raise UserError(f"batch_size = {batch_size}, want 1 to {len(source)}, the number of examples")
     if batch_size % process_count:
         raise UserError(f"batch_size = {batch_size}, want a multiple of the {process_count} processes")
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(EPOCHS)
     mine = stream[process_index::process_count].batch(batch_size // process_count)
     return iter(mine.to_iter_dataset(_READ))
 

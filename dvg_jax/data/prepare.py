@@ -12,12 +12,12 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from dvg_jax.data.intensity import hu_to_intensity, intensity_to_hu
 from tqdm import tqdm
 
 from dvg_jax.cli import run
 from dvg_jax.data.bodymask import HostMask, body_mask
 from dvg_jax.data.frame import Affine, HostVolume
+from dvg_jax.data.intensity import hu_to_intensity, intensity_to_hu
 from dvg_jax.data.manifest import (
     NAME,
     Row,
@@ -146,19 +146,14 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m dvg_jax.data.prepare",
-        description="Prepare a folder of CT scans for training. "
-        + " ".join((patient_of.__doc__ or "").split()),
+        description="Prepare a folder of CT scans for training. " + " ".join((patient_of.__doc__ or "").split()),
     )
     parser.add_argument("--input", type=Path, required=True, help="folder, searched with its sub-folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for NIfTI files and manifest.csv")
     parser.add_argument("--size", type=int, default=128, help="voxels an axis (default %(default)s)")
-    parser.add_argument(
-        "--field_mm", type=float, default=320.0, help="edge of the cube (default %(default)s)"
-    )
+    parser.add_argument("--field_mm", type=float, default=320.0, help="edge of the cube (default %(default)s)")
     parser.add_argument("--centre", choices=CENTRES, default="body", help="of the cube (default %(default)s)")
-    parser.add_argument(
-        "--test_fraction", type=float, default=0.1, help="share of patients (default %(default)s)"
-    )
+    parser.add_argument("--test_fraction", type=float, default=0.1, help="share of patients (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
     options = parser.parse_args(argv)
     rows = prepare_folder(

@@ -56,9 +56,7 @@ def load_scan(path: str | Path) -> Scan:
         elif path.name.lower().endswith(ITK):
             array, affine = _from_itk(SimpleITK.ReadImage(str(path)), path)
         else:
-            raise UserError(
-                f"{path}: not a CT file, want {', '.join(NIFTI + ITK)} or a folder with a DICOM series"
-            )
+            raise UserError(f"{path}: not a CT file, want {', '.join(NIFTI + ITK)} or a folder with a DICOM series")
     except UserError:
         raise
     except Exception as error:  # readers raise their own dozens of types for a damaged file
@@ -78,9 +76,7 @@ def find_scans(folder: str | Path) -> Iterator[Path]:
     """
     for path in sorted(Path(folder).rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and (
-            path.name.lower().endswith(NIFTI + ITK) if path.is_file() else dicom.is_series(path)
-        ):
+        if not hidden and (path.name.lower().endswith(NIFTI + ITK) if path.is_file() else dicom.is_series(path)):
             yield path
     if dicom.is_series(Path(folder)):
         yield Path(folder)
@@ -89,9 +85,7 @@ def find_scans(folder: str | Path) -> Iterator[Path]:
 def _from_nifti(path: Path) -> tuple[np.ndarray, Affine]:
     image = cast(nib.Nifti1Image, nib.load(path))
     if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-        raise UserError(
-            f"{path}: states no orientation (sform and qform codes are 0), so left and right are unknown"
-        )
+        raise UserError(f"{path}: states no orientation (sform and qform codes are 0), so left and right are unknown")
     # The trailing axis of length 1 is how some writers store a single volume.
     return np.squeeze(np.asanyarray(image.dataobj)), np.asarray(image.affine, np.float64)
 

@@ -3,6 +3,8 @@
 Points are a triple of arrays (d, h, w) that broadcast against each other; centres and radii are triples of scalars.
 """
 
+from itertools import pairwise
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -42,7 +44,7 @@ def capsule(p: Points, start: Triple, end: Triple, radius: Scalar, end_radius: S
 
 def path(p: Points, points: list[Triple], radius: Scalar) -> Distance:
     """Capsules joined end to end."""
-    parts = [capsule(p, a, b, radius) for a, b in zip(points, points[1:], strict=False)]
+    parts = [capsule(p, a, b, radius) for a, b in pairwise(points)]
     return union(*parts)
 
 

@@ -123,9 +123,7 @@ def sample(
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
-def _scan(
-    denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Latent
-) -> Latent:
+def _scan(denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Latent) -> Latent:
     def body(z: Latent, row: Coefficients) -> tuple[Latent, None]:
         return _denoise_and_step(denoise, clip, arguments, key, row, z), None
 

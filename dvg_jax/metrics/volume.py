@@ -88,7 +88,7 @@ def _fast(a: Volume, b: Volume) -> dict[str, Array]:
 
 
 def volume_metrics(truth: Volume, result: Volume, lpips: Perceptual | None = None) -> dict[str, float]:
-    """Every figure of one case, by name; ``lpips`` is the mean per slice, ``lpips_sum`` the published sum over slices."""
+    """Every figure of one case, by name; ``lpips`` is the mean per slice, ``lpips_sum`` the published sum."""
     figures = _fast(truth, result)
     if lpips is not None:
         per_axis = lpips_slices(truth, result, lpips)

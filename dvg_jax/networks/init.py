@@ -31,9 +31,7 @@ def init_variables(module: nn.Module, key: Key, *inputs: Any) -> Variables:
     return jax.tree.map(jnp.asarray, unflatten_dict(drawn, sep="/"))
 
 
-def _draw(
-    random: np.random.Generator, path: str, shape: tuple[int, ...], kernel: tuple[int, ...] | None
-) -> np.ndarray:
+def _draw(random: np.random.Generator, path: str, shape: tuple[int, ...], kernel: tuple[int, ...] | None) -> np.ndarray:
     """A parameter by its name; ``kernel`` is the shape of the kernel beside it, if there is one."""
     name = path.rsplit("/", 1)[-1]
     if name in ("kernel", "bias") and kernel is not None:

@@ -169,6 +169,4 @@ class UNet3D(nn.Module):
                 f"which {len(self.dim_mults)} stages halve {len(self.dim_mults) - 1} times"
             )
         if self.head_dim % 2:
-            raise UserError(
-                f"UNet3D's head_dim is {self.head_dim}; allowed: even numbers (rotations act on pairs)"
-            )
+            raise UserError(f"UNet3D's head_dim is {self.head_dim}; allowed: even numbers (rotations act on pairs)")

@@ -89,7 +89,7 @@ class Adversary:
                 for name, pair in pairs.items()
             ]
             state = {"critics": {name: term[3] for name, term in zip(pairs, terms, strict=True)}}
-            generator, matching, critic = (sum(term[i] for term in terms) for i in range(3))
+            generator, matching, critic = (jnp.sum(jnp.stack([term[i] for term in terms])) for i in range(3))
             metrics |= {"generator": generator, "feature_matching": matching, "critic": critic}
             loss += on * (self.weights.gan * generator + self.weights.feature_matching * matching + critic)
         return loss, state, metrics

@@ -21,7 +21,7 @@ class Task(Protocol):
         """Arrays that the loss needs and nobody trains, such as LPIPS weights."""
 
     def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
-        """Parameters by optimiser group (``model`` is what later stages get) and the state that is not differentiated."""
+        """Parameters by optimiser group, ``model`` for later stages, and the state that is not differentiated."""
 
     def loss(
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,

@@ -14,8 +14,8 @@ from dvg_jax.networks import codebook
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.vqgan3d import VQGAN3D, commitment
 from dvg_jax.shapes import Key, Variables, Volumes
-from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.stages.adversary import Adversary, Weights
+from dvg_jax.stages.base import Example, Metrics, Stage
 
 
 @dataclass(frozen=True)

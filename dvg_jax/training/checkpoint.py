@@ -1,6 +1,5 @@
 """All that is written to be read again: training states and finished stages. Orbax writes beside and renames."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +59,17 @@ def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
     """What :func:`save_model` wrote, as NumPy arrays: the devices it was trained on do not matter."""
     folder = folder.absolute()
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(folder / "variables").item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
-            variables = checkpointer.restore(folder / "variables", restore_args=as_numpy)
-        facts = json.loads((folder / "facts" / "metadata").read_text())
+        handlers = {"variables": ocp.PyTreeCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()}
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
+            tree = checkpointer.metadata(folder).item_metadata["variables"].tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            args = ocp.args.Composite(
+                variables=ocp.args.PyTreeRestore(restore_args=as_numpy), facts=ocp.args.JsonRestore()
+            )
+            found = checkpointer.restore(folder, args=args)
     except Exception as error:
         raise _unreadable(folder, error) from error
-    return variables, facts
+    return found["variables"], found["facts"]
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -16,7 +16,7 @@ from dvg_jax.config import STAGES
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Key, Variables
+from dvg_jax.shapes import Variables
 from dvg_jax.stages.base import Example, Stage
 from dvg_jax.training import sharding
 from dvg_jax.training.checkpoint import Checkpoints, save_model
@@ -26,8 +26,8 @@ from dvg_jax.training.state import TrainState, create, update
 from dvg_jax.training.stop import StopRequest
 from dvg_jax.viz import comparison_panel
 
-EXPORT_BATCHES = 64
-"""How many batches of training data a finished stage's statistics are taken from, at most."""
+EXPORT_CASES = 256
+"""How many training examples a finished stage's statistics are taken from, at most."""
 
 
 class StageRun:
@@ -41,12 +41,11 @@ class StageRun:
       UserError: data or config cannot work.
     """
 
-    def __init__(
-        self, config: ConfigDict, stage: Stage, variables: dict[str, Variables], workdir: Path
-    ) -> None:
+    def __init__(self, config: ConfigDict, stage: Stage, variables: dict[str, Variables], workdir: Path) -> None:
         self.config, self.stage, self.folder = config, stage, workdir / stage.name
         self.training = Training(**config[stage.name].train)
-        self.mesh = sharding.data_mesh()
+        self.recipe, self.rate = self.training.recipe, jax.jit(self.training.rate())
+        self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage.name}.train.batch_size")
         self.key = jax.random.fold_in(jax.random.key(config.seed), STAGES.index(stage.name))
         replicated = sharding.replicated(self.mesh)
         self.variables = jax.device_put(variables, replicated)
@@ -54,7 +53,6 @@ class StageRun:
         self.constants = jax.device_put(stage.task.constants(), replicated)
         self.source = build_source(config, "train")
         self.test = build_source(config, "test")
-        sharding.check_batch_size(self.mesh, self.training.batch_size, f"config.{stage.name}.train.batch_size")
 
     def _examples(self) -> Example:
         """All examples of the training set, computed once by the frozen stages."""
@@ -69,9 +67,8 @@ class StageRun:
         # Where examples are cached the compiled step must not depend on what made them.
         frozen = {} if self.training.cache else self.frozen
         batch = {name: value for name, value in batch.items() if name != "index"}
-        return update(
-            self.stage.task, self.training, prepare, state, frozen, self.constants, batch, self.key
-        )
+        rate = self.rate(state.step)
+        return update(self.stage.task, self.recipe, prepare, state, frozen, self.constants, batch, self.key, rate)
 
     def _start(self, saved: Checkpoints, data: Any) -> TrainState:
         """A new state, or the one last saved; ``data`` is left at the place that belongs to it."""
@@ -82,7 +79,7 @@ class StageRun:
         example.pop("index", None)
         key = jax.random.fold_in(self.key, self.training.steps)
 
-        state = jax.device_put(create(self.stage.task, self.training, key, example), sharding.replicated(self.mesh))
+        state = jax.device_put(create(self.stage.task, self.recipe, key, example), sharding.replicated(self.mesh))
         latest = saved.latest()
         if latest is None:
             return state
@@ -151,8 +148,8 @@ class StageRun:
 
     def _batches(self) -> Iterator[Example]:
         """Examples of the training set in order, for statistics."""
-        batches = evaluation_batches(self.source, self.training.batch_size)
-        for _, batch in zip(range(EXPORT_BATCHES), batches, strict=False):
+        size = self.config.evaluate.batch_size
+        for _, batch in zip(range(-(-EXPORT_CASES // size)), evaluation_batches(self.source, size), strict=False):
             yield batch if self.training.cache else self.stage.prepare(self.frozen, batch["ct"])
 
     def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:

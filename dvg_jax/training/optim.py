@@ -1,6 +1,6 @@
-"""The optimiser of a stage, as a value."""
+"""The optimiser of a stage, as values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import optax
 
@@ -8,8 +8,28 @@ from dvg_jax.errors import UserError
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What a compiled training step depends on; two stages of equal recipe and task share one."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    ema_every: int = 1
+    ema_start: int = 0
+
+    def optimizer(self, groups: tuple[str, ...]) -> optax.GradientTransformation:
+        """Adam's direction after clipping, to be scaled by the learning rate; each group of the parameters is clipped
+        by its own norm.
+        """
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        adam = optax.chain(clip, optax.scale_by_adam(self.beta1, self.beta2))
+        return optax.partition(dict.fromkeys(groups, adam), {group: group for group in groups})
+
+
+@dataclass(frozen=True)
 class Training:
-    """How a stage is trained; the fields of ``config.<stage>.train``. Frozen, so that it can key compiled code."""
+    """How a stage is trained; the fields of ``config.<stage>.train``."""
 
     steps: int
     batch_size: int
@@ -44,8 +64,7 @@ class Training:
         warmup = optax.linear_schedule(min(low, peak / self.warmup_steps), peak, self.warmup_steps)
         return optax.join_schedules([warmup, after], [self.warmup_steps])
 
-    def optimizer(self, groups: tuple[str, ...]) -> optax.GradientTransformation:
-        """Adam after clipping; each top-level group of the parameters is clipped by its own norm."""
-        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        adam = optax.chain(clip, optax.adam(self.rate(), self.beta1, self.beta2))
-        return optax.partition(dict.fromkeys(groups, adam), {group: group for group in groups})
+    @property
+    def recipe(self) -> Recipe:
+        """All of this but data, length and learning rate."""
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})

@@ -25,7 +25,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
     dvg = build_dvg(config)
     needed = required_stages(config)
     if config.stage != "all" and config.stage not in needed:
-        raise UserError(f"config.stage is {config.stage}, which these switches leave out; allowed: all, {', '.join(needed)}")
+        raise UserError(
+            f"config.stage is {config.stage}, which these switches leave out; allowed: all, {', '.join(needed)}"
+        )
     todo = needed if config.stage == "all" else (config.stage,)
     check_owner(config, workdir)
     for name in todo:
@@ -39,9 +41,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         run.run()
 
 
-def load_stages(
-    config: ConfigDict, workdir: Path, names: tuple[str, ...], wanted_by: str
-) -> dict[str, Variables]:
+def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wanted_by: str) -> dict[str, Variables]:
     """The variables of finished stages by name, from ``config.init.<stage>`` or the working folder."""
     loaded = {}
     for name in names:

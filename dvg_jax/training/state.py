@@ -11,7 +11,7 @@ from flax import struct
 
 from dvg_jax.shapes import Key, Variables
 from dvg_jax.stages.base import Example, Metrics, Task
-from dvg_jax.training.optim import Training
+from dvg_jax.training.optim import Recipe
 
 
 @struct.dataclass
@@ -30,25 +30,26 @@ class TrainState:
         return self.params["model"] if self.ema is None else self.ema
 
 
-def create(task: Task, training: Training, key: Key, example: Example) -> TrainState:
+def create(task: Task, recipe: Recipe, key: Key, example: Example) -> TrainState:
     """The state before the first step. The example may decide shapes and the codebook's first entries."""
     params, model_state = task.init(key, example)
-    opt_state = training.optimizer(tuple(params)).init(params)
+    opt_state = recipe.optimizer(tuple(params)).init(params)
     # A copy: the step donates its buffers, and two leaves must not share one.
-    ema = jax.tree.map(jnp.copy, params["model"]) if training.ema_decay else None
+    ema = jax.tree.map(jnp.copy, params["model"]) if recipe.ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, ema)
 
 
-@partial(jax.jit, static_argnames=("task", "training", "prepare"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("task", "recipe", "prepare"), donate_argnames=("state",))
 def update(
     task: Task,
-    training: Training,
+    recipe: Recipe,
     prepare: Callable[[Any, Any], Example] | None,
     state: TrainState,
     frozen: Variables,
     constants: Variables,
     batch: Example,
     key: Key,
+    rate: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One step. ``batch`` is the example itself, or the CT from which ``prepare`` makes it with the frozen stages."""
     example = batch if prepare is None else prepare(frozen, batch["ct"])
@@ -58,15 +59,15 @@ def update(
         return task.loss(params, state.model_state, constants, example, key, state.step)
 
     (value, (model_state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, opt_state = training.optimizer(tuple(state.params)).update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    direction, opt_state = recipe.optimizer(tuple(state.params)).update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     step = state.step + 1
-    ema = None if state.ema is None else _average(training, state.ema, params["model"], step)
-    metrics = {"loss": value, "gradient_norm": optax.global_norm(grads), **metrics}
+    ema = None if state.ema is None else _average(recipe, state.ema, params["model"], step)
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads), **metrics}
     return TrainState(step, params, model_state, opt_state, ema), metrics
 
 
-def _average(training: Training, ema: Variables, params: Variables, step: jax.Array) -> Variables:
-    keep = jnp.where(step < training.ema_start, 0.0, training.ema_decay)
-    keep = jnp.where(step % training.ema_every, 1.0, keep)
+def _average(recipe: Recipe, ema: Variables, params: Variables, step: jax.Array) -> Variables:
+    keep = jnp.where(step < recipe.ema_start, 0.0, recipe.ema_decay)
+    keep = jnp.where(step % recipe.ema_every, 1.0, keep)
     return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, ema, params)

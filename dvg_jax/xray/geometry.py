@@ -5,6 +5,7 @@ volume's centre. At angle 0 the source is on the posterior side and columns run 
 right and columns run along +H. Rows run along +D in both: row 0 is the foot end.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +92,8 @@ class ConeBeamGeometry:
 
 def view_pose(
     angle_deg: Float[ArrayLike, ""],
-    translation_mm: Float[ArrayLike, "3"] = (0.0, 0.0, 0.0),
-    tilt_deg: Float[ArrayLike, "2"] = (0.0, 0.0),
+    translation_mm: Float[ArrayLike, "3"] | Sequence[float] = (0.0, 0.0, 0.0),
+    tilt_deg: Float[ArrayLike, "2"] | Sequence[float] = (0.0, 0.0),
 ) -> Pose:
     """A view as six numbers: rotation about D, H, W in degrees, translation along row, column and beam axes in mm.
 
@@ -117,7 +118,7 @@ def rotation(pose: Pose) -> Float[Array, "3 3"]:
 def source_position(pose: Pose, geometry: ConeBeamGeometry) -> Float[Array, "3"]:
     """The source in mm from the volume's centre."""
     beam = jnp.asarray([0.0, 0.0, geometry.source_isocentre_mm])
-    return (pose[3:] - beam) @ rotation(pose)
+    return jnp.asarray(pose[3:] - beam) @ rotation(pose)
 
 
 def detector_slopes(geometry: ConeBeamGeometry) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "w"]]:

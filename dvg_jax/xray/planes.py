@@ -19,11 +19,11 @@ PLANES_AT_ONCE = 64
 
 def forward_project_planes(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
     """Line integrals in value * mm. ``pose`` is a NumPy array without tilt."""
-    pose = np.asarray(pose, np.float64)
-    angle = np.deg2rad(pose[0] - 90)
+    numbers = np.asarray(pose, np.float64)
+    angle = np.deg2rad(numbers[0] - 90)
     # World (H, W) components of the detector's column and beam axes: the second and third row of Rx.
     column, beam = np.array([np.cos(angle), -np.sin(angle)]), np.array([np.sin(angle), np.cos(angle)])
-    shift = pose[3:] - [0, 0, geometry.source_isocentre_mm]
+    shift = numbers[3:] - np.array([0, 0, geometry.source_isocentre_mm])
     source_d, source_hw = shift[0], shift[1] * column + shift[2] * beam
     rows, columns = (s.astype(np.float64) for s in detector_slopes(geometry))
 

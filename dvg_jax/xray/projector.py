@@ -90,13 +90,14 @@ def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeomet
 
 def back_project_views(images: Float[Array, "V h w"], poses: Poses, geometry: ConeBeamGeometry) -> Volume:
     """V_bp, Eq. (2): the sum of the back projections of all views."""
-    return sum(back_project(image, pose, geometry) for image, pose in zip(images, poses, strict=True))
+    parts = [back_project(image, pose, geometry) for image, pose in zip(images, poses, strict=True)]
+    return jnp.sum(jnp.stack(parts), axis=0)
 
 
 def ray_coverage(poses: Poses, geometry: ConeBeamGeometry) -> Volume:
     """Which voxels lie within the cone of at least one view, (D, H, W), bool."""
     ones = jnp.ones(geometry.detector_shape)
-    return sum(back_project(ones, pose, geometry) for pose in poses) > 0
+    return back_project_views(jnp.stack([ones] * len(poses)), poses, geometry) > 0
 
 
 def _ray_directions(pose: Pose, geometry: ConeBeamGeometry) -> Float[Array, "h w 3"]:
@@ -121,7 +122,7 @@ def _crossing(source: Array, rays: Array, geometry: ConeBeamGeometry) -> tuple[A
 
 def _length_in_volume(source: Array, offset: list[Array], geometry: ConeBeamGeometry) -> Array:
     """Length in the volume of the ray from the source through each voxel centre at ``offset`` from it."""
-    entry, leave = -jnp.inf, jnp.inf
+    entry, leave = jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf)
     for axis, o in enumerate(offset):
         half = geometry.extent_mm[axis] / 2
         safe = jnp.where(jnp.abs(o) < 1e-9, 1e-9, o)
@@ -150,7 +151,7 @@ def _trilinear(padded: Array, index: Array) -> Array:
 
 
 def _bilinear(image: Array, u: Array, v: Array) -> Array:
-    """Values at rows ``u`` and columns ``v``; zero outside the detector, whose edge pixels reach to their outer edge."""
+    """Values at rows ``u`` and columns ``v``; zero outside the detector. Edge pixels reach to their outer edge."""
     height, width = image.shape
     seen = (u >= -0.5) & (u <= height - 0.5) & (v >= -0.5) & (v <= width - 0.5)
     u, v = jnp.clip(u, 0, height - 1), jnp.clip(v, 0, width - 1)

@@ -48,7 +48,7 @@ def test_gaussian_moments(steps, eta, scan):
 
 @pytest.mark.parametrize(("timesteps", "bias"), [(100, 0.10), (1000, 0.01)])
 def test_ancestral_steps_tend_to_the_data_distribution(timesteps, bias):
-    """The posterior's variance is that of a known z_0, so finite steps draw too narrow: 8 % at T = 100, 0.8 % at 1000."""
+    """The posterior's variance is that of a known z_0: finite steps draw too narrow, 8 % at T = 100, 0.8 % at 1000."""
     mean, variance = exact_moments(Sampler(), Schedule(timesteps))
     assert abs(mean - MEAN) < 0.01 * MEAN
     assert -bias * STD**2 < variance - STD**2 < 0

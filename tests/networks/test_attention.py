@@ -43,9 +43,7 @@ def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
 def _literal(kind: type, x: np.ndarray, params: dict, bias: np.ndarray) -> np.ndarray:
     """One sample, one sequence and one head at a time, in float64."""
     out = x.copy()
-    normal = (
-        (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params["norm"]["gamma"]
-    )
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params["norm"]["gamma"]
     qkv = (normal @ params["to_qkv"]["kernel"]).reshape(*x.shape[:-1], 3, HEADS, E)
     rows, columns = SHAPE[2:4]
     if kind is TemporalAttention:

@@ -6,18 +6,15 @@ import pytest
 
 from dvg_jax.build import build_dvg
 from dvg_jax.stages import build_stage
-from dvg_jax.training import sharding
 from dvg_jax.training.loop import StageRun
 from tests.tiny import get_config
 
 
 def losses(monkeypatch, workdir, count):
     devices = jax.devices()[:count]
-    monkeypatch.setattr(
-        sharding, "data_mesh", lambda: jax.make_mesh((count,), ("data",), (jax.sharding.AxisType.Auto,), devices=devices)
-    )
+    monkeypatch.setattr(jax, "devices", lambda: devices)
     config = get_config()
-    config.ct_vqgan.train.update({"steps": 3, "cache": False})
+    config.ct_vqgan.train.update({"steps": 3, "batch_size": 4, "cache": False})
     run = StageRun(config, build_stage("ct_vqgan", config, build_dvg(config)), {}, workdir)
     told = []
     original = run._step
