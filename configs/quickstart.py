@@ -22,13 +22,14 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     config.angles, config.new_angles = VIEWS[views]
     config.size = 32
     config.geometry = "covering"
-    config.data.train_count = 768
+    config.data.train_count = 384
     config.log.checkpoint_every = 100
     config.log.evaluate_every = 0
+    config.evaluate.lpips = "alex"
     for name, steps in (
-        ("ct_vqgan", 1000),
-        ("view_vqgan", 250),
-        ("new_view_vqgan", 250),
+        ("ct_vqgan", 900),
+        ("view_vqgan", 200),
+        ("new_view_vqgan", 200),
     ):
         stage = config[name]
         stage.network.update({"n_hiddens": 4, "n_codes": 512, "num_groups": 4, "decoder_res_blocks": 1})
@@ -37,7 +38,7 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     for name, steps in (("new_view", 300), ("diffusion", 300)):
         stage = config[name]
         stage.network.update({"dim": 16, "dim_mults": (1, 2), "heads": 2})
-        _shorten(stage.train, steps, batch_size=8)
+        _shorten(stage.train, steps, batch_size=4)
     config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
     config.sampler.eta = 1.0
     return config

@@ -47,7 +47,7 @@ def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tupl
             raise UserError(f"--{name} is missing")
         if name == "config" and not isinstance(values[name].value, ConfigDict):
             # ml_collections hands out an object that complains at its first use.
-            raise UserError(f"--config names no file that can be read; allowed: FILE.py or FILE.py:ARGUMENT")
+            raise UserError("--config names no file that can be read; allowed: FILE.py or FILE.py:ARGUMENT")
 
 
 def _plain(error: Exception) -> str:

@@ -17,7 +17,7 @@ larger compiled program they are inlined.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
-from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volume, Volumes
+from dvg_jax.shapes import Key, Latent, Variables, Views, Volume, Volumes
 from dvg_jax.xray import ConeBeamGeometry, back_project_views, forward_project_views, view_pose
 
 Condition = tuple[jax.Array, ...]
@@ -88,7 +88,7 @@ class DVG:
 
     def decode(self, variables: Variables, z: Latent) -> Volumes:
         """The CT of a standardised latent, by way of the nearest codes unless ``decode_quantized`` is off."""
-        return _decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
+        return decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
 
     def first_latent(self, params: Variables, z_in: Latent) -> Latent:
         """G_z: z_in to the latent of a first CT, Eq. (8). Its U-Net's time input is held at 0."""
@@ -110,18 +110,13 @@ class DVG:
             blocks.append(new)
         return tuple(blocks)
 
-    def denoise(self, arguments: tuple[Any, Condition], z: Latent, t: Times) -> Latent:
-        """g_theta(z_t, t, condition): predicts z_0."""
-        params, condition = arguments
-        return self.denoiser.apply({"params": params}, condition, z, t)
-
     def loss(self, params: Variables, condition: Condition, z0: Latent, key: Key) -> jax.Array:
         """Eq. (6): squared error of the predicted z_0 at a random time, as a mean over elements."""
         key_t, key_noise = jax.random.split(key)
         t = jax.random.randint(key_t, z0.shape[:1], 0, self.schedule.timesteps)
         noise = jax.random.normal(key_noise, z0.shape, z0.dtype)
         z_t = add_noise(self.schedule, z0, t, noise)
-        return jnp.mean((self.denoise((params, condition), z_t, t) - z0) ** 2)
+        return jnp.mean((self.denoiser.predict((params, condition), z_t, t) - z0) ** 2)
 
     def reconstruct(self, variables: Variables, views: Views, key: Key, progress: Progress | None = None) -> Volumes:
         """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1]."""
@@ -130,7 +125,7 @@ class DVG:
         condition = self.condition(variables, views)
         shape = latent_shape(self.ct_vqgan, (len(views), *self.geometry.volume_shape))
         arguments = (variables["diffusion"]["params"], condition)
-        z = sample(self.denoise, arguments, key, shape, self.schedule, self.sampler, progress)
+        z = sample(self.denoiser.predict, arguments, key, shape, self.schedule, self.sampler, progress)
         return self.finish(self.decode(variables, z))
 
     def finish(self, ct: Volumes) -> Volumes:
@@ -154,7 +149,8 @@ def encode(vqgan: VQGAN3D, variables: Variables, x: Volumes) -> Latent:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _decode(vqgan: VQGAN3D, quantized: bool, variables: Variables, z: Latent) -> Volumes:
+def decode(vqgan: VQGAN3D, quantized: bool, variables: Variables, z: Latent) -> Volumes:
+    """The inverse of :func:`encode`, by way of the nearest codes if ``quantized``."""
     h = z * variables["statistics"]["std"] + variables["statistics"]["mean"]
     if quantized:
         h, _ = vqgan.apply(variables, h, method="quantize")

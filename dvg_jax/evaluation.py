@@ -15,7 +15,7 @@ from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
 from dvg_jax.metrics import view_metrics, volume_metrics
 from dvg_jax.metrics.report import write_table
-from dvg_jax.networks.lpips import load_lpips, lpips
+from dvg_jax.networks.lpips import Net, load_lpips, lpips
 from dvg_jax.shapes import Key, Variables, Views, Volumes
 from dvg_jax.training.run import load_stages
 from dvg_jax.viz import comparison_panel, view_strip
@@ -35,7 +35,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
     dvg = build_dvg(config)
     variables = jax.device_put(load_stages(config, workdir, required_stages(config), wanted_by="evaluation"))
     folder = workdir / "evaluation"
-    distance = _lpips() if config.evaluate.lpips else None
+    distance = _lpips(config.evaluate.lpips) if config.evaluate.lpips else None
     key = jax.random.key(config.seed)
     mean = mean_volume(build_source(config, "train"))
     volumes: dict[str, list[dict]] = {}
@@ -64,6 +64,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
             bar.update()
     bar.close()
     title = f"{count} unseen cases of {config.data.source} at {config.size}^3, {config.geometry} geometry"
+    title += f", LPIPS by {config.evaluate.lpips}" if distance else ""
     table = write_table(volumes, folder / "volumes", f"CT: {title}")
     if views:
         table += "\n\n" + write_table(views, folder / "views", f"Synthesised X-ray: {title}")
@@ -107,9 +108,9 @@ def _batches(config: ConfigDict) -> Iterator[tuple[list[int], Volumes]]:
         first += count
 
 
-def _lpips() -> Callable:
-    params = load_lpips("vgg")
-    return jax.jit(lambda a, b: lpips(params, a, b, net="vgg"))
+def _lpips(net: Net) -> Callable:
+    params = load_lpips(net)
+    return jax.jit(lambda a, b: lpips(params, a, b, net))
 
 
 def _pictures(dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, path: Path) -> None:

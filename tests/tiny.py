@@ -10,7 +10,7 @@ def get_config():
     config.data.update({"train_count": 16, "test_count": 4})
     config.timesteps = 10
     config.log.update({"metrics_every": 1, "checkpoint_every": 4, "evaluate_every": 0})
-    config.evaluate.update({"cases": 2, "batch_size": 2, "lpips": False, "pictures": 1})
+    config.evaluate.update({"cases": 2, "batch_size": 2, "lpips": "", "pictures": 1})
     for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan"):
         config[name].network.update({"n_hiddens": 4, "n_codes": 32, "num_groups": 4, "decoder_res_blocks": 1})
         config[name].loss.update({"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0})

@@ -1,5 +1,7 @@
 """g_theta: the 3D U-Net with its condition stacked beside z_t in the channels."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -38,6 +40,12 @@ class ConditionalDenoiser(nn.Module):
     unet: UNet3D
     stem: bool = False
     downsample: int = 4
+
+    @nn.nowrap
+    def predict(self, arguments: tuple[Any, tuple[Array, ...]], z: Latent, t: Times) -> Latent:
+        """``apply`` in the form a sampler wants; ``arguments`` are the parameters and the condition."""
+        params, condition = arguments
+        return self.apply({"params": params}, condition, z, t)
 
     @nn.compact
     def __call__(self, condition: tuple[Array, ...], z: Latent, t: Times) -> Latent:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dvg_jax.dvg import DVG
+from dvg_jax.dvg import DVG, decode, encode
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks import codebook
 from dvg_jax.networks.init import init_variables
@@ -79,26 +79,18 @@ def _stage(
     def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
         return {"x": volume(ct)}
 
-    @jax.jit
-    def moments(variables: Variables, x: Volumes) -> jax.Array:
-        h = network.apply(variables, x, method="encode").reshape(-1, network.embedding_dim)
-        return jnp.stack([h.mean(axis=0), (h**2).mean(axis=0)])
-
     def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
-        variables = {"params": params, "codebook": model_state["codebook"]}
-        first, second = np.mean([np.asarray(moments(variables, e["x"]), np.float64) for e in examples], axis=0)
-        std = np.sqrt(np.maximum(second - first**2, 1e-12))
-        statistics = {"mean": np.asarray(first, np.float32), "std": np.asarray(std, np.float32)}
-        return {**variables, "statistics": statistics}
-
-    @jax.jit
-    def reconstruct(variables: Variables, ct: Volumes) -> tuple[Volumes, Volumes]:
-        x = volume(ct)
-        learned = {name: variables[name] for name in ("params", "codebook")}
-        return x, network.apply(learned, x).volume
+        channels = network.embedding_dim
+        raw = {"mean": np.zeros(channels, np.float32), "std": np.ones(channels, np.float32)}
+        variables = {"params": params, "codebook": model_state["codebook"], "statistics": raw}
+        latents = [np.asarray(encode(network, variables, e["x"])).reshape(-1, channels) for e in examples]
+        rows = np.concatenate(latents).astype(np.float64)
+        std = np.maximum(rows.std(axis=0), 1e-6)
+        return variables | {"statistics": {"mean": np.float32(rows.mean(axis=0)), "std": np.float32(std)}}
 
     def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
-        x, y = reconstruct(variables[name], ct)
+        x = volume(ct)
+        y = decode(network, True, variables[name], encode(network, variables[name], x))
         psnr = jax.vmap(lambda a, b: psnr_volume(a, b, peak=jnp.max(a)))(x[..., 0], y[..., 0])
         return {"psnr": jnp.mean(psnr)}, {"truth": x[0, ..., 0], "reconstruction": y[0, ..., 0]}
 
