@@ -27,29 +27,29 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     config.log.evaluate_every = 0
     config.evaluate.lpips = "alex"
     for name, steps in (
-        ("ct_vqgan", 900),
+        ("ct_vqgan", 800),
         ("view_vqgan", 200),
         ("new_view_vqgan", 200),
     ):
         stage = config[name]
         stage.network.update({"n_hiddens": 4, "n_codes": 512, "num_groups": 4, "decoder_res_blocks": 1})
         stage.loss.update({"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0})
-        _shorten(stage.train, steps, batch_size=1)
-    for name, steps in (("new_view", 300), ("diffusion", 300)):
+        _shorten(stage.train, steps, batch_size=1, learning_rate=4e-3)
+    for name, steps in (("new_view", 300), ("diffusion", 250)):
         stage = config[name]
         stage.network.update({"dim": 16, "dim_mults": (1, 2), "heads": 2})
-        _shorten(stage.train, steps, batch_size=4)
+        _shorten(stage.train, steps, batch_size=4, learning_rate=2e-3)
     config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
-    config.sampler.eta = 1.0
+    config.sampler.update({"steps": 20, "eta": 0.0})
     return config
 
 
-def _shorten(train: ConfigDict, steps: int, batch_size: int) -> None:
+def _shorten(train: ConfigDict, steps: int, batch_size: int, learning_rate: float) -> None:
     train.update(
         {
             "steps": steps,
             "batch_size": batch_size,
-            "learning_rate": 2e-3,
+            "learning_rate": learning_rate,
             "schedule": "cosine",
             "warmup_steps": steps // 10,
             "beta1": 0.9,

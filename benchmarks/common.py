@@ -1,0 +1,70 @@
+"""How things are timed and what is kept with a figure."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "nanodrr")
+
+
+def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of each contestant: first call, median, and fastest of ``repeats`` rounds.
+
+    In every round each contestant runs once, so that a busy moment of the machine hits all alike. A contestant
+    returns only when its work is done.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats + 1):
+        for name, function in contestants.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return {
+        name: {"first": seconds[0], "median": statistics.median(seconds[1:]), "fastest": min(seconds[1:])}
+        for name, seconds in times.items()
+    }
+
+
+def finished(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """A JAX call that waits for its result."""
+    return lambda: jax.block_until_ready(function(*arguments))
+
+
+def surroundings() -> dict[str, Any]:
+    """Device, versions, date and command."""
+    installed = {d.metadata["Name"] for d in importlib.metadata.distributions()}
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if name in installed},
+        "date": datetime.date.today().isoformat(),
+        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
+    }
+
+
+def save(name: str, results: dict[str, Any]) -> Path:
+    """Write ``results`` with their surroundings to ``benchmarks/results/NAME.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(surroundings() | {"results": results}, indent=2) + "\n")
+    return path
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

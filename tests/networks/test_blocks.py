@@ -1,0 +1,66 @@
+"""Both forms of every convolution are the same function, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvg_jax.errors import UserError
+from dvg_jax.networks.blocks import Conv, ConvTranspose, convolve, pad, upsample
+
+CASES = [
+    ((3, 3, 3), (1, 1, 1), 2, 3),
+    ((3, 3, 3), (1, 1, 1), 3, 2),
+    ((1, 3, 3), (1, 1, 1), 2, 2),
+    ((4, 4, 4), (2, 2, 2), 2, 3),
+    ((4, 4, 4), (1, 2, 2), 3, 2),
+    ((1, 4, 4), (1, 2, 2), 2, 2),
+    ((1, 1, 1), (1, 1, 1), 3, 2),
+]
+
+
+def assert_same(function, *arrays):
+    """Values and gradients of the two forms."""
+    (sliced, pull_sliced), (native, pull_native) = (
+        jax.vjp(lambda *a, form=form: function(*a, form), *arrays) for form in ("sliced", "native")
+    )
+    np.testing.assert_allclose(sliced, native, rtol=1e-4, atol=1e-4)
+    upstream = jax.random.normal(jax.random.key(9), native.shape)
+    for ours, theirs in zip(pull_sliced(upstream), pull_native(upstream), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kernel", "strides", "inputs", "outputs"), CASES)
+def test_convolution_forms_agree(kernel, strides, inputs, outputs):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 9, inputs))
+    w = jax.random.normal(jax.random.key(1), (*kernel, inputs, outputs))
+    assert_same(lambda x, w, form: convolve(x, w, strides, form), x, w)
+
+
+@pytest.mark.parametrize("kernel", [(4, 4, 4), (1, 4, 4)])
+def test_transposed_forms_agree(kernel):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 7, 3))
+    w = jax.random.normal(jax.random.key(1), (*kernel, 3, 2))
+    assert_same(lambda x, w, form: upsample(x, w, form), x, w)
+
+
+def test_padding_modes():
+    x = jnp.arange(8.0).reshape(1, 2, 2, 2, 1)
+    zeros, edges = (pad(x, ((1, 0), (0, 1), (0, 0)), mode) for mode in ("zeros", "replicate"))
+    assert zeros.shape == edges.shape == (1, 3, 3, 2, 1)
+    assert float(jnp.abs(zeros[:, 0]).sum()) == 0
+    np.testing.assert_array_equal(edges[0, 0, :2], x[0, 0])
+    with pytest.raises(UserError, match="padding mode is 'wrap'; allowed"):
+        pad(x, ((1, 1),) * 3, "wrap")
+
+
+def test_transposed_convolution_refuses_other_kernels():
+    with pytest.raises(UserError, match="allowed: 1 or 4"):
+        ConvTranspose(2, (3, 4, 4)).init(jax.random.key(0), jnp.zeros((1, 2, 2, 2, 1)))
+
+
+def test_compute_type_and_weights_type():
+    conv = Conv(2, (3, 3, 3), padding=((1, 1),) * 3, dtype=jnp.bfloat16)
+    variables = conv.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4, 1)))
+    assert conv.apply(variables, jnp.zeros((1, 4, 4, 4, 1))).dtype == jnp.bfloat16
+    assert variables["params"]["kernel"].dtype == jnp.float32

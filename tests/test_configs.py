@@ -1,0 +1,56 @@
+"""Every shipped config trains: shrunk to 16^3 and a few channels, two steps of each stage it needs."""
+
+from pathlib import Path
+
+import pytest
+
+from configs import paper, quickstart
+from dvg_jax.build import build_dvg, required_stages
+from dvg_jax.config import STAGES, check
+from dvg_jax.errors import UserError
+from dvg_jax.training.run import train
+from tests.tiny import get_config as tiny
+
+ARGUMENTS = [
+    (quickstart, "single"),
+    (quickstart, "biplanar"),
+    (paper, "single"),
+    (paper, "biplanar"),
+    (paper, "views=3"),
+]
+
+
+@pytest.mark.parametrize(("module", "argument"), ARGUMENTS)
+def test_shipped_configs_build(module, argument):
+    config = module.get_config(argument)
+    check(config)
+    dvg = build_dvg(config)
+    assert len(dvg.angles) == {"single": 1, "biplanar": 2, "views=3": 3}[argument]
+    assert ("new_view" in required_stages(config)) == bool(dvg.new_angles)
+
+
+@pytest.mark.parametrize(("module", "said"), [(quickstart, "quickstart.py:three"), (paper, "paper.py:three")])
+def test_unknown_arguments(module, said):
+    with pytest.raises(UserError, match=said):
+        module.get_config("three")
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"angles": (0.0,), "new_angles": (90.0,)},
+        {"angles": (0.0, 45.0, 90.0), "new_angles": ()},
+        {"use_vpge": False, "new_angles": ()},
+        {"use_diffusion": False},
+    ],
+    ids=["single", "three views", "no encoder, no new view", "DVG-Net"],
+)
+def test_every_switch_trains_and_leaves_out_what_it_does_not_need(tmp_path, switches):
+    config = tiny()
+    config.update(switches)
+    for name in STAGES:
+        config[name].train.steps = 2
+    train(config, tmp_path)
+    made = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert made == set(required_stages(config))
+    assert all((Path(tmp_path) / name / "model").is_dir() for name in made)
