@@ -1,32 +1,48 @@
-"""Settings that must be in place before JAX is imported by any test."""
+"""Settings that must be in place before JAX is imported by any test, and what several tests share."""
 
+import atexit
+import fcntl
 import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
 
-from dvg_jax import runtime
+import pytest
+
+from dvg_jax import cli, runtime
 
 runtime.tune_allocator()
 runtime.quiet()
 os.environ["JAX_PLATFORMS"] = os.environ.get("DVG_TEST_PLATFORM", "cpu")
 # Four fake devices let sharding be tested on a CPU; thread count per device stays the machine's.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Workers share what one of them has compiled; the user's own cache is left alone.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+LONGEST_FIRST = ("test_commands", "test_configs", "test_resume", "test_finestage", "test_devices")
 
-import pytest  # noqa: E402
 
-from dvg_jax import cli  # noqa: E402
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take files from the front: what takes long comes first, so that they end together."""
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder in which every stage of the tiny config has been trained."""
+    """A working folder in which every stage of the tiny config has been trained; workers share one."""
     from dvg_jax.training.run import train
     from tests.tiny import get_config
 
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    train(get_config(), workdir)
-    return workdir
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with (root / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        train(get_config(), root / "trained")  # does nothing where all is trained
+    return root / "trained"
 
 
 @pytest.fixture

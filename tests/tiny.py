@@ -15,7 +15,7 @@ def get_config():
         config[name].network.update({"n_hiddens": 4, "n_codes": 32, "num_groups": 4, "decoder_res_blocks": 1})
         config[name].loss.update({"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0})
     for name in ("new_view", "diffusion"):
-        config[name].network.update({"dim": 8, "dim_mults": (1, 2), "heads": 2, "head_dim": 8})
+        config[name].network.update({"dim": 8, "dim_mults": (1,), "heads": 1, "head_dim": 8})
     for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion"):
         config[name].train.update({"steps": 12, "batch_size": 1, "learning_rate": 1e-3, "cache": True})
     return config

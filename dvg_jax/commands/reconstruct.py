@@ -12,9 +12,10 @@ from tqdm import tqdm
 import dvg_jax
 from dvg_jax import cli
 from dvg_jax.data.films import fit_film, read_film
-from dvg_jax.data.frame import frame_affine
+from dvg_jax.data.frame import Affine, frame_affine, spacing
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
+from dvg_jax.data.scans import load_scan
 from dvg_jax.errors import UserError
 from dvg_jax.reconstructor import load_reconstructor
 from dvg_jax.training.cache import enable_compilation_cache
@@ -44,6 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     field_mm = flags.DEFINE_float(
         "field_mm", 320.0, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
     )
+    like = flags.DEFINE_string(
+        "like", "", "A prepared CT whose cube the result shares, instead of --field_mm.", flag_values=values
+    )
     cli.parse_flags(values, argv, required=("workdir", "xray", "output"))
     path = _output_path(output.value)
     named = [parse_view(text) for text in xray.value]
@@ -51,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     enable_compilation_cache()
     reconstructor = load_reconstructor(cli.workdir_path(workdir.value))
     geometry = reconstructor.dvg.geometry
+    affine = _affine(geometry.volume_shape, field_mm.value, like.value)
     views = np.stack([fit_film(film, geometry.detector_shape) for film in films])
     with tqdm(desc="reconstruction", file=sys.stderr) as bar:
 
@@ -60,19 +65,30 @@ def main(argv: list[str] | None = None) -> None:
 
         volume = reconstructor(views, [a for _, a in named], jax.random.key(seed.value), steps.value, progress)
     hu = intensity_to_hu(np.asarray(volume))
-    save_nifti(path, hu, frame_affine(hu.shape, tuple(field_mm.value / n for n in hu.shape)))
+    save_nifti(path, hu, affine)
     facts = {
         "xrays": [{"file": str(film), "angle_deg": angle} for film, angle in named],
         "seed": seed.value,
         "steps": steps.value or reconstructor.dvg.sampler.steps or reconstructor.dvg.schedule.timesteps,
         "model": workdir.value,
-        "field_mm": field_mm.value,
+        "voxel_mm": spacing(affine),
         "version": dvg_jax.__version__,
         "notice": "Synthetic. Not for diagnosis.",
     }
     record = path.with_name(path.name.split(".nii")[0] + ".json")
     record.write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{path}: {'x'.join(map(str, hu.shape))} voxels, HU {hu.min():.0f} to {hu.max():.0f}; settings in {record}")
+
+
+def _affine(shape: tuple[int, int, int], field_mm: float, like: str) -> Affine:
+    """Where the result's cube lies: around the origin, or where the CT ``like`` lies."""
+    if not like:
+        depth, height, width = (field_mm / n for n in shape)
+        return frame_affine(shape, (depth, height, width))
+    scan = load_scan(like)
+    if scan.hu.shape != shape:
+        raise UserError(f"--like is {like}, with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}")
+    return scan.affine
 
 
 def _output_path(name: str) -> Path:

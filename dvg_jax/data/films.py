@@ -6,6 +6,7 @@ patient's right in a frontal film and anterior in a lateral one, as both are hun
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydicom
@@ -55,11 +56,13 @@ def fit_film(image: HostImage, shape: tuple[int, int], keep: float = 1.0) -> Hos
     return _unit(np.asarray(small), "film")
 
 
-def write_picture(path: str | Path, image: HostImage) -> None:
-    """Write ``(h, w)`` in [0, 1], row 0 the foot end, as an 8-bit grey picture with the head at the top,
-    atomically.
+def write_picture(path: str | Path, image: HostImage, bits: Literal[8, 16] = 8) -> None:
+    """Write ``(h, w)`` in [0, 1], row 0 the foot end, as a grey picture with the head at the top, atomically.
+
+    PNG and TIFF hold 16 bits, JPEG 8.
     """
-    grey = np.rint(np.clip(np.asarray(image, np.float32)[::-1], 0, 1) * 255).astype(np.uint8)
+    unsigned = np.uint16 if bits == 16 else np.uint8
+    grey = np.rint(np.clip(np.asarray(image, np.float32)[::-1], 0, 1) * np.iinfo(unsigned).max).astype(unsigned)
     with replacing(Path(path)) as temporary:
         Image.fromarray(grey).save(temporary)
 

@@ -6,6 +6,7 @@ the same ``i`` gives the same bits in every process and after every restart.
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -47,6 +48,11 @@ class ArraySource:
         return {name: array[index] for name, array in self._arrays.items()} | {"index": np.int32(index)}
 
 
+@partial(jax.jit, static_argnums=0)
+def _chest(size: int, key: jax.Array, index: int) -> jax.Array:
+    return chest(jax.random.fold_in(key, index), size)
+
+
 class PhantomSource:
     """``count`` random chests of ``size``^3: example i of a split is drawn once from (seed, split, i) and
     kept.
@@ -58,8 +64,7 @@ class PhantomSource:
         """Raises UserError for a count or size below 1 or an unknown split."""
         if count < 1 or size < 1:
             raise UserError(f"phantom count = {count}, size = {size}: want both at least 1")
-        self._key = jax.random.fold_in(jax.random.key(seed), _split_number(split))
-        self._draw = jax.jit(lambda key, i: chest(jax.random.fold_in(key, i), size))
+        self._key, self._size = jax.random.fold_in(jax.random.key(seed), _split_number(split)), size
         self._kept: list[np.ndarray | None] = [None] * count
         self._lock = threading.Lock()
 
@@ -69,7 +74,7 @@ class PhantomSource:
     def __getitem__(self, index: int) -> Example:
         with self._lock:
             if self._kept[index] is None:
-                self._kept[index] = np.asarray(self._draw(self._key, index), np.float32)[..., None]
+                self._kept[index] = np.asarray(_chest(self._size, self._key, index), np.float32)[..., None]
         return {"ct": self._kept[index], "index": np.int32(index)}
 
 

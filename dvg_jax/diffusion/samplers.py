@@ -115,6 +115,9 @@ def sample(
         scan = jax.default_backend() != "cpu"
     if scan:
         return _scan(denoise, sampler.clip, arguments, key, table, z)
+    for leaf in jax.tree.leaves(arguments)[-1:]:
+        # Placed as the step will place its result: otherwise the second step is compiled anew.
+        z = jax.device_put(z, leaf.sharding)
     for i in range(len(table.t)):
         z = _compiled_step(denoise, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), z)
         if progress is not None:

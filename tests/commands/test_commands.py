@@ -11,10 +11,8 @@ import pytest
 from dvg_jax import load_reconstructor
 from dvg_jax.commands import evaluate, reconstruct
 from dvg_jax.data.films import write_picture
-from tests.paths import SHARED
 from tests.tiny import get_config
 
-assert SHARED.name == "shared"
 CONFIG = "tests/tiny.py"
 
 
@@ -51,8 +49,8 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
     reconstruct.main([f"--workdir={trained}", *films, f"--output={output}", "--seed=3", "--steps=2"])
     image = nib.load(output)
     assert image.shape == (16, 16, 16)
-    # Array axes are D, H, W: foot to head, front to back, right to left.
-    assert nib.aff2axcodes(image.affine) == ("S", "P", "L")
+    # The file's axes are W, H, D: its third counts axial slices from foot to head.
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
     assert np.allclose(image.header.get_zooms(), 320 / 16)
     hu = image.get_fdata()
     assert hu.min() >= -1024

@@ -24,7 +24,7 @@ def test_the_same_key_draws_the_same_person(people):
 
 def test_values_are_those_of_tissue(people):
     assert np.isfinite(people).all()
-    assert people.min() == -1024
+    assert people.min() == pytest.approx(-1000, abs=0.1)  # air
     assert 300 < people.max() <= 1476
 
 
@@ -41,10 +41,11 @@ def test_two_lungs_right_and_left_inside_the_body(people):
 
 def test_spine_behind_liver_on_the_right_heart_on_the_left(people):
     mean = people.mean(0)
-    bone = (people > 250).mean(0)
-    assert bone[:, SIZE // 2 :].sum() > 1.5 * bone[:, : SIZE // 2].sum()
-    low = mean[6:10, 8:22]
-    assert low[..., 6:14].mean() > low[..., 18:26].mean()  # liver against stomach and fat
+    # Below the heart, whose chambers may hold contrast medium, the midline's bone is the spine.
+    midline = (people > 250).mean(0)[:10, :, 13:19]
+    assert midline[:, SIZE // 2 :].sum() > 4 * midline[:, : SIZE // 2].sum()
+    low = mean[:8, 8:22]  # below the right dome: liver against stomach, spleen and fat
+    assert low[..., 6:14].mean() > low[..., 18:26].mean() + 50
     heart = mean[12:18, 6:16]
     assert heart[..., 17:22].mean() > heart[..., 10:15].mean()
 

@@ -1,0 +1,61 @@
+"""X-rays of a CT scan, as a film would show them: digitally reconstructed radiographs.
+
+    python -m dvg_jax.data.drr --ct SCAN --angle 0 --angle 90 --output films --size 32 --geometry covering
+
+writes ``xray_000.png`` and so on (16 bit, head at the top), which ``reconstruct.py --xray`` reads, and ``ct.nii.gz``,
+the cube they were rendered from, which ``reconstruct.py --like`` and ``dvg_jax.metrics.compare`` read. ``--size`` and
+``--geometry`` are those of the model that will see the films.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dvg_jax.cli import run
+from dvg_jax.config import GEOMETRIES
+from dvg_jax.data.films import write_picture
+from dvg_jax.data.intensity import intensity_to_hu
+from dvg_jax.data.nifti import save_nifti
+from dvg_jax.data.prepare import prepare_volume
+from dvg_jax.data.scans import load_scan
+from dvg_jax.dvg import minmax
+from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
+
+
+def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: ConeBeamGeometry) -> list[Path]:
+    """Prepare a scan for the geometry's cube, render it at ``angles`` in degrees, write films and cube.
+
+    Returns:
+      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do.
+    """
+    volume, affine = prepare_volume(load_scan(path), geometry.volume_shape[0])
+    poses = np.stack([view_pose(angle) for angle in angles])
+    views = np.asarray(jax.jit(lambda v: minmax(forward_project_views(v, poses, geometry)))(volume))
+    films = [output / f"xray_{angle:03g}.png" for angle in angles]
+    for film, view in zip(films, views, strict=True):
+        write_picture(film, view, bits=16)
+    save_nifti(output / "ct.nii.gz", np.asarray(intensity_to_hu(volume)), affine)
+    return films
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dvg_jax.data.drr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ct", type=Path, required=True, help="NIfTI, MetaImage, NRRD or a folder with a DICOM series")
+    parser.add_argument("--angle", type=float, action="append", required=True, help="degrees; once a view")
+    parser.add_argument("--output", type=Path, required=True, help="folder, made if it is missing")
+    parser.add_argument("--size", type=int, default=128, help="voxels and pixels an axis (default %(default)s)")
+    parser.add_argument("--geometry", choices=GEOMETRIES, default="paper", help="default %(default)s")
+    options = parser.parse_args(argv)
+    geometry = getattr(ConeBeamGeometry, options.geometry)(size=options.size)
+    films = render_scan(options.ct, tuple(options.angle), options.output, geometry)
+    shown = " ".join(f"--xray {film}@{angle:g}" for film, angle in zip(films, options.angle, strict=True))
+    print(f"{shown} --like {options.output / 'ct.nii.gz'}")
+
+
+if __name__ == "__main__":
+    run(main)
