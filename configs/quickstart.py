@@ -27,20 +27,20 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     config.log.evaluate_every = 0
     config.evaluate.lpips = "alex"
     for name, steps in (
-        ("ct_vqgan", 800),
+        ("ct_vqgan", 1000),
         ("view_vqgan", 200),
         ("new_view_vqgan", 200),
     ):
         stage = config[name]
-        stage.network.update({"n_hiddens": 4, "n_codes": 512, "num_groups": 4, "decoder_res_blocks": 1})
+        stage.network.update({"n_hiddens": 4, "n_codes": 2048, "num_groups": 4, "decoder_res_blocks": 1})
         stage.loss.update({"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0})
-        _shorten(stage.train, steps, batch_size=1, learning_rate=4e-3)
-    for name, steps in (("new_view", 300), ("diffusion", 250)):
+        _shorten(stage.train, steps, batch_size=1, learning_rate=6e-3)
+    for name, steps in (("new_view", 500), ("diffusion", 500)):
         stage = config[name]
         stage.network.update({"dim": 16, "dim_mults": (1, 2), "heads": 2})
-        _shorten(stage.train, steps, batch_size=4, learning_rate=2e-3)
+        _shorten(stage.train, steps, batch_size=4, learning_rate=4e-3)
     config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
-    config.sampler.update({"steps": 20, "eta": 0.0})
+    config.sampler.update({"steps": 10, "eta": 0.0})
     return config
 
 
@@ -54,7 +54,7 @@ def _shorten(train: ConfigDict, steps: int, batch_size: int, learning_rate: floa
             "warmup_steps": steps // 10,
             "beta1": 0.9,
             "beta2": 0.99,
-            "clip_norm": 1.0,
+            "clip_norm": 0.0,
             "cache": True,
         }
     )

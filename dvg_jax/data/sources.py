@@ -6,7 +6,7 @@ the same ``i`` gives the same bits in every process and after every restart.
 
 import threading
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -116,6 +116,10 @@ class PreparedSource:
         return {"ct": np.asarray(hu_to_intensity(kept), np.float32)[..., None], "index": np.int32(index)}
 
 
+# Every stage of a run opens the same phantoms: they are drawn once.
+_phantoms = cache(PhantomSource)
+
+
 def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0) -> Source:
     """The source that a config names: ``kind`` is ``"phantom"`` or a folder of prepared scans.
 
@@ -123,7 +127,7 @@ def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0)
     that of the phantoms. Raises UserError as the sources do, and for a folder that does not exist.
     """
     if kind == "phantom":
-        return PhantomSource(count, size, seed, split)
+        return _phantoms(count, size, seed, split)
     if not Path(kind).is_dir():
         raise UserError(f"data {kind!r}: want 'phantom' or a folder written by dvg_jax.data.prepare")
     return PreparedSource(kind, split, size, count)

@@ -1,0 +1,177 @@
+"""The published sizes on this machine: a whole reconstruction, its parts, and a training step of every stage.
+
+    python -m benchmarks.full_size [--size 128] [--train_size 64] [--steps 2] [--only reconstruct parts ...]
+
+Weights are random: what is measured is that everything fits and how long it takes, not what comes out. Every
+measurement runs in a process of its own, whose peak memory is that measurement's. ``reconstruct`` goes through
+``reconstruct.py``'s own code with a folder of random weights; seconds of parts and steps are those of a second call, so
+without compilation.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.common import save
+from configs.paper import get_config
+from dvg_jax import config as configs
+from dvg_jax import runtime
+from dvg_jax.build import build_dvg
+from dvg_jax.cli import run
+from dvg_jax.commands import reconstruct
+from dvg_jax.config import STAGES
+from dvg_jax.data.films import write_picture
+from dvg_jax.dvg import DVG, latent_shape
+from dvg_jax.networks.init import init_variables
+from dvg_jax.stages import build_stage
+from dvg_jax.training.checkpoint import save_model
+from dvg_jax.training.optim import Training
+from dvg_jax.training.state import create, update
+
+DTYPES = ("float32", "bfloat16")
+
+
+def random_variables(dvg: DVG) -> dict[str, Any]:
+    """Freshly drawn weights of every stage; latents are taken as they are."""
+    ct = jnp.zeros((1, *dvg.geometry.volume_shape, 1))
+    z = jnp.zeros(latent_shape(dvg.ct_vqgan, (1, *dvg.geometry.volume_shape)))
+    t, key = jnp.zeros(1, jnp.int32), jax.random.key(0)
+    raw = {"mean": np.zeros(z.shape[-1], np.float32), "std": np.ones(z.shape[-1], np.float32)}
+    variables = {
+        name: init_variables(getattr(dvg, name), key, ct) | {"statistics": raw}
+        for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan")
+    }
+    variables["new_view"] = init_variables(dvg.generator, key, z, t)
+    variables["diffusion"] = init_variables(dvg.denoiser, key, (z, z), z, t)
+    return variables
+
+
+def whole(size: int, steps: int) -> dict[str, float]:
+    """``reconstruct.py`` on two films, from a folder of random weights: seconds with loading and compilation."""
+    config = get_config("biplanar")
+    config.size = size
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for stage, variables in random_variables(build_dvg(config)).items():
+            save_model(folder / "run" / stage / "model", variables, {"stage": stage, "steps": 0})
+        configs.save(config, folder / "run" / "config.json")
+        films = np.random.default_rng(0).random((2, size, size))
+        for angle, film in zip((0, 90), films, strict=True):
+            write_picture(folder / f"{angle}.png", film)
+        flags = [f"--xray={folder / f'{angle}.png'}@{angle}" for angle in (0, 90)]
+        start = time.perf_counter()
+        reconstruct.main(
+            [f"--workdir={folder / 'run'}", *flags, f"--output={folder / 'ct.nii.gz'}", f"--steps={steps}"]
+        )
+        return {"seconds": time.perf_counter() - start, "steps": steps}
+
+
+def parts(size: int) -> dict[str, float]:
+    """Seconds of every block of the picture, each from its second call."""
+    config = get_config("biplanar")
+    config.size = size
+    dvg = build_dvg(config)
+    variables = jax.device_put(random_variables(dvg))
+    views = jax.random.uniform(jax.random.key(1), (1, 2, size, size, 1))
+    volume = dvg.lift(views, dvg.angles)
+    z = dvg.view_latent(variables, views)
+    t = jnp.zeros(1, jnp.int32)
+    denoise = jax.jit(dvg.denoiser.predict)
+    arguments = (variables["diffusion"]["params"], (z, z))
+    blocks: dict[str, Callable[[], Any]] = {
+        "back projection of two views": lambda: dvg.lift(views, dvg.angles),
+        "back projection and encoder": lambda: dvg.view_latent(variables, views),
+        "G_z": lambda: dvg.first_latent(variables["new_view"]["params"], z),
+        "decoder": lambda: dvg.decode(variables, z),
+        "forward projection of one view": lambda: dvg.render(volume, dvg.new_angles),
+        "g_theta, one step": lambda: denoise(arguments, z, t),
+    }
+    return {name: _second_call(block) for name, block in blocks.items()}
+
+
+def training_step(stage_name: str, size: int, dtype: str) -> dict[str, float]:
+    """Two steps of a stage at full width; the loss of the second, and its seconds."""
+    config = get_config("biplanar")
+    config.size, config.dtype = size, dtype
+    if "loss" in config[stage_name]:
+        config[stage_name].loss.gan_start = 0  # with the critics at work
+    dvg = build_dvg(config)
+    stage = build_stage(stage_name, config, dvg)
+    training = Training(**config[stage_name].train)
+    ct = jax.random.uniform(jax.random.key(2), (training.batch_size, *dvg.geometry.volume_shape, 1))
+    frozen = jax.device_put({k: v for k, v in random_variables(dvg).items() if k in stage.requires})
+    example = jax.block_until_ready(stage.prepare(frozen, ct))
+    state = create(stage.task, training.recipe, jax.random.key(3), example)
+    rate, constants = jnp.asarray(training.learning_rate), stage.task.constants()
+    for _ in range(2):
+        start = time.perf_counter()
+        state, metrics = update(
+            stage.task, training.recipe, None, state, {}, constants, example, jax.random.key(4), rate
+        )
+        loss = float(metrics["loss"])
+    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
+    return {"seconds": time.perf_counter() - start, "loss": loss, "finite": finite, "batch": training.batch_size}
+
+
+def _second_call(block: Callable[[], Any]) -> float:
+    jax.block_until_ready(block())
+    start = time.perf_counter()
+    jax.block_until_ready(block())
+    return time.perf_counter() - start
+
+
+def tasks(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float]]]:
+    """All that can be measured, by name."""
+    steps = {
+        f"{stage}, {dtype}": lambda s=stage, d=dtype: training_step(s, options.train_size, d)
+        for stage in STAGES
+        for dtype in DTYPES
+    }
+    return {
+        "reconstruct": lambda: whole(options.size, options.steps),
+        "parts": lambda: parts(options.size),
+        **steps,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=128, help="of the reconstruction")
+    parser.add_argument("--train_size", type=int, default=64, help="of the training steps")
+    parser.add_argument("--steps", type=int, default=2, help="of the sampler")
+    parser.add_argument("--only", nargs="*", help="names of measurements; all unless given")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    known = tasks(options)
+    if options.child:
+        figures = known[options.child]()
+        # Linux counts in KiB.
+        figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps(figures))
+        return
+    results = {}
+    for name in options.only or known:
+        flags = [f"--{k}={getattr(options, k)}" for k in ("size", "train_size", "steps")]
+        child = [sys.executable, "-m", "benchmarks.full_size", *flags, f"--child={name}"]
+        done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
+        results[name] = json.loads(done.stdout.splitlines()[-1])
+        print(name, json.dumps(results[name]), flush=True)
+    settings = {"size": options.size, "train_size": options.train_size}
+    print(f"written: {save(f'full_size_{jax.default_backend()}', settings | results)}")
+
+
+if __name__ == "__main__":
+    runtime.tune_allocator()
+    run(main)
