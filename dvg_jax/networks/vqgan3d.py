@@ -166,8 +166,13 @@ class VQGAN3D(nn.Module):
         """Through the codes and back; gradients pass the quantisation unchanged."""
         h = self.encode(x)
         embeddings, indices = self.quantize(h)
-        volume = self.decode(h + jax.lax.stop_gradient(embeddings - h))
+        volume = self.decode(straight_through(h, embeddings))
         return Reconstruction(volume, h, embeddings, indices)
+
+
+def straight_through(latent: Latent, embeddings: Latent) -> Latent:
+    """The codes, with gradients as if they were the latent (van den Oord et al. 2017, Section 3.2)."""
+    return latent + jax.lax.stop_gradient(embeddings - latent)
 
 
 def commitment(latent: Latent, embeddings: Latent) -> Array:

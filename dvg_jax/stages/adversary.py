@@ -47,7 +47,8 @@ class Adversary:
     weights: Weights
 
     @property
-    def _critics(self) -> dict[str, PatchDiscriminator]:
+    def critics(self) -> dict[str, PatchDiscriminator]:
+        """By what they judge: ``slices`` in 2D, ``volume`` in 3D."""
         if not (self.weights.gan or self.weights.feature_matching):
             return {}
         sizes = {"width": self.weights.disc_width, "layers": self.weights.disc_layers}
@@ -59,13 +60,13 @@ class Adversary:
 
     def init(self, key: Key, x: Volumes) -> tuple[dict[str, Variables], Variables]:
         """Parameter group ``critics`` and state ``critics`` (running statistics); both empty without critics."""
-        if not self._critics:
+        if not self.critics:
             return {}, {}
         inputs = {"slices": x[:, 0], "volume": x}
         keys = jax.random.split(key, len(inputs))
         variables = {
             name: init_variables(critic, k, inputs[name])
-            for k, (name, critic) in zip(keys, self._critics.items(), strict=True)
+            for k, (name, critic) in zip(keys, self.critics.items(), strict=True)
         }
         params = {name: v["params"] for name, v in variables.items()}
         return {"critics": params}, {"critics": {name: v["batch_stats"] for name, v in variables.items()}}
@@ -81,7 +82,7 @@ class Adversary:
         if self.weights.perceptual:
             metrics["perceptual"] = jnp.mean(lpips(constants["lpips"], x2, y2))
             loss += self.weights.perceptual * metrics["perceptual"]
-        if self._critics:
+        if self.critics:
             on = jnp.where(step >= self.weights.gan_start, 1.0, 0.0)
             pairs = {"slices": (x2, y2), "volume": (x, y)}
             terms = [
@@ -98,7 +99,7 @@ class Adversary:
         self, name: str, params: Variables, stats: Variables, real: Features, fake: Features
     ) -> tuple[Array, Array, Array, Variables]:
         """Generator loss, feature matching, critic loss and running statistics after the fake and the real pass."""
-        critic = self._critics[name]
+        critic = self.critics[name]
         frozen = jax.lax.stop_gradient(params)
 
         def judge(params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]

@@ -1,20 +1,15 @@
-"""The 3D VQGAN equals the published network, at any size the config asks for."""
+"""The 3D VQGAN at any size the config asks for; its numbers are compared in tests/parity."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvg_jax import torch_import
 from dvg_jax.errors import UserError
 from dvg_jax.networks.init import init_variables
-from dvg_jax.networks.vqgan3d import VQGAN3D, commitment
-from tests.paths import GOLDEN, GOLDEN_SMALL, needs_shared
-
-FOLDERS = [GOLDEN_SMALL, pytest.param(GOLDEN, marks=needs_shared)]
+from dvg_jax.networks.vqgan3d import VQGAN3D
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -22,61 +17,18 @@ def run(vqgan, variables, x, method="__call__"):
     return vqgan.apply(variables, x, method=method)
 
 
-def channels_last(x):
-    return jnp.asarray(np.moveaxis(x, 1, -1))
-
-
-@pytest.fixture(scope="module", params=FOLDERS)
-def published(request):
-    golden = np.load(request.param / "vqgan.npz")
-    state = {key.removeprefix("sd/"): golden[key] for key in golden.files if key.startswith("sd/")}
-    groups = json.loads(str(golden["config_json"]))["num_groups"]
-    return golden, *torch_import.vqgan3d(state, num_groups=groups)
-
-
-def test_encode_quantize_decode_equal_the_published(published):
-    golden, vqgan, variables = published
-    x = channels_last(golden["x"])
-    latent = run(vqgan, variables, x, "encode")
-    np.testing.assert_allclose(latent, channels_last(golden["latent_prequant"]), atol=2e-5)
-    codes, indices = run(vqgan, variables, latent, "quantize")
-    np.testing.assert_array_equal(indices, golden["encodings"])
-    np.testing.assert_allclose(codes, channels_last(golden["embeddings"]), atol=1e-5)
-    volume = run(vqgan, variables, codes, "decode")
-    np.testing.assert_allclose(volume, channels_last(golden["decoded_quantized"]), atol=2e-5)
-    assert float(commitment(latent, codes)) == pytest.approx(float(golden["commitment_loss"]) / 0.25, rel=1e-4)
-
-
-def test_a_whole_pass_is_its_parts_and_sends_gradients_past_the_codes(published):
-    golden, vqgan, variables = published
-    x = channels_last(golden["x"])
-    out = run(vqgan, variables, x)
-    np.testing.assert_allclose(out.volume, channels_last(golden["decoded_quantized"]), atol=2e-5)
-
-    def through_codes(latent):
-        codes, _ = run(vqgan, variables, latent, "quantize")
-        return jnp.sum(latent + jax.lax.stop_gradient(codes - latent))
-
-    np.testing.assert_array_equal(jax.grad(through_codes)(out.latent), jnp.ones_like(out.latent))
-
-
-def count(module, method, shape):
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, method=method), jnp.zeros(shape))
-    return {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in variables["params"].items()}
-
-
-def test_parameter_counts_at_paper_scale():
-    counts = count(VQGAN3D(), None, (1, 16, 16, 16, 1))
-    assert counts == {"encoder": 441_568, "pre_vq_conv": 520, "post_vq_conv": 576, "decoder": 948_417}
-
-
-def test_uneven_downsampling():
+def test_uneven_downsampling_and_a_whole_pass_is_its_parts():
     vqgan = VQGAN3D(4, (2, 4, 4), 3, 16, num_groups=4, decoder_res_blocks=1)
-    x = jnp.zeros((1, 4, 8, 8, 1))
+    x = jax.random.uniform(jax.random.key(1), (1, 4, 8, 8, 1))
     variables = init_variables(vqgan, jax.random.key(0), x)
     latent = run(vqgan, variables, x, "encode")
     assert latent.shape == (1, 2, 2, 2, 3)
-    assert run(vqgan, variables, latent, "decode").shape == x.shape
+    codes, indices = run(vqgan, variables, latent, "quantize")
+    volume = run(vqgan, variables, codes, "decode")
+    assert volume.shape == x.shape
+    whole = run(vqgan, variables, x)
+    np.testing.assert_array_equal(whole.indices, indices)
+    np.testing.assert_allclose(whole.volume, volume, atol=1e-5 * float(jnp.abs(volume).max()))
 
 
 @pytest.mark.parametrize(("field", "value"), [("downsample", (3, 4, 4)), ("num_groups", 5)])
