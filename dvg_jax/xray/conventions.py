@@ -10,7 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
+from jax import Array
+from jaxtyping import Float
 
 from dvg_jax.shapes import Poses, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry
