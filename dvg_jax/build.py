@@ -40,6 +40,8 @@ def build_dvg(config: ConfigDict) -> DVG:
         sampler=Sampler(config.sampler.steps or None, config.sampler.eta, config.sampler.clip or None),
         use_vpge=config.use_vpge,
         use_diffusion=config.use_diffusion,
+        projector=config.projector,
+        normalize_new_view=config.normalize_new_view,
         decode_quantized=config.decode_quantized,
         floor=config.floor,
     )

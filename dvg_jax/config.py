@@ -12,6 +12,11 @@ STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
 """The stages in the order they are trained."""
 
 GEOMETRIES = ("paper", "covering")
+PROJECTORS = ("default", "published")
+
+PUBLISHED = {"projector": "published", "normalize_new_view": False, "floor": 0.04, "sampler.clip": 1.0}
+"""What the released weights were trained and are sampled with, where it is not the default. The scale of latents is
+not here: it lies with the weights (``torch_import/workdir.py``)."""
 
 
 def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
@@ -83,11 +88,14 @@ def default_config() -> ConfigDict:
             "new_angles": (45.0,),  # views to synthesise; () for none
             "use_vpge": True,  # Table II: encode V_bp by its own VQGAN
             "use_diffusion": True,  # Table II: off leaves DVG-Net
-            "decode_quantized": True,
-            "floor": 0.0,
+            "projector": "default",  # default: Eqs. (1) and (9) | published: the released code's (xray/published.py)
+            "normalize_new_view": True,  # the synthesised view min-max as films are; not so in the released code
+            "decode_quantized": True,  # D_ct from the nearest codes; so in the released code too
+            "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
             "timesteps": 100,
-            "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},  # 0 steps: all timesteps; clip 0: none
+            # 0 steps: all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
+            "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},
             "init": dict.fromkeys(STAGES, ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
@@ -117,9 +125,17 @@ def default_config() -> ConfigDict:
     return config
 
 
+def published_config() -> ConfigDict:
+    """The biplanar setting at 128^3 under the released code's conventions: for its weights."""
+    config = default_config()
+    config.update_from_flattened_dict(PUBLISHED)
+    return config
+
+
 def check(config: ConfigDict) -> None:
     """Refuse values that no stage can work with, by the field's name."""
     _one_of("geometry", config.geometry, GEOMETRIES)
+    _one_of("projector", config.projector, PROJECTORS)
     _one_of("dtype", config.dtype, ("float32", "bfloat16"))
     _one_of("stage", config.stage, ("all", *STAGES))
     _one_of("evaluate.lpips", config.evaluate.lpips, ("vgg", "alex", ""))
@@ -154,13 +170,19 @@ def save(config: ConfigDict, path: Path) -> None:
 
 
 def load(path: Path) -> ConfigDict:
-    """Read what :func:`save` wrote; lists come back as tuples."""
+    """Read what :func:`save` wrote; lists come back as tuples. A field younger than the file has its default."""
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text())))
+        saved = _tuples(json.loads(path.read_text()))
+        return ConfigDict(_filled(saved, default_config().to_dict()))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; allowed: a --workdir that train.py has written") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not a saved config: {error}") from None
+
+
+def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    nested = {k: _filled(saved[k], v) for k, v in default.items() if k in saved and isinstance(v, dict)}
+    return default | saved | nested
 
 
 def _tuples(value: Any) -> Any:

@@ -28,8 +28,9 @@ from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
-from dvg_jax.shapes import Key, Latent, Variables, Views, Volume, Volumes
-from dvg_jax.xray import ConeBeamGeometry, back_project_views, forward_project_views, view_pose
+from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volumes
+from dvg_jax.xray import ConeBeamGeometry, view_pose
+from dvg_jax.xray.conventions import projector
 
 Condition = tuple[jax.Array, ...]
 """What g_theta is shown beside z_t: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
@@ -47,6 +48,7 @@ class DVG:
     """The method: geometry, networks and switches. Holds no numbers that are learned.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
+    ``projector``, ``normalize_new_view`` and ``floor`` are where the released code departs from it; see ``config.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral.
     """
 
@@ -62,21 +64,21 @@ class DVG:
     sampler: Sampler = field(default_factory=Sampler)
     use_vpge: bool = True
     use_diffusion: bool = True
+    projector: str = "default"
+    normalize_new_view: bool = True
     decode_quantized: bool = True
     floor: float = 0.0
 
-    def render(self, ct: Volumes, angles: tuple[float, ...]) -> Views:
-        """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is."""
-
-        return _render(self.geometry, angles, ct)
+    def render(self, ct: Volumes, angles: tuple[float, ...], normalize: bool = True) -> Views:
+        """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is unless ``normalize`` is off."""
+        return _render(self.projector, self.geometry, angles, normalize, ct)
 
     def lift(self, views: Views, angles: tuple[float, ...]) -> Volumes:
         """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2).
 
-        Scaled by the volume's depth so that a uniform view of 1 gives about 1 instead of 1 / (path length in mm).
+        Scaled so that a uniform view of 1 gives about 1 (default projector; see ``xray/conventions.py``).
         """
-
-        return _lift(self.geometry, angles, views)
+        return _lift(self.projector, self.geometry, angles, views)
 
     def view_latent(self, variables: Variables, views: Views) -> Latent:
         """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
@@ -97,7 +99,7 @@ class DVG:
     def synthesize_view(self, variables: Variables, z_in: Latent) -> NewView:
         """DVG-Net: the first CT, decoded, and the views nobody took, rendered from it."""
         ct = self.decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
-        return NewView(ct, self.render(ct, self.new_angles))
+        return NewView(ct, self.render(ct, self.new_angles, self.normalize_new_view))
 
     def condition(self, variables: Variables, views: Views) -> Condition:
         """All that g_theta is shown: the input views' features and, where a new view is made, that view's too."""
@@ -114,7 +116,10 @@ class DVG:
         """Eq. (6): squared error of the predicted z_0 at a random time, as a mean over elements."""
         key_t, key_noise = jax.random.split(key)
         t = jax.random.randint(key_t, z0.shape[:1], 0, self.schedule.timesteps)
-        noise = jax.random.normal(key_noise, z0.shape, z0.dtype)
+        return self.loss_at(params, condition, z0, t, jax.random.normal(key_noise, z0.shape, z0.dtype))
+
+    def loss_at(self, params: Variables, condition: Condition, z0: Latent, t: Times, noise: Latent) -> jax.Array:
+        """Eq. (6) at a given time with given noise."""
         z_t = add_noise(self.schedule, z0, t, noise)
         return jnp.mean((self.denoiser.predict((params, condition), z_t, t) - z0) ** 2)
 
@@ -162,21 +167,17 @@ def _first_latent(generator: UNet3D, params: Variables, z_in: Latent) -> Latent:
     return generator.apply({"params": params}, z_in, jnp.zeros(z_in.shape[:1], jnp.int32))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _render(geometry: ConeBeamGeometry, angles: tuple[float, ...], ct: Volumes) -> Views:
-    def project(volume: Volume) -> jax.Array:
-        return forward_project_views(volume, np.stack([view_pose(a) for a in angles]), geometry)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _render(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], normalize: bool, ct: Volumes) -> Views:
+    poses = np.stack([view_pose(a) for a in angles])
+    views = jax.vmap(lambda volume: projector(name).forward(volume, poses, geometry))(ct[..., 0])
+    return (minmax(views) if normalize else views)[..., None]
 
-    return minmax(jax.vmap(project)(ct[..., 0]))[..., None]
 
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _lift(geometry: ConeBeamGeometry, angles: tuple[float, ...], views: Views) -> Volumes:
-    def spread(images: jax.Array) -> Volume:
-        poses = np.stack([view_pose(a) for a in angles])
-        return back_project_views(images, poses, geometry) * geometry.extent_mm[1]
-
-    return jax.vmap(spread)(views[..., 0])[..., None]
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _lift(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], views: Views) -> Volumes:
+    poses = np.stack([view_pose(a) for a in angles])
+    return jax.vmap(lambda images: projector(name).back(images, poses, geometry))(views[..., 0])[..., None]
 
 
 def latent_shape(vqgan: VQGAN3D, shape: tuple[int, int, int, int]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dvg_jax.build import build_dvg, build_source, required_stages
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
-from dvg_jax.dvg import DVG
+from dvg_jax.dvg import DVG, minmax
 from dvg_jax.metrics import view_metrics, volume_metrics
 from dvg_jax.metrics.report import write_table
 from dvg_jax.networks.lpips import Net, load_lpips, lpips
@@ -81,7 +81,7 @@ def predict(
     if "new_view" in variables:
         net = dvg.synthesize_view(variables, dvg.view_latent(variables, shown))
         results[DVG_NET] = dvg.finish(net.ct)
-        made = net.views if dvg.new_angles else None
+        made = minmax(net.views[..., 0])[..., None] if dvg.new_angles else None
     if dvg.use_diffusion:
         results[DVG_FULL] = dvg.reconstruct(variables, shown, key)
     return results, made

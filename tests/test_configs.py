@@ -1,12 +1,13 @@
 """Every shipped config trains: shrunk to 16^3 and a few channels, two steps of each stage it needs."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from configs import paper, quickstart
+from configs import paper, published, quickstart
 from dvg_jax.build import build_dvg, required_stages
-from dvg_jax.config import STAGES, check
+from dvg_jax.config import PUBLISHED, STAGES, check, load
 from dvg_jax.errors import UserError
 from dvg_jax.training.run import train
 from tests.tiny import get_config as tiny
@@ -27,6 +28,23 @@ def test_shipped_configs_build(module, argument):
     dvg = build_dvg(config)
     assert len(dvg.angles) == {"single": 1, "biplanar": 2, "views=3": 3}[argument]
     assert ("new_view" in required_stages(config)) == bool(dvg.new_angles)
+
+
+def test_config_of_the_released_weights_is_the_papers_but_for_its_conventions():
+    config, expected = published.get_config(), paper.get_config("biplanar")
+    build_dvg(config)
+    assert (config.projector, config.normalize_new_view) == ("published", False)
+    expected.update_from_flattened_dict(PUBLISHED)
+    assert config.to_dict() == expected.to_dict()
+
+
+def test_a_field_younger_than_a_saved_config_has_its_default(tmp_path):
+    config = tiny()
+    config.floor = 0.1
+    fields = config.to_dict()
+    del fields["projector"], fields["sampler"]["eta"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert load(tmp_path / "config.json").to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(("module", "said"), [(quickstart, "quickstart.py:three"), (paper, "paper.py:three")])

@@ -115,6 +115,6 @@ def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """E_bp of the synthesised view, trained on the true one."""
 
     def volume(ct: Volumes) -> Volumes:
-        return dvg.lift(dvg.render(ct, dvg.new_angles), dvg.new_angles)
+        return dvg.lift(dvg.render(ct, dvg.new_angles, dvg.normalize_new_view), dvg.new_angles)
 
     return _stage("new_view_vqgan", config, dvg.new_view_vqgan, volume)

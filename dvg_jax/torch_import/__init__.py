@@ -5,6 +5,8 @@
                                    vqgan, vqgan_bp, vqgan_bp025     --vqgan3d--> VQGAN3D, variables
     A_VQGAN.ckpt --load_checkpoint--> ["state_dict"]                --vqgan3d--> VQGAN3D, variables
 
+``python -m dvg_jax.torch_import`` makes a working folder of them (``command.py``).
+
 Widths are read off the shapes. A key that is unknown, missing or of another shape is reported by name.
 """
 

@@ -23,13 +23,26 @@ def load_dvg(path: str | os.PathLike[str], which: Literal["ema", "model"] = "ema
 
     ``which`` picks the averaged weights, which the published sampler uses, or the trained ones.
     """
+    state_dict, _ = load_trainer(path, which)
+    return {part: subtree(state_dict, part) for part in DVG_PARTS}
+
+
+def load_trainer(path: str | os.PathLike[str], which: str) -> tuple[StateDict, int]:
+    """The whole of ``which`` in a published ``DVG_Diffusion.pt``, and its training step, 0 where it is not told."""
     if which not in ("ema", "model"):
         raise UserError(f"which is {which!r}; allowed: 'ema', 'model'")
     content = load_checkpoint(path)
-    if not isinstance(content, dict) or not isinstance(content.get(which), dict):
+    state_dict = without_module(entry_of(path, content, which, "DVG_Diffusion.pt"))
+    step = content.get("step")
+    return state_dict, step if isinstance(step, int) else 0
+
+
+def entry_of(path: str | os.PathLike[str], content: Any, name: str, like: str) -> dict[str, Any]:
+    """The dict that a checkpoint's ``content`` has under ``name``, as in the published file ``like``."""
+    if not isinstance(content, dict) or not isinstance(content.get(name), dict):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"checkpoint {path}: holds {found}; allowed: a dict with {which!r}, as in DVG_Diffusion.pt")
-    return {part: subtree(content[which], part) for part in DVG_PARTS}
+        raise UserError(f"checkpoint {path}: holds {found}; allowed: a dict with {name!r}, as in {like}")
+    return content[name]
 
 
 def subtree(state_dict: StateDict, prefix: str) -> dict[str, np.ndarray]:
@@ -89,11 +102,11 @@ class Entry(NamedTuple):
 
 
 def convert(
-    what: str, arrays: StateDict, template: Mapping[Path, Any], entry: Callable[[Path, Shape], Entry]
+    what: str, arrays: StateDict, template: Mapping[Path, Any], entry: Callable[[Path, Shape], Entry], copy: bool = True
 ) -> dict[str, Any]:  # fmt: skip
     """Fill ``template`` (our path: anything with a shape) from PyTorch's entries, all of which must be used.
 
-    Float32 copies, so that the file may go.
+    Float32: JAX arrays, so that the file may go, or without ``copy`` NumPy arrays that look into it where they can.
     """
     entries = {path: entry(path, ours.shape) for path, ours in template.items()}
     check_entries(what, arrays, {theirs.name: theirs.shape for theirs in entries.values()})
@@ -102,5 +115,6 @@ def convert(
         array = arrays[entries[path].name]
         if path[-1] == "kernel":
             array = np.moveaxis(array, (0, 1) if entries[path].transposed else (1, 0), (-2, -1))
-        filled[path] = jnp.array(array.reshape(ours.shape), jnp.float32)
+        array = array.reshape(ours.shape)
+        filled[path] = jnp.array(array, jnp.float32) if copy else array.astype(np.float32, copy=False)
     return unflatten_dict(filled)

@@ -1,6 +1,7 @@
 """A published ``Unet3D`` as :class:`UNet3D`."""
 
 import re
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,25 @@ UP = re.compile(r"ups_\d+_4")
 LINEAR_ATTENTION = re.compile(r"(downs|ups)_\d+_2")
 
 
-def unet3d(state_dict: StateDict, heads: int | None = None) -> tuple[UNet3D, Variables]:
+def unet3d(state_dict: StateDict, heads: int | None = None, copy: bool = True) -> tuple[UNet3D, Variables]:
     """A published ``Unet3D``'s flat {key: array} -> (UNet3D, variables in float32).
 
     Sizes are read off the shapes; ``heads``, if given, must agree. DataParallel's ``module.`` is dropped, and
-    so are the rotary frequencies, which are constants.
+    so are the rotary frequencies, which are constants. Without ``copy`` the variables are NumPy views of the arrays.
     """
     arrays = {key: array for key, array in without_module(state_dict).items() if not key.endswith(ROTARY)}
     unet, channels = _measure(arrays, heads)
+    return unet, {"params": convert("3D U-Net", arrays, _template(unet, channels), _entry, copy)}
+
+
+@cache
+def _template(unet: UNet3D, channels: int) -> dict[Path, jax.ShapeDtypeStruct]:
     factor = 2 ** (len(unet.dim_mults) - 1)
     x, t = (
         jax.ShapeDtypeStruct((1, 1, factor, factor, channels), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.int32),
     )
-    template = flatten_dict(jax.eval_shape(unet.init, jax.random.key(0), x, t)["params"])
-    return unet, {"params": convert("3D U-Net", arrays, template, _entry)}
+    return flatten_dict(jax.eval_shape(unet.init, jax.random.key(0), x, t)["params"])
 
 
 def _measure(arrays: StateDict, heads: int | None) -> tuple[UNet3D, int]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -20,19 +21,23 @@ COUNTER = ".num_batches_tracked"
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
 
 
-def vqgan3d(state_dict: StateDict, num_groups: int = 32) -> tuple[VQGAN3D, Variables]:
+def vqgan3d(state_dict: StateDict, num_groups: int = 32, copy: bool = True) -> tuple[VQGAN3D, Variables]:
     """A published VQGAN's flat {key: array} -> (VQGAN3D, its ``params`` and ``codebook`` in float32).
 
     Sizes are read off the shapes, but for ``num_groups``, which leaves no trace in them. The critics and LPIPS
-    that lie beside the autoencoder are left out.
+    that lie beside the autoencoder are left out. Without ``copy`` the variables are NumPy views of the arrays.
     """
     arrays = {k: a for k, a in without_module(state_dict).items() if not k.startswith(NOT_AUTOENCODER)}
     vqgan = _measure(arrays, num_groups)
     if 2 * vqgan.n_hiddens % num_groups:
         raise UserError(f"num_groups is {num_groups}; allowed: divisors of this VQGAN's {2 * vqgan.n_hiddens} channels")
+    return vqgan, convert("VQGAN", arrays, _template(vqgan), _entry, copy)
+
+
+@cache
+def _template(vqgan: VQGAN3D) -> dict[Path, jax.ShapeDtypeStruct]:
     volume = jax.ShapeDtypeStruct((1, *(2 * factor for factor in vqgan.downsample), 1), jnp.float32)
-    template = flatten_dict(jax.eval_shape(vqgan.init, jax.random.key(0), volume))
-    return vqgan, convert("VQGAN", arrays, template, _entry)
+    return flatten_dict(jax.eval_shape(vqgan.init, jax.random.key(0), volume))
 
 
 def patch_discriminator(state_dict: StateDict, dims: int) -> tuple[PatchDiscriminator, Variables]:

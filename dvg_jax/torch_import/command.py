@@ -1,0 +1,79 @@
+"""The released PyTorch weights as a working folder, without PyTorch.
+
+    python -m dvg_jax.torch_import --checkpoint DVG_Diffusion.pt --workdir runs/official
+
+Afterwards ``load_reconstructor``, ``reconstruct.py`` and ``evaluate.py --config configs/published.py`` take the
+folder as that of any trained model.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from dvg_jax.cli import workdir_path
+from dvg_jax.errors import UserError
+from dvg_jax.torch_import.release import Release, open_trainer, open_vqgan, vqgan_file
+from dvg_jax.torch_import.workdir import write_workdir
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the other commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    options = _parser().parse_args(argv)
+    folder = workdir_path(options.workdir)
+    release = Release()
+    if options.checkpoint:
+        release = open_trainer(Path(options.checkpoint), options.which, options.heads, options.num_groups)
+    elif not options.vqgan:
+        raise UserError("--checkpoint is missing; allowed: DVG_Diffusion.pt, or VQGANs alone by --vqgan")
+    named = [vqgan_file(text) for text in options.vqgan]
+    stages = [stage for stage, _ in named]
+    if len(set(stages)) < len(stages):
+        raise UserError(f"--vqgan names {', '.join(stages)}; allowed: one file a stage")
+    parts = {stage: open_vqgan(stage, path, options.num_groups) for stage, path in named}
+    release = replace(release, parts=release.parts | parts)
+    config = write_workdir(release, folder, options.size)
+    for stage, part in release.parts.items():
+        origin = part.origin
+        print(f"{folder / stage}: {origin['weights']} of {origin['file']}, step {origin['step']}")
+    print(f"{folder}: {config.size}^3 voxels, {config.timesteps} time steps, released conventions")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: 1 or more")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m dvg_jax.torch_import", description="Released PyTorch weights to a working folder.")
+    parser.add_argument("--checkpoint", default="", help="DVG_Diffusion.pt: all parts")
+    parser.add_argument(
+        "--vqgan",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="Lightning checkpoints of VQGANs, used instead of those in --checkpoint: CT_VQGAN.ckpt, "
+        "VPGE_0_90_VQGAN.ckpt, VPGE_45_VQGAN.ckpt, or STAGE=FILE under any other name",
+    )
+    parser.add_argument("--workdir", required=True, help="folder to write, made if it is missing")
+    parser.add_argument(
+        "--which",
+        choices=("ema", "model"),
+        default="ema",
+        help="averaged weights, as the released sampler uses, or last",
+    )
+    parser.add_argument("--heads", type=_count, help="attention heads of the U-Nets; read from the file, must agree")
+    parser.add_argument(
+        "--num_groups", type=_count, help="of the VQGANs' norms; read from a .ckpt, 32 for VQGANs in --checkpoint"
+    )
+    parser.add_argument("--size", type=_count, help="voxels along each edge; read from --checkpoint, else 128")
+    return parser
