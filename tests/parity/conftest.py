@@ -1,7 +1,7 @@
 """The report of every comparison with a golden array, and the table it ends in.
 
-    python -m pytest tests/parity                  # prints the table
-    python -m pytest tests/parity --write-parity   # and, if all passed, puts it into docs/parity.md
+    python -m pytest tests/parity -n 0                  # prints the table
+    python -m pytest tests/parity -n 0 --write-parity   # and, if all passed, puts it into docs/parity.md
 
 A test calls ``report(file=, name=, error=, tolerance=)`` once an array. Workers of pytest-xdist print no table.
 """
