@@ -17,6 +17,9 @@ import jax
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "nanodrr")
 
+REST_S = 0.2
+"""Between contestants: OpenMP's threads, PyTorch's among them, go on spinning for a while after their work is done."""
+
 
 def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of each contestant: first call, median, and fastest of ``repeats`` rounds.
@@ -27,6 +30,7 @@ def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dic
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats + 1):
         for name, function in contestants.items():
+            time.sleep(REST_S)
             start = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - start)

@@ -26,7 +26,6 @@ import numpy as np
 from benchmarks.common import save
 from configs.paper import get_config
 from dvg_jax import config as configs
-from dvg_jax import runtime
 from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
 from dvg_jax.commands import reconstruct
@@ -173,5 +172,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    runtime.tune_allocator()
     run(main)

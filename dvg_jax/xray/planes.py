@@ -2,7 +2,7 @@
 
 At equal depth from the source, a sample's place along D depends on its row alone and its place in (H, W) on its column
 alone. So a plane of samples is a gather of whole D-lines, one a column, followed by a resampling along D that is the
-same for all columns: a matrix. All planes together are one matrix product.
+same for all columns: a matrix. The image is the sum of one matrix product a plane.
 """
 
 import jax
@@ -13,7 +13,7 @@ from jax import Array
 from dvg_jax.shapes import Image, Pose, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes
 
-PLANES_AT_ONCE = 64
+PLANES_AT_ONCE = 128
 """Planes that are held at a time; memory does not grow with their number."""
 
 
@@ -63,4 +63,5 @@ def _planes(lines: Array, index_hw: np.ndarray, index_d: np.ndarray, shape: tupl
             sheet += weight[..., None] * jnp.take(lines, first + i * shape[1] + j, axis=0, mode="clip")
     along = jnp.arange(lines.shape[1], dtype=jnp.float32)
     resample = jnp.maximum(1 - jnp.abs(index_d.astype(np.float32)[..., None] - along), 0)
-    return jnp.einsum("khd,kwd->hw", resample, sheet, precision=jax.lax.Precision.HIGHEST)
+    # A product a plane, then the sum: on a CPU planes run in parallel, one long contraction does not.
+    return jnp.einsum("khd,kwd->khw", resample, sheet, precision=jax.lax.Precision.HIGHEST).sum(axis=0)
