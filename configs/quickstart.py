@@ -11,6 +11,11 @@ from ml_collections import ConfigDict
 from dvg_jax.config import default_config
 from dvg_jax.errors import UserError
 
+BASELINES: dict[str, dict] = {
+    "cnn2d": {"width": 0.25},
+}
+"""Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
+
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
 
 
@@ -41,6 +46,9 @@ def get_config(views: str = "biplanar") -> ConfigDict:
         _shorten(stage.train, steps, batch_size=4, learning_rate=2e-3)
     config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
     config.sampler.update({"steps": 20, "eta": 0.0})
+    for name, settings in BASELINES.items():
+        config.baselines[name].update(settings)
+        config.baselines[name].train.update({"steps": 400, "batch_size": 4})
     return config
 
 

@@ -1,0 +1,38 @@
+"""Settings of the comparison methods, ``config.baselines``: what their authors used, as far as it is known.
+
+Steps are 100 epochs of the paper's 916 training scans unless a comment says otherwise; the paper gives no optimiser
+settings of comparators. A comment names a value's source: the method's own public code, its re-implementation inside
+X2CT's code, the publication, or a choice of this project.
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+BASELINES = ("cnn2d",)
+
+TrainingSettings = Callable[[int, int, float], ConfigDict]
+"""(steps, batch size, learning rate) -> all the fields of a ``train`` section."""
+
+
+def baseline_settings(training: TrainingSettings) -> ConfigDict:
+    """The section ``baselines`` of a config, one entry a method."""
+
+    def train(steps: int, batch_size: int, rate: float, **fields: object) -> ConfigDict:
+        settings = training(steps, batch_size, rate)
+        settings.update(fields)
+        return settings
+
+    # X2CT's released settings: constant for 50 epochs, falling to 0 over 50.
+    x2ct = {"schedule": "linear", "beta1": 0.5, "beta2": 0.99}
+    return ConfigDict(
+        {
+            "cnn2d": {
+                "width": 1.0,  # of all hidden channel counts
+                "fusion": "early",  # early | late: one network a view, mean of the volumes. A choice: none is published
+                "blocks": (4, 3, 3, 3, 5),  # residual blocks of the encoder's levels and of the bottom: X2CT's code
+                # Weight decay: X2CT's trainer of this network. The rest: X2CT's GAN settings, by inference.
+                "train": train(22_900, 4, 2e-4, weight_decay=1e-4, **x2ct),
+            },
+        }
+    )
