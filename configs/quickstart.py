@@ -13,6 +13,8 @@ from dvg_jax.errors import UserError
 
 BASELINES: dict[str, dict] = {
     "cnn2d": {"width": 0.25},
+    "x2ct_cnn": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
+    "x2ct_gan": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
 }
 """Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
 

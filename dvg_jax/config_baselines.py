@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-BASELINES = ("cnn2d",)
+BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan")
 
 TrainingSettings = Callable[[int, int, float], ConfigDict]
 """(steps, batch size, learning rate) -> all the fields of a ``train`` section."""
@@ -25,6 +25,7 @@ def baseline_settings(training: TrainingSettings) -> ConfigDict:
 
     # X2CT's released settings: constant for 50 epochs, falling to 0 over 50.
     x2ct = {"schedule": "linear", "beta1": 0.5, "beta2": 0.99}
+    x2ct_network = {"width": 1.0, "layers": (6, 12, 24, 16, 6), "dropout": 0.5}
     return ConfigDict(
         {
             "cnn2d": {
@@ -33,6 +34,14 @@ def baseline_settings(training: TrainingSettings) -> ConfigDict:
                 "blocks": (4, 3, 3, 3, 5),  # residual blocks of the encoder's levels and of the bottom: X2CT's code
                 # Weight decay: X2CT's trainer of this network. The rest: X2CT's GAN settings, by inference.
                 "train": train(22_900, 4, 2e-4, weight_decay=1e-4, **x2ct),
+            },
+            # Layers, dropout, batch, rates and loss weights: X2CT's released code. That X2CT-CNN's loss is the squared
+            # error alone is remembered from the publication.
+            "x2ct_cnn": {**x2ct_network, "train": train(22_900, 4, 2e-4, **x2ct)},
+            "x2ct_gan": {
+                **x2ct_network,
+                "loss": {"adversarial": 0.1, "reconstruction": 10.0, "projection": 10.0},
+                "train": train(22_900, 4, 2e-4, **x2ct),
             },
         }
     )

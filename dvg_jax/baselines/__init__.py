@@ -6,13 +6,17 @@ The variants Base-, NewView- and VPGE-Diffusion and DVG-Net are switches of the 
 
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines import cnn2d
+from dvg_jax.baselines import cnn2d, x2ct
 from dvg_jax.baselines.base import Baseline, as_stage
 from dvg_jax.dvg import DVG
 from dvg_jax.shapes import Views, Volumes
 from dvg_jax.stages.base import Stage
 
-_BUILDERS = {"cnn2d": cnn2d.build}
+_BUILDERS = {
+    "cnn2d": cnn2d.build,
+    "x2ct_cnn": x2ct.build_cnn,
+    "x2ct_gan": x2ct.build_gan,
+}
 
 __all__ = ["Baseline", "baseline_stage", "build_baseline"]
 

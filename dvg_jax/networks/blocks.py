@@ -3,10 +3,13 @@
 On a GPU a 3D convolution is XLA's own (``native``). XLA's CPU backend is many times slower at 3D convolutions than at
 2D ones, and slower still at strided ones and at gradients with respect to kernels. So there (``sliced``) everything
 becomes ONE 2D convolution of stride 1 over depth slices: the slices that a depth kernel reaches are stacked in the
-channels, strides are moved to the channels, a transposed convolution makes all its output phases at once in its
-channels, and the kernel's gradient is a few matrix products. Both forms have the same parameters.
+input's channels or, where fewer come out, the depth kernel's taps in the output's, to be shifted and added. Strides are
+moved to the channels, a transposed convolution makes all its output phases at once in its channels, and the kernel's
+gradient is a few matrix products. Both forms have the same parameters.
 """
 
+import functools
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -50,8 +53,14 @@ def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form
     if not is_sliced(form):
         numbers = ("NDHWC", "DHWIO", "NDHWC")
         return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=numbers)
-    depth, _, _, _, features = kernel.shape
+    depth, _, _, channels, features = kernel.shape
     slices = (x.shape[1] - depth) // strides[0] + 1
+    if features < channels and strides == (1, 1, 1):
+        # Stacking slices in the channels that come out instead of those that go in: 3 to 10 times faster here.
+        flat = kernel.transpose(1, 2, 3, 0, 4).reshape(*kernel.shape[1:4], -1)
+        y = _convolve_slices(x.reshape(-1, *x.shape[2:]), flat)
+        y = y.reshape(*x.shape[:2], *y.shape[1:3], depth, features)
+        return functools.reduce(jnp.add, [y[:, i : i + slices, ..., i, :] for i in range(depth)])
     span = strides[0] * (slices - 1) + 1
     x = jnp.concatenate([x[:, i : i + span : strides[0]] for i in range(depth)], axis=-1)
     flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, features)
@@ -287,7 +296,7 @@ def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
 
     A map of one element is left as it is: its deviation from its mean is 0 and would say nothing.
     """
-    if x[0, ..., 0].size == 1:
+    if math.prod(x.shape[1:-1]) == 1:
         return x
     axes = tuple(range(1, x.ndim - 1))
     y = x.astype(jnp.float32)

@@ -76,7 +76,7 @@ def _draw(
         return kernels(random, name, shape, kernel)
     if name in ("scale", "var", "gamma"):
         return np.ones(shape)
-    if name in ("bias", "mean", "N", "z_avg"):
+    if name in ("bias", "mean", "N", "z_avg", "count"):
         return np.zeros(shape)
     if name in ("embedding", "embeddings", "u"):
         return random.standard_normal(shape)

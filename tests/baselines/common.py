@@ -7,7 +7,6 @@ import numpy as np
 from dvg_jax.baselines import build_baseline
 from dvg_jax.build import build_dvg
 from dvg_jax.config import default_config
-from dvg_jax.data.phantom import chest
 from dvg_jax.training.optim import Recipe
 from dvg_jax.training.state import create, update
 
@@ -51,32 +50,45 @@ def output_like(network, *inputs):
     return count(variables), output.shape
 
 
-def chests(size, n=1):
-    return jnp.stack([chest(jax.random.key(seed), size) for seed in range(n)])[..., None]
+def chest(size):
+    """A body, two lungs, a heart and a spine as ellipsoids, (1, size, size, size, 1); cheaper than a phantom."""
+    axis = (np.arange(size) + 0.5) / size * 2 - 1
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    ct = np.full((size,) * 3, 0.01)
+    for value, centre, radii in (
+        (0.42, (0, 0, 0), (1.4, 0.6, 0.9)),
+        (0.09, (0.1, 0.05, -0.45), (0.7, 0.4, 0.28)),
+        (0.12, (0.0, 0.05, 0.45), (0.75, 0.4, 0.3)),
+        (0.45, (-0.2, -0.15, 0.12), (0.35, 0.3, 0.28)),
+        (0.75, (0, 0.45, 0), (1.4, 0.12, 0.12)),
+    ):
+        ct = np.where((((points - np.array(centre)) / np.array(radii)) ** 2).sum(axis=-1) < 1, value, ct)
+    return jnp.asarray(ct[None, ..., None], jnp.float32)
 
 
 class Trial:
     """A method trained on one pair."""
 
-    def __init__(self, name, size, views=1, rate=2e-3, **settings):
+    def __init__(self, name, size, views=1, rate=2e-3, ct=None, **settings):
         self.baseline, self.dvg = build(name, size, views, **settings)
-        self.ct, self.rate, self.recipe = chests(size), rate, Recipe()
+        self.ct, self.rate, self.recipe = chest(size) if ct is None else ct, rate, Recipe()
         self.example = self.baseline.prepare({}, self.ct)
         self.start = create(self.baseline.task, self.recipe, jax.random.key(0), self.example)
 
-    def step(self, state, seed=1):
+    def step(self, state, share=1.0):
+        """One step from a copy of ``state``, at a share of the rate; (state, metrics)."""
         return update(
             self.baseline.task, self.recipe, None, jax.tree.map(jnp.copy, state), {}, {}, self.example,
-            jax.random.key(seed), jnp.float32(self.rate),
+            jax.random.key(1), jnp.float32(self.rate * share),
         )  # fmt: skip
 
-    def train(self, steps):
-        """(state, the loss of every step)."""
-        state, losses = self.start, []
-        for _ in range(steps):
-            state, metrics = self.step(state)
-            losses.append(metrics["loss"])
-        return state, np.array([float(loss) for loss in losses])
+    def train(self, steps, metric="loss"):
+        """(state, a metric at every step); the rate falls to 0 over the second half, as X2CT's does."""
+        state, values = self.start, []
+        for i in range(steps):
+            state, metrics = self.step(state, min(1.0, 2 - 2 * i / steps))
+            values.append(metrics[metric])
+        return state, np.array([float(value) for value in values])
 
     def predict(self, state, key=0):
         exported = {self.baseline.name: {"params": state.model, **state.model_state}}
@@ -110,7 +122,7 @@ def assert_equal_trees(a, b):
 def assert_finite_in_bfloat16(name, size, views=1, **settings):
     """Loss terms are finite where networks compute in bfloat16; parameters stay float32."""
     baseline, _ = build(name, size, views, dtype="bfloat16", **settings)
-    example = baseline.prepare({}, chests(size))
+    example = baseline.prepare({}, chest(size))
     params, state = baseline.task.init(jax.random.key(0), example)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     loss, (_, metrics) = jax.jit(baseline.task.loss)(params, state, {}, example, jax.random.key(1), jnp.int32(0))

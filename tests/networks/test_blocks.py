@@ -11,6 +11,7 @@ from dvg_jax.networks.blocks import Conv, Conv2D, ConvTranspose, convolve, insta
 CASES = [
     ((3, 3, 3), (1, 1, 1), 2, 3),
     ((3, 3, 3), (1, 1, 1), 3, 2),
+    ((5, 3, 1), (1, 1, 1), 4, 1),
     ((1, 3, 3), (1, 1, 1), 2, 2),
     ((4, 4, 4), (2, 2, 2), 2, 3),
     ((4, 4, 4), (1, 2, 2), 3, 2),
