@@ -15,6 +15,7 @@ BASELINES: dict[str, dict] = {
     "cnn2d": {"width": 0.25},
     "x2ct_cnn": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
     "x2ct_gan": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
+    "prior_net": {"width": 1 / 6, "norm": "group"},
 }
 """Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
 

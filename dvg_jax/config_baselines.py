@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan")
+BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net")
 
 TrainingSettings = Callable[[int, int, float], ConfigDict]
 """(steps, batch size, learning rate) -> all the fields of a ``train`` section."""
@@ -42,6 +42,14 @@ def baseline_settings(training: TrainingSettings) -> ConfigDict:
                 **x2ct_network,
                 "loss": {"adversarial": 0.1, "reconstruction": 10.0, "projection": 10.0},
                 "train": train(22_900, 4, 2e-4, **x2ct),
+            },
+            "prior_net": {
+                "width": 1.0,
+                "norm": "batch",  # batch, XRaySyn's code | group, for batches of 1: a choice
+                # l1 of the volume, a choice | full: the terms that XRaySyn's code names; its 3D loop is unpublished.
+                "loss": "l1",
+                # XRaySyn's released options, written for its 2D refinement.
+                "train": train(11_450, 8, 1e-4, beta1=0.5, beta2=0.9),
             },
         }
     )

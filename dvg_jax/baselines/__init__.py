@@ -6,7 +6,7 @@ The variants Base-, NewView- and VPGE-Diffusion and DVG-Net are switches of the 
 
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines import cnn2d, x2ct
+from dvg_jax.baselines import cnn2d, prior_net, x2ct
 from dvg_jax.baselines.base import Baseline, as_stage
 from dvg_jax.dvg import DVG
 from dvg_jax.shapes import Views, Volumes
@@ -16,6 +16,7 @@ _BUILDERS = {
     "cnn2d": cnn2d.build,
     "x2ct_cnn": x2ct.build_cnn,
     "x2ct_gan": x2ct.build_gan,
+    "prior_net": prior_net.build,
 }
 
 __all__ = ["Baseline", "baseline_stage", "build_baseline"]
