@@ -16,6 +16,7 @@ BASELINES: dict[str, dict] = {
     "x2ct_cnn": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
     "x2ct_gan": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
     "prior_net": {"width": 1 / 6, "norm": "group"},
+    "residual_unet": {"width": 0.25},
 }
 """Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
 

@@ -6,7 +6,7 @@ The variants Base-, NewView- and VPGE-Diffusion and DVG-Net are switches of the 
 
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines import cnn2d, prior_net, x2ct
+from dvg_jax.baselines import cnn2d, prior_net, residual_unet, x2ct
 from dvg_jax.baselines.base import Baseline, as_stage
 from dvg_jax.dvg import DVG
 from dvg_jax.shapes import Views, Volumes
@@ -17,6 +17,7 @@ _BUILDERS = {
     "x2ct_cnn": x2ct.build_cnn,
     "x2ct_gan": x2ct.build_gan,
     "prior_net": prior_net.build,
+    "residual_unet": residual_unet.build,
 }
 
 __all__ = ["Baseline", "baseline_stage", "build_baseline"]
