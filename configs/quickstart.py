@@ -17,6 +17,7 @@ BASELINES: dict[str, dict] = {
     "x2ct_gan": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
     "prior_net": {"width": 1 / 6, "norm": "group"},
     "residual_unet": {"width": 0.25},
+    "bx2s": {"base": 8},
 }
 """Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
 

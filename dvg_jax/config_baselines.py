@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet")
+BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s")
 
 TrainingSettings = Callable[[int, int, float], ConfigDict]
 """(steps, batch size, learning rate) -> all the fields of a ``train`` section."""
@@ -55,6 +55,13 @@ def baseline_settings(training: TrainingSettings) -> ConfigDict:
                 "width": 1.0,
                 # A choice: the publication, as remembered, has SGD 1e-3, a tenth every 20 of 50 epochs, batch 8.
                 "train": train(11_450, 8, 2e-4),
+            },
+            "bx2s": {
+                "base": 8,  # channels at full size, a multiple of 4: BX2S-Net's code
+                "guided": True,  # full-scale feature attention guidance: BX2S-Net's code
+                "loss": "mse",  # mse | l1. A choice: the published loss is of segmentation
+                # BX2S-Net's code, 50 epochs; 1e-3 where 1e-2 diverges.
+                "train": train(11_450, 4, 1e-2, schedule="staircase"),
             },
         }
     )

@@ -6,7 +6,7 @@ The variants Base-, NewView- and VPGE-Diffusion and DVG-Net are switches of the 
 
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines import cnn2d, prior_net, residual_unet, x2ct
+from dvg_jax.baselines import bx2s, cnn2d, prior_net, residual_unet, x2ct
 from dvg_jax.baselines.base import Baseline, as_stage
 from dvg_jax.dvg import DVG
 from dvg_jax.shapes import Views, Volumes
@@ -18,6 +18,7 @@ _BUILDERS = {
     "x2ct_gan": x2ct.build_gan,
     "prior_net": prior_net.build,
     "residual_unet": residual_unet.build,
+    "bx2s": bx2s.build,
 }
 
 __all__ = ["Baseline", "baseline_stage", "build_baseline"]
