@@ -18,6 +18,7 @@ BASELINES: dict[str, dict] = {
     "prior_net": {"width": 1 / 6, "norm": "group"},
     "residual_unet": {"width": 0.25},
     "bx2s": {"base": 8},
+    "reconnet": {"width": 1 / 16},
 }
 """Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
 

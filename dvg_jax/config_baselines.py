@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s")
+BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet")
 
 TrainingSettings = Callable[[int, int, float], ConfigDict]
 """(steps, batch size, learning rate) -> all the fields of a ``train`` section."""
@@ -62,6 +62,13 @@ def baseline_settings(training: TrainingSettings) -> ConfigDict:
                 "loss": "mse",  # mse | l1. A choice: the published loss is of segmentation
                 # BX2S-Net's code, 50 epochs; 1e-3 where 1e-2 diverges.
                 "train": train(11_450, 4, 1e-2, schedule="staircase"),
+            },
+            "reconnet": {
+                "width": 1.0,
+                "start_depth": 2,  # 2: PatRecon's code | 4: a third-party port at 128^3
+                "loss": "mse",  # mse | l1: PatRecon's code
+                # Moments: PatRecon's code. Rate, batch and epochs: the publication, as remembered.
+                "train": train(91_600, 1, 2e-5),
             },
         }
     )
