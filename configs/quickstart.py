@@ -19,6 +19,7 @@ BASELINES: dict[str, dict] = {
     "residual_unet": {"width": 0.25},
     "bx2s": {"base": 8},
     "reconnet": {"width": 1 / 16},
+    "cddpm": {"network": {"dim": 16, "dim_mults": (1, 2, 4), "heads": 2, "attention_size": 8, "remat": False}},
 }
 """Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet")
+BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm")
 
 TrainingSettings = Callable[[int, int, float], ConfigDict]
 """(steps, batch size, learning rate) -> all the fields of a ``train`` section."""
@@ -69,6 +69,20 @@ def baseline_settings(training: TrainingSettings) -> ConfigDict:
                 "loss": "mse",  # mse | l1: PatRecon's code
                 # Moments: PatRecon's code. Rate, batch and epochs: the publication, as remembered.
                 "train": train(91_600, 1, 2e-5),
+            },
+            "cddpm": {
+                "space": "pixel",  # pixel | latent: the pipeline's Base-Diffusion. The paper does not say which it ran
+                # Of the pixel form, all a choice. The latent form has diffusion.network.
+                "network": {
+                    "dim": 32,
+                    "dim_mults": (1, 2, 4, 8),
+                    "heads": 4,
+                    "head_dim": 32,
+                    "attention_size": 16,  # voxels attend to each other in cubes no larger than this
+                    "remat": True,
+                },
+                # The paper: variants were trained as the full model was.
+                "train": train(500_000, 2, 2e-4, ema_decay=0.995, ema_every=10, ema_start=2000),
             },
         }
     )
