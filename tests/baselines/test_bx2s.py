@@ -32,24 +32,26 @@ def trial():
     return common.Trial("bx2s", 16, views=2, rate=5e-3, **TINY)
 
 
+@pytest.mark.slow
 def test_overfits_one_pair(trial):
     state, losses = trial.train(300)
     assert losses[-1] < losses[0] / 20
     assert trial.predict(state).shape == (1, 16, 16, 16, 1)
 
 
+@pytest.mark.slow
 def test_deterministic(trial):
     trial.assert_deterministic()
 
 
 @pytest.mark.slow
 def test_overfits_one_pair_at_32():
-    _, losses = common.Trial("bx2s", 32, views=2, rate=5e-3).train(300)
+    _, losses = common.Trial("bx2s", 32, views=2, rate=5e-3, quick=False).train(300)
     assert losses[-1] < losses[0] / 20
 
 
-def test_finite_in_bfloat16():
-    common.assert_finite_in_bfloat16("bx2s", 16, **TINY)
+def test_finite_and_deterministic_in_bfloat16():
+    common.assert_finite_and_deterministic_in_bfloat16("bx2s", 16, **TINY)
 
 
 @pytest.mark.parametrize("at", [(20, 10, 24), (9, 22, 12)])

@@ -31,6 +31,7 @@ def trial():
     return common.Trial("cnn2d", 16, **TINY)
 
 
+@pytest.mark.slow
 def test_overfits_one_pair(trial):
     state, losses = trial.train(300)
     assert losses[-1] < losses[0] / 20
@@ -39,16 +40,17 @@ def test_overfits_one_pair(trial):
 
 @pytest.mark.slow
 def test_overfits_one_pair_at_full_depth():
-    _, losses = common.Trial("cnn2d", 32, width=1 / 32).train(300)
+    _, losses = common.Trial("cnn2d", 32, width=1 / 32, quick=False).train(300)
     assert losses[-1] < losses[0] / 20
 
 
+@pytest.mark.slow
 def test_deterministic(trial):
     trial.assert_deterministic()
 
 
-def test_finite_in_bfloat16():
-    common.assert_finite_in_bfloat16("cnn2d", 16, views=2, **TINY)
+def test_finite_and_deterministic_in_bfloat16():
+    common.assert_finite_and_deterministic_in_bfloat16("cnn2d", 16, views=2, **TINY)
 
 
 @pytest.mark.parametrize("at", [(20, 10, 24), (9, 22, 12)])

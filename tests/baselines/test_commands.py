@@ -2,16 +2,19 @@
 
 import csv
 
+import jax
+import numpy as np
 import pytest
 
 from configs import baselines as shipped
 from configs import paper, quickstart
-from dvg_jax.baselines import build_baseline
+from dvg_jax.baselines import Baseline, build_baseline
 from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, check, save
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import evaluate
+from dvg_jax.evaluation import evaluate, predict_baselines
 from dvg_jax.training.run import check_owner, train
+from tests.baselines.common import chest
 from tests.tiny import get_config as tiny
 
 
@@ -47,7 +50,8 @@ def tiny_config(method):
     return config
 
 
-SMALL = {"cnn2d": {"width": 1 / 32, "blocks": (1, 1, 1, 1, 1)}}
+SMALL = {"reconnet": {"width": 1 / 128}, "residual_unet": {"width": 1 / 8}}
+"""One method of each kind: of volumes, of views."""
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +66,31 @@ def workdir(tmp_path_factory):
 def test_all_trained_methods_are_measured(workdir):
     config = tiny_config("all")
     table = evaluate(config, workdir, show_progress=False)
-    with (workdir / "evaluation" / "volumes.csv").open() as file:
-        found = {row["method"] for row in csv.DictReader(file)}
-    assert found == {"mean training volume", "2DCNN"}
-    assert all(name in table for name in found)
+    assert methods(workdir / "evaluation" / "volumes.csv") == {"mean training volume", "ReconNet"}
+    assert methods(workdir / "evaluation" / "views.csv") == {"UNet, view at 45 degrees"}
+    assert "| ReconNet " in table
+
+
+def methods(path):
+    with path.open() as file:
+        return {row["method"] for row in csv.DictReader(file)}
+
+
+def test_projections_of_a_volume_stand_in_the_table_of_views():
+    """Those that the paper's Table VI has."""
+    config = tiny_config("all")
+    dvg, ct = build_dvg(config), chest(16)
+    half = Baseline("half", "Half", None, None, lambda v, views, key: 0.5 * ct, in_view_table=True)
+    other = Baseline("other", "Other", None, None, lambda v, views, key: 0.5 * ct)
+    results, made = predict_baselines(dvg, [half, other], {}, ct, jax.random.key(0))
+    assert set(results) == {"Half", "Other"}
+    assert set(made) == {"Half"}
+    np.testing.assert_allclose(made["Half"], dvg.render(ct, (45.0,)), atol=1e-5)
 
 
 def test_a_pipeline_that_is_there_in_part_is_named(workdir, tmp_path):
-    (tmp_path / "cnn2d").symlink_to(workdir / "cnn2d")
-    (tmp_path / "view_vqgan").symlink_to(workdir / "cnn2d")
+    (tmp_path / "reconnet").symlink_to(workdir / "reconnet")
+    (tmp_path / "view_vqgan").symlink_to(workdir / "reconnet")
     with pytest.raises(UserError, match="needs stage ct_vqgan"):
         evaluate(tiny_config("all"), tmp_path, show_progress=False)
 
