@@ -11,6 +11,18 @@ from ml_collections import ConfigDict
 from dvg_jax.config import default_config
 from dvg_jax.errors import UserError
 
+BASELINES: dict[str, dict] = {
+    "cnn2d": {"width": 0.25},
+    "x2ct_cnn": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
+    "x2ct_gan": {"width": 0.25, "layers": (1, 2, 3, 2, 1)},
+    "prior_net": {"width": 1 / 6, "norm": "group"},
+    "residual_unet": {"width": 0.25},
+    "bx2s": {"base": 8},
+    "reconnet": {"width": 1 / 16},
+    "cddpm": {"network": {"dim": 16, "dim_mults": (1, 2, 4), "heads": 2, "attention_size": 8, "remat": False}},
+}
+"""Comparison methods in small, trained by ``configs/baselines.py:METHOD,VIEWS,tiny``: what differs from defaults."""
+
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
 
 
@@ -41,6 +53,9 @@ def get_config(views: str = "biplanar") -> ConfigDict:
         _shorten(stage.train, steps, batch_size=4, learning_rate=4e-3)
     config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
     config.sampler.update({"steps": 10, "eta": 0.0})
+    for name, settings in BASELINES.items():
+        config.baselines[name].update(settings)
+        config.baselines[name].train.update({"steps": 400, "batch_size": 4})
     return config
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dvg_jax.config_baselines import BASELINES, baseline_settings
 from dvg_jax.errors import UserError
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
@@ -25,13 +26,16 @@ def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             "steps": steps,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
-            "schedule": "constant",  # constant | cosine
+            "schedule": "constant",  # constant | cosine | linear | staircase
             "warmup_steps": 0,
-            "decay_steps": 0,  # cosine: steps to the lowest rate; 0 is all of them
-            "end_rate": 0.0,  # cosine: the lowest rate, as a share of learning_rate
+            # cosine: steps to the lowest rate, 0 is all of them. linear: the last steps, while the rate falls, 0 is
+            # half of them. staircase: steps from one drop to a tenth to the next, 0 is a fifth of them.
+            "decay_steps": 0,
+            "end_rate": 0.0,  # cosine, linear: the lowest rate, as a share of learning_rate
             "beta1": 0.9,
             "beta2": 0.999,
             "clip_norm": 0.0,  # gradient norm; 0 is no clipping
+            "weight_decay": 0.0,  # added to the gradient, as PyTorch's Adam does
             "ema_decay": 0.0,  # 0 is no averaging
             "ema_every": 1,
             "ema_start": 0,  # until this step the average is a plain copy
@@ -96,7 +100,7 @@ def default_config() -> ConfigDict:
             "timesteps": 100,
             # 0 steps: all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
             "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},
-            "init": dict.fromkeys(STAGES, ""),  # a stage's folder from another run
+            "init": dict.fromkeys((*STAGES, *BASELINES), ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
                 "train_count": 1024,  # phantoms
@@ -107,6 +111,7 @@ def default_config() -> ConfigDict:
             "new_view_vqgan": _vqgan(22_900),
             "new_view": {"network": _unet(64), "train": _training(500_000, 2, 2e-4)},
             "diffusion": {"network": _unet(128), "train": diffusion},
+            "baselines": baseline_settings(_training),
             "log": {
                 "metrics_every": 10,
                 "checkpoint_every": 1000,
@@ -137,7 +142,7 @@ def check(config: ConfigDict) -> None:
     _one_of("geometry", config.geometry, GEOMETRIES)
     _one_of("projector", config.projector, PROJECTORS)
     _one_of("dtype", config.dtype, ("float32", "bfloat16"))
-    _one_of("stage", config.stage, ("all", *STAGES))
+    _one_of("stage", config.stage, ("all", *STAGES, *BASELINES))
     _one_of("evaluate.lpips", config.evaluate.lpips, ("vgg", "alex", ""))
     if not config.angles:
         raise UserError("config.angles is empty; allowed: one or more angles in degrees")
@@ -148,13 +153,23 @@ def check(config: ConfigDict) -> None:
     steps = config.sampler.steps
     if not 0 <= steps <= config.timesteps:
         raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")
-    for name in STAGES:
-        train = config[name].train
+    for name in (*STAGES, *BASELINES):
+        field, train = stage_field(name), stage_settings(config, name).train
         if train.steps < 1 or train.batch_size < 1:
             raise UserError(
-                f"config.{name}.train has steps {train.steps} and batch_size {train.batch_size}; allowed: 1 or more"
+                f"config.{field}.train has steps {train.steps} and batch_size {train.batch_size}; allowed: 1 or more"
             )
-        _one_of(f"{name}.train.schedule", train.schedule, ("constant", "cosine"))
+        _one_of(f"{field}.train.schedule", train.schedule, ("constant", "cosine", "linear", "staircase"))
+
+
+def stage_field(name: str) -> str:
+    """Where in the config a stage's settings are."""
+    return f"baselines.{name}" if name in BASELINES else name
+
+
+def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
+    """A stage's settings, ``train`` among them."""
+    return config.baselines[name] if name in BASELINES else config[name]
 
 
 def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:

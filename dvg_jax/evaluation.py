@@ -9,7 +9,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from dvg_jax.baselines import Baseline, build_baseline
 from dvg_jax.build import build_dvg, build_source, required_stages
+from dvg_jax.config import BASELINES
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG, minmax
@@ -17,14 +19,14 @@ from dvg_jax.metrics import view_metrics, volume_metrics
 from dvg_jax.metrics.report import write_table
 from dvg_jax.networks.lpips import Net, load_lpips, lpips
 from dvg_jax.shapes import Key, Variables, Views, Volumes
-from dvg_jax.training.run import load_stages
+from dvg_jax.training.run import finished_steps, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
 
 MEAN, CEILING, DVG_NET, DVG_FULL = "mean training volume", "CT VQGAN of the truth", "DVG-Net", "DVG-Diffusion"
 
 
 def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> str:
-    """Measure the model in ``workdir`` on the test cases of ``config.data``.
+    """Measure the model in ``workdir``, and the comparison methods trained beside it, on ``config.data``'s test cases.
 
     Writes ``evaluation/volumes.csv`` and ``views.csv`` with a row a case, the same as JSON with means and intervals,
     and pictures of the first cases.
@@ -33,7 +35,12 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
       The table of means, to be printed.
     """
     dvg = build_dvg(config)
-    variables = jax.device_put(load_stages(config, workdir, required_stages(config), wanted_by="evaluation"))
+    baselines = trained_baselines(config, workdir, dvg)
+    needed = required_stages(config)
+    # Baselines may be measured on their own; a pipeline that is there in part is an error that names what is missing.
+    own = needed if not baselines or any(finished_steps(config, workdir, name) for name in needed) else ()
+    names = dict.fromkeys([*own, *(name for b in baselines for name in (*b.requires, b.name))])
+    variables = jax.device_put(load_stages(config, workdir, tuple(names), wanted_by="evaluation"))
     folder = workdir / "evaluation"
     distance = _lpips(config.evaluate.lpips) if config.evaluate.lpips else None
     key = jax.random.key(config.seed)
@@ -44,14 +51,18 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
     bar = tqdm(total=count, desc=f"{'evaluation':>15}", disable=not show_progress, dynamic_ncols=True)
     for cases, truth in _batches(config):
         # The key belongs to the batch's first case: a result depends on the batch size, which the config fixes.
-        results, made = predict(dvg, variables, truth, jax.random.fold_in(key, cases[0]))
-        results = {MEAN: jnp.broadcast_to(mean, truth.shape), **results}
-        pairs = {}
+        case_key = jax.random.fold_in(key, cases[0])
+        results, made = predict(dvg, variables, truth, case_key) if own else ({}, None)
+        others, synthesised = predict_baselines(dvg, baselines, variables, truth, case_key)
+        results = {MEAN: jnp.broadcast_to(mean, truth.shape), **others, **results}
         if made is not None:
-            true = dvg.render(truth, dvg.new_angles)
-            pairs = {
-                f"{DVG_NET}, view at {a:g} degrees": (true[:, v], made[:, v]) for v, a in enumerate(dvg.new_angles)
-            }
+            synthesised[DVG_NET] = made
+        true = dvg.render(truth, dvg.new_angles) if synthesised else None
+        pairs = {
+            f"{method}, view at {a:g} degrees": (true[:, v], made_views[:, v])  # type: ignore[index]
+            for v, a in enumerate(dvg.new_angles)
+            for method, made_views in synthesised.items()
+        }
         for i, case in enumerate(cases):
             for method, result in results.items():
                 row = volume_metrics(truth[i, ..., 0], result[i, ..., 0], distance)
@@ -87,6 +98,28 @@ def predict(
     return results, made
 
 
+def trained_baselines(config: ConfigDict, workdir: Path, dvg: DVG) -> list[Baseline]:
+    """The comparison methods that have been trained in ``workdir``, in the config's order."""
+    return [build_baseline(name, config, dvg) for name in BASELINES if finished_steps(config, workdir, name)]
+
+
+def predict_baselines(
+    dvg: DVG, baselines: list[Baseline], variables: dict[str, Variables], truth: Volumes, key: Key
+) -> tuple[dict[str, Volumes], dict[str, Views]]:
+    """CTs and synthesised views by method, from the same X-rays that DVG-Diffusion is shown."""
+    shown = dvg.render(truth, dvg.angles)
+    results, made = {}, {}
+    for baseline in baselines:
+        result = baseline.predict(variables, shown, key)
+        if baseline.makes_views:
+            made[baseline.title] = result
+            continue
+        results[baseline.title] = result
+        if baseline.in_view_table and dvg.new_angles:
+            made[baseline.title] = dvg.render(result, dvg.new_angles)
+    return results, made
+
+
 def mean_volume(source: Source) -> jax.Array:
     """The mean of all CTs of a source, (D, H, W, 1): what one knows without an X-ray."""
     total, count = 0.0, 0
@@ -115,7 +148,7 @@ def _lpips(net: Net) -> Callable:
 
 def _pictures(dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, path: Path) -> None:
     """Panels of case ``i`` of a batch."""
-    columns = {name: np.asarray(results[name][i, ..., 0]) for name in (DVG_NET, DVG_FULL) if name in results}
+    columns = {name: np.asarray(x[i, ..., 0]) for name, x in results.items() if name not in (MEAN, CEILING)}
     comparison_panel(np.asarray(truth[i, ..., 0]), columns, path.with_suffix(".png"))
     shown = {f"{a:g} deg": v for a, v in zip(dvg.angles, dvg.render(truth, dvg.angles)[i], strict=True)}
     if made is not None:

@@ -3,10 +3,13 @@
 On a GPU a 3D convolution is XLA's own (``native``). XLA's CPU backend is many times slower at 3D convolutions than at
 2D ones, and slower still at strided ones and at gradients with respect to kernels. So there (``sliced``) everything
 becomes ONE 2D convolution of stride 1 over depth slices: the slices that a depth kernel reaches are stacked in the
-channels, strides are moved to the channels, a transposed convolution makes all its output phases at once in its
-channels, and the kernel's gradient is a few matrix products. Both forms have the same parameters.
+input's channels or, where fewer come out, the depth kernel's taps in the output's, to be shifted and added. Strides are
+moved to the channels, a transposed convolution makes all its output phases at once in its channels, and the kernel's
+gradient is a few matrix products. Both forms have the same parameters.
 """
 
+import functools
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -15,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from dvg_jax.errors import UserError
 from dvg_jax.shapes import Features, Key
@@ -25,6 +29,9 @@ Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 PaddingMode = Literal["zeros", "replicate"]
 
 VALID: Padding = ((0, 0), (0, 0), (0, 0))
+
+MISSING_TAPS = {1: (0, 0), 2: (1, 1), 3: (0, 1), 4: (0, 0)}
+"""Zeros before and after the taps of a transposed kernel that make it one of 4 taps, which ``upsample`` knows."""
 
 
 def is_sliced(form: Form) -> bool:
@@ -46,8 +53,14 @@ def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form
     if not is_sliced(form):
         numbers = ("NDHWC", "DHWIO", "NDHWC")
         return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=numbers)
-    depth, _, _, _, features = kernel.shape
+    depth, _, _, channels, features = kernel.shape
     slices = (x.shape[1] - depth) // strides[0] + 1
+    if features < channels and strides == (1, 1, 1):
+        # Stacking slices in the channels that come out instead of those that go in: 3 to 10 times faster here.
+        flat = kernel.transpose(1, 2, 3, 0, 4).reshape(*kernel.shape[1:4], -1)
+        y = _convolve_slices(x.reshape(-1, *x.shape[2:]), flat)
+        y = y.reshape(*x.shape[:2], *y.shape[1:3], depth, features)
+        return functools.reduce(jnp.add, [y[:, i : i + slices, ..., i, :] for i in range(depth)])
     span = strides[0] * (slices - 1) + 1
     x = jnp.concatenate([x[:, i : i + span : strides[0]] for i in range(depth)], axis=-1)
     flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, features)
@@ -140,6 +153,13 @@ def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
     return y
 
 
+def _to_cells(x: Features, kernel: Array) -> Features:
+    """Transposed convolution of kernel 2, stride 2: every voxel becomes a cell of 2 x 2 x 2 of its own."""
+    b, d, h, w, _ = x.shape
+    y = jnp.einsum("bdhwc,ijkcf->bdihjwkf", x, kernel)
+    return y.reshape(b, 2 * d, 2 * h, 2 * w, -1)
+
+
 def fan_in_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Uniform within +-1/sqrt(fan in), PyTorch's default, which the published networks start from."""
     bound = 1 / np.sqrt(np.prod(shape[:-1]))
@@ -159,9 +179,9 @@ class _Kernel(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     form: Form = "auto"
 
-    def parameters(self, channels: int) -> tuple[Array, Array | float]:
-        """Kernel (kd, kh, kw, Cin, Cout) and bias, in the compute type."""
-        shape = (*self.kernel_size, channels, self.features)
+    def parameters(self, channels: int, window: tuple[int, ...] | None = None) -> tuple[Array, Array | float]:
+        """Kernel (*window, Cin, Cout) and bias, in the compute type; the window is ``kernel_size`` unless given."""
+        shape = (*(window or self.kernel_size), channels, self.features)
         kernel = self.param("kernel", fan_in_uniform, shape, self.param_dtype).astype(self.dtype)
         if not self.use_bias:
             return kernel, 0.0
@@ -183,18 +203,44 @@ class Conv(_Kernel):
         return convolve(x, kernel, self.strides, self.form) + bias
 
 
+class Conv2D(_Kernel):
+    """Cross-correlation of (B, H, W, C): a :class:`Conv` whose depth is 1, with a kernel (kh, kw, Cin, Cout).
+
+    ``kernel_size``, ``strides`` and ``padding`` are those of a ``Conv``, with 1, 1 and (0, 0) along D.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
+        if self.kernel_size[0] != 1 or self.strides[0] != 1:
+            raise UserError(
+                f"2D convolution's kernel is {self.kernel_size}, strides {self.strides}; allowed: 1 along D"
+            )
+        kernel, bias = self.parameters(x.shape[-1], self.kernel_size[1:])
+        x = pad(x.astype(self.dtype)[:, None], self.padding, self.padding_mode)
+        if is_sliced(self.form):
+            return convolve(x, kernel[None], self.strides, self.form)[:, 0] + bias
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return (
+            jax.lax.conv_general_dilated(x[:, 0], kernel, self.strides[1:], "VALID", dimension_numbers=numbers) + bias
+        )
+
+
 class ConvTranspose(_Kernel):
     """Doubles every axis whose kernel is 4 (stride 2, padding 1 of ``padding_mode``); other kernels are 1.
 
     With ``replicate`` this is the VQGAN's transposed convolution: edge-padded, then PyTorch's with padding 3.
+    Kernel 3 is PyTorch's of stride 2, padding 1 and output padding 1; kernel 2 its of stride 2 without padding.
     """
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        if any(k not in (1, 4) for k in self.kernel_size):
-            raise UserError(f"transposed convolution's kernel is {self.kernel_size}; allowed: 1 or 4 along each axis")
+        if any(k not in MISSING_TAPS for k in self.kernel_size):
+            raise UserError(f"transposed convolution's kernel is {self.kernel_size}; allowed: 1 to 4 along each axis")
         kernel, bias = self.parameters(x.shape[-1])
-        amounts = tuple((1, 1) if k == 4 else (0, 0) for k in self.kernel_size)
+        if self.kernel_size == (2, 2, 2):
+            return _to_cells(x.astype(self.dtype), kernel) + bias
+        kernel = jnp.pad(kernel, (*(MISSING_TAPS[k] for k in self.kernel_size), (0, 0), (0, 0)))
+        amounts = tuple((1, 1) if k > 1 else (0, 0) for k in self.kernel_size)
         x = pad(x.astype(self.dtype), amounts, self.padding_mode)  # type: ignore[arg-type]
         return upsample(x, kernel, self.form) + bias
 
@@ -221,3 +267,45 @@ class GroupNorm(nn.Module):
         )
         nn.share_scope(self, norm)
         return norm(x).astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """PyTorch's: normalises by the batch's biased variance, keeps a running unbiased one (momentum 0.1)."""
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Features, train: bool) -> Features:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        x = x.astype(jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean, var = x.mean(axes), x.var(axes)
+            if not self.is_initializing():
+                count = x.size / channels
+                unbiased = var * count / max(count - 1, 1)
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    running.value += self.momentum * (jax.lax.stop_gradient(new) - running.value)
+        y = (x - mean) * jax.lax.rsqrt(var + self.epsilon) * scale + bias
+        return y.astype(self.dtype)
+
+
+def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
+    """Each channel of each case to mean 0 and variance 1 over space, in float32; (B, ..., C) of any rank.
+
+    A map of one element is left as it is: its deviation from its mean is 0 and would say nothing.
+    """
+    if math.prod(x.shape[1:-1]) == 1:
+        return x
+    axes = tuple(range(1, x.ndim - 1))
+    y = x.astype(jnp.float32)
+    y = y - y.mean(axes, keepdims=True)
+    return (y * jax.lax.rsqrt(jnp.mean(y**2, axes, keepdims=True) + epsilon)).astype(x.dtype)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from dvg_jax.networks.blocks import Conv
-from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.shapes import Features, Latent, Times
 
 
@@ -37,7 +36,7 @@ class ConditionalDenoiser(nn.Module):
     With ``stem`` each block is a volume (B, D, H, W, 1) and passes a stem of its own; without, it is a latent.
     """
 
-    unet: UNet3D
+    unet: nn.Module
     stem: bool = False
     downsample: int = 4
 

@@ -6,40 +6,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from dvg_jax.networks.blocks import Conv, Triple
+from dvg_jax.networks.blocks import BatchNorm, Conv, Triple, instance_norm
 from dvg_jax.shapes import Features
 
 SLOPE = 0.2
 MAX_WIDENING = 8
-
-
-class BatchNorm(nn.Module):
-    """PyTorch's: normalises by the batch's biased variance, keeps a running unbiased one (momentum 0.1)."""
-
-    momentum: float = 0.1
-    epsilon: float = 1e-5
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Features, train: bool) -> Features:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        x = x.astype(jnp.float32)
-        mean, var = running_mean.value, running_var.value
-        if train:
-            axes = tuple(range(x.ndim - 1))
-            mean, var = x.mean(axes), x.var(axes)
-            if not self.is_initializing():
-                count = x.size / channels
-                unbiased = var * count / max(count - 1, 1)
-                for running, new in ((running_mean, mean), (running_var, unbiased)):
-                    running.value += self.momentum * (jax.lax.stop_gradient(new) - running.value)
-        y = (x - mean) * jax.lax.rsqrt(var + self.epsilon) * scale + bias
-        return y.astype(self.dtype)
 
 
 class PatchDiscriminator(nn.Module):
@@ -49,11 +20,13 @@ class PatchDiscriminator(nn.Module):
       dims: 2 for images (B, H, W, 1), 3 for volumes (B, D, H, W, 1).
       width: channels of the first stage; doubled at each, up to 8 times.
       layers: strided stages.
+      norm: batch, with scale and offset, or instance, without them and without biases before it.
     """
 
     dims: int = 3
     width: int = 64
     layers: int = 3
+    norm: str = "batch"
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -72,11 +45,13 @@ class PatchDiscriminator(nn.Module):
                 kernel,
                 (1 if flat else stride, stride, stride),
                 ((0, 0) if flat else (2, 2), (2, 2), (2, 2)),
+                use_bias=self.norm == "batch" or i == 0 or last,
                 **types,
                 name=f"conv{i}",
             )(x)
             if not last:
-                x = BatchNorm(**types, name=f"norm{i}")(x, train) if i else x
+                if i:
+                    x = BatchNorm(**types, name=f"norm{i}")(x, train) if self.norm == "batch" else instance_norm(x)
                 x = nn.leaky_relu(x, SLOPE)
             features.append(x[:, 0] if flat else x)
         return features[-1].astype(jnp.float32), features

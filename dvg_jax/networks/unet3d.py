@@ -30,17 +30,19 @@ PAD_HW = ((0, 0), (1, 1), (1, 1))
 
 
 class Block(nn.Module):
-    """Convolution, group norm, the time's scale and shift if given, SiLU."""
+    """Convolution (``depth`` x 3 x 3), group norm, the time's scale and shift if given, SiLU."""
 
     features: int
     groups: int
+    depth: int = 1
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Features, scale_shift: tuple[Array, Array] | None = None) -> Features:
         kinds: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Conv(self.features, (1, 3, 3), padding=PAD_HW, name="proj", **kinds)(x)
+        padding = ((self.depth // 2,) * 2, (1, 1), (1, 1))
+        x = Conv(self.features, (self.depth, 3, 3), padding=padding, name="proj", **kinds)(x)
         x = GroupNorm(self.groups, epsilon=1e-5, name="norm", **kinds)(x)
         if scale_shift is not None:
             scale, shift = scale_shift
@@ -53,6 +55,7 @@ class ResnetBlock(nn.Module):
 
     features: int
     groups: int
+    depth: int = 1
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -64,8 +67,8 @@ class ResnetBlock(nn.Module):
             y = nn.Dense(2 * self.features, kernel_init=fan_in_uniform, name="mlp_1", **kinds)(nn.silu(time))
             scale, shift = jnp.split(y[:, None, None, None], 2, axis=-1)
             scale_shift = scale, shift
-        h = Block(self.features, self.groups, name="block1", **kinds)(x, scale_shift)
-        h = Block(self.features, self.groups, name="block2", **kinds)(h)
+        h = Block(self.features, self.groups, self.depth, name="block1", **kinds)(x, scale_shift)
+        h = Block(self.features, self.groups, self.depth, name="block2", **kinds)(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, (1, 1, 1), name="res_conv", **kinds)(x)
         return h + x

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dvg_jax.build import build_source
-from dvg_jax.config import STAGES
+from dvg_jax.config import BASELINES, STAGES, stage_field, stage_settings
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource
 from dvg_jax.errors import UserError
@@ -43,10 +43,10 @@ class StageRun:
 
     def __init__(self, config: ConfigDict, stage: Stage, variables: dict[str, Variables], workdir: Path) -> None:
         self.config, self.stage, self.folder = config, stage, workdir / stage.name
-        self.training = Training(**config[stage.name].train)
+        self.training = Training(**stage_settings(config, stage.name).train)
         self.recipe, self.rate = self.training.recipe, jax.jit(self.training.rate())
-        self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage.name}.train.batch_size")
-        self.key = jax.random.fold_in(jax.random.key(config.seed), STAGES.index(stage.name))
+        self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
+        self.key = jax.random.fold_in(jax.random.key(config.seed), (*STAGES, *BASELINES).index(stage.name))
         replicated = sharding.replicated(self.mesh)
         self.variables = jax.device_put(variables, replicated)
         self.frozen = {name: self.variables[name] for name in stage.requires}
@@ -156,7 +156,7 @@ class StageRun:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
         metrics, volumes = self.stage.show(variables, batch["ct"], self.key)
         record.write(step, metrics)
-        if jax.process_index() == 0:
+        if volumes and jax.process_index() == 0:
             named = {name: np.asarray(volume) for name, volume in volumes.items()}
             comparison_panel(named.pop("truth"), named, self.folder / "pictures" / f"step_{step:07d}.png")
 

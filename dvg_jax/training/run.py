@@ -5,7 +5,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dvg_jax import config as configs
+from dvg_jax.baselines import baseline_stage
 from dvg_jax.build import build_dvg, required_stages
+from dvg_jax.config import BASELINES, stage_settings
 from dvg_jax.errors import UserError
 from dvg_jax.shapes import Variables
 from dvg_jax.stages import build_stage
@@ -24,16 +26,16 @@ def train(config: ConfigDict, workdir: Path) -> None:
     """
     dvg = build_dvg(config)
     needed = required_stages(config)
-    if config.stage != "all" and config.stage not in needed:
+    if config.stage not in ("all", *needed, *BASELINES):
         raise UserError(
             f"config.stage is {config.stage}, which these switches leave out; allowed: all, {', '.join(needed)}"
         )
     todo = needed if config.stage == "all" else (config.stage,)
     check_owner(config, workdir)
     for name in todo:
-        if finished_steps(config, workdir, name) >= config[name].train.steps:
+        if finished_steps(config, workdir, name) >= stage_settings(config, name).train.steps:
             continue
-        stage = build_stage(name, config, dvg)
+        stage = baseline_stage(name, config, dvg) if name in BASELINES else build_stage(name, config, dvg)
         variables = load_stages(config, workdir, stage.requires, wanted_by=name)
         run = StageRun(config, stage, variables, workdir)
         workdir.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import Conv, ConvTranspose, GroupNorm, convolve, pad, upsample
+from dvg_jax.networks.blocks import (
+    Conv,
+    Conv2D,
+    ConvTranspose,
+    GroupNorm,
+    convolve,
+    instance_norm,
+    pad,
+    upsample,
+)
 
 CASES = [
     ((3, 3, 3), (1, 1, 1), 2, 3),
     ((3, 3, 3), (1, 1, 1), 3, 2),
+    ((5, 3, 1), (1, 1, 1), 4, 1),
     ((1, 3, 3), (1, 1, 1), 2, 2),
     ((4, 4, 4), (2, 2, 2), 2, 3),
     ((4, 4, 4), (1, 2, 2), 3, 2),
@@ -55,8 +65,8 @@ def test_padding_modes():
 
 
 def test_transposed_convolution_refuses_other_kernels():
-    with pytest.raises(UserError, match="allowed: 1 or 4"):
-        ConvTranspose(2, (3, 4, 4)).init(jax.random.key(0), jnp.zeros((1, 2, 2, 2, 1)))
+    with pytest.raises(UserError, match="allowed: 1 to 4"):
+        ConvTranspose(2, (5, 4, 4)).init(jax.random.key(0), jnp.zeros((1, 2, 2, 2, 1)))
 
 
 def test_compute_type_and_weights_type():
@@ -74,3 +84,40 @@ def test_norm_of_features_whose_mean_is_large_beside_their_spread():
     exact = (exact - exact.mean()) / np.sqrt(exact.var() + norm.epsilon)
     # A mean of 3 is known to 2e-7 in float32, 2e-5 of the spread; by E[x^2] - E[x]^2 the error is 5e-2.
     np.testing.assert_allclose(y, exact, atol=2e-4)
+
+
+@pytest.mark.parametrize("form", ["sliced", "native"])
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_transposed_kernels_by_hand(kernel, form):
+    """Every input voxel adds its scaled kernel at twice its place; PyTorch's padding cuts 1 off kernels 3 and 4."""
+    x = np.random.default_rng(0).normal(size=(1, 2, 3, 2, 2)).astype(np.float32)
+    layer = ConvTranspose(3, (kernel,) * 3, form=form)
+    variables = layer.init(jax.random.key(0), x)
+    weights, bias = (np.asarray(variables["params"][name]) for name in ("kernel", "bias"))
+    full = np.zeros((1, *(2 * n + 2 for n in x.shape[1:4]), 3))
+    for at in np.ndindex(x.shape[1:4]):
+        reach = tuple(slice(2 * i, 2 * i + kernel) for i in at)
+        full[(0, *reach)] += np.einsum("c,ijkcf->ijkf", x[(0, *at)], weights)
+    cut = tuple(slice(kernel > 2, (kernel > 2) + 2 * n) for n in x.shape[1:4])
+    np.testing.assert_allclose(layer.apply(variables, x), full[(slice(None), *cut)] + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["sliced", "native"])
+def test_2d_convolution_is_the_3d_one_of_depth_one(form):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 2))
+    settings = {"strides": (1, 2, 2), "padding": ((0, 0), (1, 1), (2, 2)), "form": form}
+    layer = Conv2D(3, (1, 3, 4), **settings)
+    variables = layer.init(jax.random.key(1), x)
+    assert variables["params"]["kernel"].shape == (3, 4, 2, 3)
+    params = {**variables["params"], "kernel": variables["params"]["kernel"][None]}
+    expected = Conv(3, (1, 3, 4), **settings).apply({"params": params}, x[:, None])[:, 0]
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_instance_norm_is_of_each_case_and_channel():
+    x = 5 + 3 * jax.random.normal(jax.random.key(0), (2, 4, 5, 3, 6))
+    y = np.asarray(instance_norm(x))
+    np.testing.assert_allclose(y.mean(axis=(1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(axis=(1, 2, 3)), 1, rtol=1e-3)
+    np.testing.assert_array_equal(instance_norm(x[:, :1, :1, :1]), x[:, :1, :1, :1])
+    assert instance_norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

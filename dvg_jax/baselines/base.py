@@ -1,0 +1,110 @@
+"""What a comparison method is, and how it becomes a stage of the one training loop.
+
+    views (B, V, h, w, 1) --prepare--> example["x"] --network--> CT (B, D, H, W, 1), or a view
+
+A file of this folder gives its network, its task where that is not :class:`Regression`, and ``build(config, dvg)``.
+X-rays come from ``dvg.render`` and V_bp from ``dvg.lift``, so every method sees what the DVG stages see.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dvg_jax.metrics import psnr_volume, view_metrics
+from dvg_jax.networks.init import TORCH_DEFAULT, KernelRule, init_variables
+from dvg_jax.shapes import Key, Variables, Views, Volumes
+from dvg_jax.stages.base import Example, Metrics, Stage, Task
+
+DISTANCES: dict[str, Callable[[Array], Array]] = {"mse": lambda e: jnp.mean(e**2), "l1": lambda e: jnp.mean(jnp.abs(e))}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A comparison method.
+
+    Attributes:
+      name: of its stage and its section in ``config.baselines``.
+      title: in the paper's tables.
+      prepare: (frozen variables, CT) -> example.
+      predict: (variables by stage, views (B, V, h, w, 1) in [0, 1], key) -> CT in [0, 1]; for a view synthesiser, the
+        views at ``dvg.new_angles``. A method that draws nothing ignores the key.
+      requires: stages whose variables ``prepare`` and ``predict`` read besides its own.
+      makes_views: it is a view synthesiser.
+      in_view_table: projections of its CT are compared with synthesised views, as in the paper's Table VI.
+    """
+
+    name: str
+    title: str
+    task: Task
+    prepare: Callable[[dict[str, Variables], Volumes], Example]
+    predict: Callable[[dict[str, Variables], Views, Key], Volumes | Views]
+    requires: tuple[str, ...] = ()
+    makes_views: bool = False
+    in_view_table: bool = False
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A network that maps ``example["x"]`` to ``example["y"]``, by mean squared or mean absolute error.
+
+    The network is called as ``network(x, train)``; its collections besides ``params`` (running statistics) are the
+    task's state. Dropout draws from the step's key.
+    """
+
+    network: nn.Module
+    kernels: KernelRule = TORCH_DEFAULT
+    distance: str = "mse"
+
+    def constants(self) -> Variables:
+        return {}
+
+    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+        variables = init_variables(self.network, key, example["x"], kernels=self.kernels)
+        return {"model": variables.pop("params")}, variables
+
+    def loss(
+        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        step: Array,
+    ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
+        y, model_state = train_pass(self.network, params["model"], model_state, example["x"], key)
+        return DISTANCES[self.distance](y - example["y"]), (model_state, {})
+
+
+def train_pass(
+    network: nn.Module, params: Variables, model_state: Variables, x: Array, key: Key
+) -> tuple[Array, Variables]:
+    """A network's output while it is trained, and its running statistics afterwards."""
+    variables = {"params": params, **model_state}
+    y, changed = network.apply(variables, x, train=True, rngs={"dropout": key}, mutable=list(model_state))
+    return y, dict(changed)
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate_network(network: nn.Module, variables: Variables, x: Array) -> Array:
+    """A trained network's output, clipped to [0, 1]."""
+    return jnp.clip(network.apply(variables, x), 0, 1)
+
+
+def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
+    """A stage's variables: all that the network holds."""
+    return {"params": params, **model_state}
+
+
+def as_stage(baseline: Baseline, render: Callable[[Volumes], tuple[Views, Volumes | Views]]) -> Stage:
+    """The method as a stage of the training loop; ``render`` gives a CT's input views and what is to be predicted."""
+
+    def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Any]]:
+        views, truth = render(ct)
+        result = baseline.predict(variables, views, key)
+        if baseline.makes_views:
+            return {"psnr": jnp.asarray(view_metrics(truth[0, 0, ..., 0], result[0, 0, ..., 0])["psnr"])}, {}
+        psnr = jnp.mean(jax.vmap(psnr_volume)(truth[..., 0], result[..., 0]))
+        return {"psnr": psnr}, {"truth": ct[0, ..., 0], baseline.title: result[0, ..., 0]}
+
+    return Stage(baseline.name, baseline.task, baseline.requires, baseline.prepare, export, show)
