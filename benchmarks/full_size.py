@@ -160,15 +160,15 @@ def main(argv: list[str] | None = None) -> None:
         figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps(figures))
         return
-    results = {}
+    results: dict[str, Any] = {"size": options.size, "train_size": options.train_size}
     for name in options.only or known:
         flags = [f"--{k}={getattr(options, k)}" for k in ("size", "train_size", "steps")]
         child = [sys.executable, "-m", "benchmarks.full_size", *flags, f"--child={name}"]
         done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
         results[name] = json.loads(done.stdout.splitlines()[-1])
+        path = save(f"full_size_{jax.default_backend()}", results)
         print(name, json.dumps(results[name]), flush=True)
-    settings = {"size": options.size, "train_size": options.train_size}
-    print(f"written: {save(f'full_size_{jax.default_backend()}', settings | results)}")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python train.py --config configs/quickstart.py --workdir runs/demo
 
-What to expect on two CPU cores: RESULT_LINE
-A second view less: ``--config configs/quickstart.py:single``.
+What to expect on two CPU cores: 6 to 7 minutes; 26.7 dB volume PSNR on unseen phantoms, 5.0 dB above the mean training
+volume (``docs/results.md``).
+One view instead of two: ``--config configs/quickstart.py:single``.
 """
 
 from ml_collections import ConfigDict

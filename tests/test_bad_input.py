@@ -111,6 +111,7 @@ def test_missing_config_file(fails, tmp_path):
         ("--config.angles=(0.0,400.0)", "config.angles"),
         ("--config.ct_vqgan.train.steps=0", "config.ct_vqgan.train"),
         ("--config.ct_vqgan.train.learning_rate=-1.0", "learning_rate is -1.0"),
+        ("--config.ct_vqgan.train.warmup_steps=12", "warmup_steps is 12; allowed: 0 or more, fewer than the 12 steps"),
         ("--config.ct_vqgan.train.batch_size=0", "config.ct_vqgan.train has steps 12 and batch_size 0"),
         ("--config.data.source=nowhere", "nowhere"),
         ("--config.sampler.steps=11", "config.sampler.steps is 11; allowed: 1 to 10"),

@@ -52,6 +52,10 @@ class Training:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate is {self.learning_rate}; allowed: more than 0")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise UserError(
+                f"warmup_steps is {self.warmup_steps}; allowed: 0 or more, fewer than the {self.steps} steps"
+            )
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay is {self.ema_decay}; allowed: 0 to less than 1")
         if not self.weight_decay >= 0:
