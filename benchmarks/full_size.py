@@ -23,13 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common import save
+from benchmarks.common import RESULTS, save
 from configs.paper import get_config
 from dvg_jax import config as configs
 from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
 from dvg_jax.commands import reconstruct
-from dvg_jax.config import STAGES
 from dvg_jax.data.films import write_picture
 from dvg_jax.dvg import DVG, latent_shape
 from dvg_jax.networks.init import init_variables
@@ -39,6 +38,8 @@ from dvg_jax.training.optim import Training
 from dvg_jax.training.state import create, update
 
 DTYPES = ("float32", "bfloat16")
+STAGES = ("ct_vqgan", "new_view", "diffusion")
+"""The two other VQGAN stages train the same network by the same loss."""
 
 
 def random_variables(dvg: DVG) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=128, help="of the reconstruction")
     parser.add_argument("--train_size", type=int, default=64, help="of the training steps")
     parser.add_argument("--steps", type=int, default=2, help="of the sampler")
-    parser.add_argument("--only", nargs="*", help="names of measurements; all unless given")
+    parser.add_argument("--only", nargs="*", help="measure these alone; other figures in the file stay")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     known = tasks(options)
@@ -160,14 +161,17 @@ def main(argv: list[str] | None = None) -> None:
         figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps(figures))
         return
-    results: dict[str, Any] = {"size": options.size, "train_size": options.train_size}
-    for name in options.only or known:
+    name = f"full_size_{jax.default_backend()}"
+    before = RESULTS / f"{name}.json"
+    results: dict[str, Any] = json.loads(before.read_text())["results"] if options.only and before.exists() else {}
+    results |= {"size": options.size, "train_size": options.train_size}
+    for task in options.only or known:
         flags = [f"--{k}={getattr(options, k)}" for k in ("size", "train_size", "steps")]
-        child = [sys.executable, "-m", "benchmarks.full_size", *flags, f"--child={name}"]
+        child = [sys.executable, "-m", "benchmarks.full_size", *flags, f"--child={task}"]
         done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
-        results[name] = json.loads(done.stdout.splitlines()[-1])
-        path = save(f"full_size_{jax.default_backend()}", results)
-        print(name, json.dumps(results[name]), flush=True)
+        results[task] = json.loads(done.stdout.splitlines()[-1])
+        path = save(name, results)
+        print(task, json.dumps(results[task]), flush=True)
     print(f"written: {path}")
 
 
