@@ -71,12 +71,16 @@ def finished_steps(config: ConfigDict, workdir: Path, name: str) -> int:
 
 
 def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
-    """See that a folder with a config in it was trained with this one, but for the sections in ``free``."""
+    """See that a folder with a config in it was trained with this one, but for the sections in ``free`` and those of
+    comparison methods that it does not hold.
+    """
     path = workdir / "config.json"
     if path.exists():
         was, now = _flat(configs.load(path)), _flat(config)
         for field in sorted(was.keys() | now.keys()):
-            may_differ = field.split(".")[0] in (*FREE_FIELDS, *free) or field.endswith("train.steps")
+            part = field.split(".")
+            may_differ = part[0] in (*FREE_FIELDS, *free) or field.endswith("train.steps")
+            may_differ |= part[0] == "baselines" and not (workdir / part[1]).exists()
             if not may_differ and was.get(field) != now.get(field):
                 raise UserError(
                     f"config.{field} is {now.get(field)!r}, and {workdir} was trained with {was.get(field)!r}; "

@@ -40,6 +40,16 @@ def test_tiny_and_paper_configs_share_folders_with_the_pipeline(tmp_path):
         check_owner(module.get_config("single"), tmp_path)
 
 
+def test_settings_of_a_method_are_fixed_once_it_is_there(tmp_path):
+    config = tiny_config("cnn2d")
+    save(config, tmp_path / "config.json")
+    config.baselines.cnn2d.width = 0.5
+    check_owner(config, tmp_path)
+    (tmp_path / "cnn2d").mkdir()
+    with pytest.raises(UserError, match=r"config\.baselines\.cnn2d\.width is 0\.5"):
+        check_owner(config, tmp_path)
+
+
 def tiny_config(method):
     config = tiny()
     config.stage = method
