@@ -59,11 +59,17 @@ class ConvNorm(nn.Module):
 
 
 def max_pool(x: Array, factor: int = 2) -> Array:
-    """The largest value of each cell of ``factor`` voxels along every spatial axis."""
-    if factor == 1:
-        return x
-    split = [n for size in x.shape[1:-1] for n in (size // factor, factor)]
-    return x.reshape(x.shape[0], *split, x.shape[-1]).max(axis=tuple(range(2, 2 * x.ndim - 3, 2)))
+    """The largest value of each cell of ``factor``, a power of two, voxels along every spatial axis.
+
+    By selection between halves: the gradient of ``max`` looks for the value that equals the result, and where XLA
+    computes that value twice with different rounding there is none, and the gradient is 0 / 0.
+    """
+    for _ in range(factor.bit_length() - 1):
+        for axis in range(1, x.ndim - 1):
+            pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
+            first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+            x = jnp.where(first >= second, first, second)
+    return x
 
 
 def upsample_nearest(x: Array, factor: int = 2) -> Array:
