@@ -13,6 +13,8 @@ from dvg_jax.training.state import create, update
 NEW_ANGLES = {1: (90.0,), 2: (45.0,)}
 PAPER_SIZE = 128
 
+RECIPE = Recipe()
+
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Compiler options for what runs seldom or is small: half the time to compile."""
 
@@ -72,9 +74,9 @@ def chest(size):
 class Trial:
     """A method trained on one pair."""
 
-    def __init__(self, name, size, views=1, rate=2e-3, ct=None, quick=True, **settings):
+    def __init__(self, name, size, views=1, rate=2e-3, ct=None, quick=True, recipe=RECIPE, **settings):
         self.baseline, self.dvg = build(name, size, views, **settings)
-        self.ct, self.rate, self.recipe = chest(size) if ct is None else ct, rate, Recipe()
+        self.ct, self.rate, self.recipe = chest(size) if ct is None else ct, rate, recipe
         self.example = self.baseline.prepare({}, self.ct)
         self.start = create(self.baseline.task, self.recipe, jax.random.key(0), self.example)
         arguments = {}, {}, self.example, jax.random.key(1), jnp.float32(0)
