@@ -29,6 +29,7 @@ from dvg_jax import config as configs
 from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
 from dvg_jax.commands import reconstruct
+from dvg_jax.config import STAGES
 from dvg_jax.data.films import write_picture
 from dvg_jax.dvg import DVG, latent_shape
 from dvg_jax.networks.init import init_variables
@@ -38,8 +39,6 @@ from dvg_jax.training.optim import Training
 from dvg_jax.training.state import create, update
 
 DTYPES = ("float32", "bfloat16")
-STAGES = ("ct_vqgan", "new_view", "diffusion")
-"""The two other VQGAN stages train the same network by the same loss."""
 
 
 def random_variables(dvg: DVG) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dvg_jax.dvg import DVG
 from dvg_jax.metrics import psnr_volume, view_metrics
 from dvg_jax.networks.init import TORCH_DEFAULT, KernelRule, init_variables
 from dvg_jax.shapes import Key, Variables, Views, Volumes
@@ -89,6 +90,26 @@ def train_pass(
 def evaluate_network(network: nn.Module, variables: Variables, x: Array) -> Array:
     """A trained network's output, clipped to [0, 1]."""
     return jnp.clip(network.apply(variables, x), 0, 1)
+
+
+def from_views(
+    name: str,
+    title: str,
+    task: Task,
+    network: nn.Module,
+    dvg: DVG,
+    makes_views: bool = False,
+    in_view_table: bool = False,
+) -> Baseline:
+    """A method whose network takes the views themselves: to the CT or, if it ``makes_views``, to the new view."""
+
+    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+        return {"x": dvg.render(ct, dvg.angles), "y": dvg.render(ct, dvg.new_angles) if makes_views else ct}
+
+    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes | Views:
+        return evaluate_network(network, variables[name], views)
+
+    return Baseline(name, title, task, prepare, predict, makes_views=makes_views, in_view_table=in_view_table)
 
 
 def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:

@@ -15,13 +15,12 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.axes import FRONTAL, Angles, check_angles, replicate
-from dvg_jax.baselines.base import DISTANCES, Baseline, Regression, evaluate_network
+from dvg_jax.baselines.base import DISTANCES, Baseline, Regression, from_views
 from dvg_jax.baselines.layers import ConvNorm, conv, max_pool, upsample_nearest
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm, ConvTranspose
-from dvg_jax.shapes import Features, Key, Variables, Views, Volumes
-from dvg_jax.stages.base import Example
+from dvg_jax.shapes import Features, Views, Volumes
 
 LEVELS = 4
 """Encoder levels that guide the decoder; one more lies below them."""
@@ -108,11 +107,4 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
     if settings.loss not in DISTANCES:
         raise UserError(f"config.baselines.bx2s.loss is {settings.loss!r}; allowed: {', '.join(DISTANCES)}")
     network = BX2SNet(dvg.angles, settings.base, settings.guided, jnp.dtype(config.dtype))
-
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        return {"x": dvg.render(ct, dvg.angles), "y": ct}
-
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
-        return evaluate_network(network, variables["bx2s"], views)
-
-    return Baseline("bx2s", "BX2S-Net", Regression(network, distance=settings.loss), prepare, predict)
+    return from_views("bx2s", "BX2S-Net", Regression(network, distance=settings.loss), network, dvg)

@@ -17,13 +17,12 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.axes import FRONTAL, Angles, check_angles, to_volume
-from dvg_jax.baselines.base import Baseline, Regression, evaluate_network
+from dvg_jax.baselines.base import Baseline, Regression, from_views
 from dvg_jax.baselines.layers import ConvNorm, conv, max_pool, scaled, upsample_linear
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.init import Normal
-from dvg_jax.shapes import Key, Variables, Views, Volumes
-from dvg_jax.stages.base import Example
+from dvg_jax.shapes import Views, Volumes
 
 FUSIONS = ("early", "late")
 BLOCKS = (4, 3, 3, 3, 5)
@@ -140,11 +139,4 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
     if config.size % 16:
         raise UserError(f"config.size is {config.size}; allowed for cnn2d: multiples of 16")
     network = CNN2D(dvg.angles, settings.width, settings.fusion, tuple(settings.blocks), jnp.dtype(config.dtype))
-
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        return {"x": dvg.render(ct, dvg.angles), "y": ct}
-
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
-        return evaluate_network(network, variables["cnn2d"], views)
-
-    return Baseline("cnn2d", "2DCNN", Regression(network, Normal(0.02)), prepare, predict)
+    return from_views("cnn2d", "2DCNN", Regression(network, Normal(0.02)), network, dvg)

@@ -15,14 +15,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines.base import DISTANCES, Baseline, Regression, evaluate_network
+from dvg_jax.baselines.base import DISTANCES, Baseline, Regression, from_views
 from dvg_jax.baselines.layers import ConvNorm, Standardize, conv, scaled
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm, ConvTranspose
 from dvg_jax.networks.init import Normal
-from dvg_jax.shapes import Features, Key, Variables, Views, Volumes
-from dvg_jax.stages.base import Example
+from dvg_jax.shapes import Features, Views, Volumes
 
 WIDTHS = (256, 512, 1024, 2048, 4096)
 """Channels of the representation network at 128; smaller sizes have the last of them."""
@@ -103,11 +102,4 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
     if settings.start_depth not in START_DEPTHS:
         raise UserError(f"config.baselines.reconnet.start_depth is {settings.start_depth}; allowed: 2, 4")
     network = ReconNet(settings.width, settings.start_depth, jnp.dtype(config.dtype))
-
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        return {"x": dvg.render(ct, dvg.angles), "y": ct}
-
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
-        return evaluate_network(network, variables["reconnet"], views)
-
-    return Baseline("reconnet", "ReconNet", Regression(network, Normal(), settings.loss), prepare, predict)
+    return from_views("reconnet", "ReconNet", Regression(network, Normal(), settings.loss), network, dvg)

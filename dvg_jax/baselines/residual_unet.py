@@ -13,13 +13,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines.base import Baseline, Regression, evaluate_network
+from dvg_jax.baselines.base import Baseline, Regression, from_views
 from dvg_jax.baselines.layers import ConvNorm, conv, scaled, upsample_linear
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm
-from dvg_jax.shapes import Key, Variables, Views, Volumes
-from dvg_jax.stages.base import Example
+from dvg_jax.shapes import Views
 
 WIDTHS = (64, 128, 256, 512)
 HALVINGS = len(WIDTHS) - 1
@@ -80,11 +79,4 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
     if config.size % 2**HALVINGS:
         raise UserError(f"config.size is {config.size}; allowed for residual_unet: multiples of {2**HALVINGS}")
     network = ResidualUNet(settings.width, jnp.dtype(config.dtype))
-
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        return {"x": dvg.render(ct, dvg.angles), "y": dvg.render(ct, dvg.new_angles)}
-
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Views:
-        return evaluate_network(network, variables["residual_unet"], views)
-
-    return Baseline("residual_unet", "UNet", Regression(network), prepare, predict, makes_views=True)
+    return from_views("residual_unet", "UNet", Regression(network), network, dvg, makes_views=True)

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.axes import FRONTAL, Angles, check_angles, replicate, to_view, to_volume
-from dvg_jax.baselines.base import Baseline, Regression, evaluate_network, train_pass
+from dvg_jax.baselines.base import Baseline, Regression, from_views, train_pass
 from dvg_jax.baselines.layers import conv, scaled
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
@@ -31,7 +31,7 @@ from dvg_jax.networks.blocks import ConvTranspose, fan_in_uniform, instance_norm
 from dvg_jax.networks.discriminator import PatchDiscriminator
 from dvg_jax.networks.init import Normal, init_variables
 from dvg_jax.shapes import Features, Key, Variables, Views, Volumes
-from dvg_jax.stages.base import Example, Metrics, Task
+from dvg_jax.stages.base import Example, Metrics
 
 DENSE_LAYERS = (6, 12, 24, 16, 6)
 """Layers of the five dense blocks."""
@@ -239,7 +239,7 @@ def projection_distance(a: Volumes, b: Volumes) -> Array:
 def build_cnn(config: ConfigDict, dvg: DVG) -> Baseline:
     """X2CT-CNN: the generator under squared error alone."""
     generator = _generator("x2ct_cnn", config, dvg)
-    return _baseline("x2ct_cnn", "X2CT-CNN", Regression(generator, Normal(0.02)), generator, dvg)
+    return from_views("x2ct_cnn", "X2CT-CNN", Regression(generator, Normal(0.02)), generator, dvg)
 
 
 def build_gan(config: ConfigDict, dvg: DVG) -> Baseline:
@@ -247,7 +247,7 @@ def build_gan(config: ConfigDict, dvg: DVG) -> Baseline:
     generator, settings = _generator("x2ct_gan", config, dvg), config.baselines.x2ct_gan
     critic = PatchDiscriminator(3, scaled(64, settings.width), norm="instance", dtype=generator.dtype)
     task = GANTask(generator, critic, GANWeights(**settings.loss))
-    return _baseline("x2ct_gan", "X2CT-GAN", task, generator, dvg, in_view_table=True)
+    return from_views("x2ct_gan", "X2CT-GAN", task, generator, dvg, in_view_table=True)
 
 
 def _generator(name: str, config: ConfigDict, dvg: DVG) -> Generator:
@@ -256,15 +256,3 @@ def _generator(name: str, config: ConfigDict, dvg: DVG) -> Generator:
     if config.size % 2**HALVINGS:
         raise UserError(f"config.size is {config.size}; allowed for {name}: multiples of {2**HALVINGS}")
     return Generator(dvg.angles, settings.width, tuple(settings.layers), settings.dropout, jnp.dtype(config.dtype))
-
-
-def _baseline(
-    name: str, title: str, task: Task, generator: Generator, dvg: DVG, in_view_table: bool = False
-) -> Baseline:
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        return {"x": dvg.render(ct, dvg.angles), "y": ct}
-
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
-        return evaluate_network(generator, variables[name], views)
-
-    return Baseline(name, title, task, prepare, predict, in_view_table=in_view_table)
