@@ -20,18 +20,22 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "nanodrr")
 REST_S = 0.2
 """Between contestants: OpenMP's threads, PyTorch's among them, go on spinning for a while after their work is done."""
 
+WARM_UPS = 3
+"""The first two runs after a rest are up to twice as slow as those that follow."""
+
 
 def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of each contestant: first call, median, and fastest of ``repeats`` rounds.
 
-    In every round each contestant runs twice and the second run counts, so that a busy moment of the machine hits all
-    alike and nobody starts from another's caches. A contestant returns only when its work is done.
+    In every round each contestant runs ``WARM_UPS`` times before the run that counts, so that a busy moment of the
+    machine hits all alike and nobody starts from another's caches. A contestant returns only when its work is done.
     """
     times: dict[str, list[float]] = {name: [_seconds(function)] for name, function in contestants.items()}
     for _ in range(repeats):
         for name, function in contestants.items():
             time.sleep(REST_S)
-            function()
+            for _ in range(WARM_UPS):
+                function()
             times[name].append(_seconds(function))
     return {
         name: {"first": seconds[0], "median": statistics.median(seconds[1:]), "fastest": min(seconds[1:])}

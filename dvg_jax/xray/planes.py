@@ -13,8 +13,8 @@ from jax import Array
 from dvg_jax.shapes import Image, Pose, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes
 
-PLANES_AT_ONCE = 128
-"""Planes that are held at a time; memory does not grow with their number."""
+PLANES_AT_ONCE = 16
+"""Planes that are held at a time: memory does not grow with their number, and they stay in a processor's cache."""
 
 
 def forward_project_planes(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
@@ -43,8 +43,13 @@ def forward_project_planes(volume: Volume, pose: Pose, geometry: ConeBeamGeometr
     lines = jnp.pad(volume.astype(jnp.float32), ((0, 0), (1, 1), (1, 1))).transpose(1, 2, 0).reshape(-1, size_d)
     image = jnp.zeros(geometry.detector_shape, jnp.float32)
     for start in range(0, geometry.samples_per_ray, PLANES_AT_ONCE):
-        some = slice(start, start + PLANES_AT_ONCE)
-        image += _planes(lines, index_hw[some], index_d[some], (size_h + 2, size_w + 2))
+        planes = slice(start, start + PLANES_AT_ONCE)
+        # Columns that pass the volume by in all of these planes are left out: a fifth of the samples at 45 degrees.
+        inside = np.all((index_hw[planes] > 0) & (index_hw[planes] < (size_h + 1, size_w + 1)), axis=-1).any(axis=0)
+        if inside.any():
+            met = slice(inside.argmax(), inside.size - inside[::-1].argmax())
+            sums = _planes(lines, index_hw[planes, met], index_d[planes], (size_h + 2, size_w + 2))
+            image = image.at[:, met].add(sums)
     length = np.sqrt(1 + rows[:, None] ** 2 + columns**2) * step
     return image * length.astype(np.float32)
 
