@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import default_config
 from dvg_jax.errors import UserError
+from dvg_jax.xray.views import spread
 
 NEW_ANGLES = {1: (90.0,), 2: (45.0,)}
 
@@ -21,6 +22,6 @@ def get_config(views: str = "biplanar") -> ConfigDict:
         raise UserError(f"paper.py:{views}; allowed: single, biplanar, views=1 to views=20")
     n = int(count)
     config = default_config()
-    config.angles = tuple(90.0 * i / max(n - 1, 1) for i in range(n))
+    config.angles = spread(n)
     config.new_angles = NEW_ANGLES.get(n, ())
     return config

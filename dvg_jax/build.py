@@ -40,6 +40,7 @@ def build_dvg(config: ConfigDict) -> DVG:
         sampler=Sampler(config.sampler.steps or None, config.sampler.eta, config.sampler.clip or None),
         use_vpge=config.use_vpge,
         use_diffusion=config.use_diffusion,
+        random_views=config.random_views,
         projector=config.projector,
         normalize_new_view=config.normalize_new_view,
         decode_quantized=config.decode_quantized,

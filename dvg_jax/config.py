@@ -92,6 +92,8 @@ def default_config() -> ConfigDict:
             "new_angles": (45.0,),  # views to synthesise; () for none
             "use_vpge": True,  # Table II: encode V_bp by its own VQGAN
             "use_diffusion": True,  # Table II: off leaves DVG-Net
+            # N: one model for any 1 to N views (Fig. 5), trained on sets drawn at each step; V_bp is the views' mean
+            "random_views": 0,
             "projector": "default",  # default: Eqs. (1) and (9) | published: the released code's (xray/published.py)
             "normalize_new_view": True,  # the synthesised view min-max as films are; not so in the released code
             "decode_quantized": True,  # D_ct from the nearest codes; so in the released code too
@@ -150,6 +152,11 @@ def check(config: ConfigDict) -> None:
         angles = tuple(config[name])
         if any(not -360 <= float(a) <= 360 for a in angles) or len(set(angles)) < len(angles):
             raise UserError(f"config.{name} is {angles}; allowed: different angles between -360 and 360 degrees")
+    if config.random_views < 0 or (config.random_views and (config.new_angles or not config.use_vpge)):
+        raise UserError(
+            f"config.random_views is {config.random_views}, with new_angles {tuple(config.new_angles)} and use_vpge "
+            f"{config.use_vpge}; allowed: 0, or 1 and more with use_vpge and no new_angles"
+        )
     steps = config.sampler.steps
     if not 0 <= steps <= config.timesteps:
         raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")

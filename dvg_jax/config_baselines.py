@@ -72,6 +72,7 @@ def baseline_settings(training: TrainingSettings) -> ConfigDict:
             },
             "cddpm": {
                 "space": "pixel",  # pixel | latent: the pipeline's Base-Diffusion. The paper does not say which it ran
+                "new_view": False,  # show it DVG-Net's new view too: NewView-Diffusion
                 # Of the pixel form, all a choice. The latent form has diffusion.network.
                 "network": {
                     "dim": 32,

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dvg_jax.diffusion import Sampler, Schedule, add_noise, sample
 from dvg_jax.diffusion.samplers import Progress
@@ -29,8 +28,8 @@ from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volumes
-from dvg_jax.xray import ConeBeamGeometry, view_pose
-from dvg_jax.xray.conventions import projector
+from dvg_jax.xray import ConeBeamGeometry
+from dvg_jax.xray.views import Angles, lift_views, minmax, project_views, random_view_sets
 
 Condition = tuple[jax.Array, ...]
 """What g_theta is shown beside z_t: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
@@ -48,7 +47,8 @@ class DVG:
     """The method: geometry, networks and switches. Holds no numbers that are learned.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
-    ``projector``, ``normalize_new_view`` and ``floor`` are where the released code departs from it; see ``config.py``.
+    ``random_views`` is for one model of any 1 to so many views. ``projector``, ``normalize_new_view`` and ``floor`` are
+    where the released code departs from the paper; see ``config.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral.
     """
 
@@ -64,25 +64,32 @@ class DVG:
     sampler: Sampler = field(default_factory=Sampler)
     use_vpge: bool = True
     use_diffusion: bool = True
+    random_views: int = 0
     projector: str = "default"
     normalize_new_view: bool = True
     decode_quantized: bool = True
     floor: float = 0.0
 
-    def render(self, ct: Volumes, angles: tuple[float, ...], normalize: bool = True) -> Views:
-        """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is unless ``normalize`` is off."""
-        return _render(self.projector, self.geometry, angles, normalize, ct)
+    def shown(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
+        """The X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
+        angles = random_view_sets(key, len(ct), self.random_views) if self.random_views else self.angles
+        return self.render(ct, angles), angles
 
-    def lift(self, views: Views, angles: tuple[float, ...]) -> Volumes:
-        """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2).
+    def render(self, ct: Volumes, angles: Angles, normalize: bool = True) -> Views:
+        """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is unless ``normalize`` is off."""
+        views = project_views(self.projector, self.geometry, ct, angles)
+        return minmax(views[..., 0])[..., None] if normalize else views
+
+    def lift(self, views: Views, angles: Angles) -> Volumes:
+        """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2); with ``random_views`` their mean.
 
         Scaled so that a uniform view of 1 gives about 1 (default projector; see ``xray/conventions.py``).
         """
-        return _lift(self.projector, self.geometry, angles, views)
+        return lift_views(self.projector, self.geometry, views, angles, mean=self.random_views > 0)
 
-    def view_latent(self, variables: Variables, views: Views) -> Latent:
+    def view_latent(self, variables: Variables, views: Views, angles: Angles | None = None) -> Latent:
         """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
-        return encode(self.view_vqgan, variables["view_vqgan"], self.lift(views, self.angles))
+        return encode(self.view_vqgan, variables["view_vqgan"], self.lift(views, angles or self.angles))
 
     def ct_latent(self, variables: Variables, ct: Volumes) -> Latent:
         """z_0: what g_theta learns to predict, standardised per channel."""
@@ -101,11 +108,12 @@ class DVG:
         ct = self.decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
         return NewView(ct, self.render(ct, self.new_angles, self.normalize_new_view))
 
-    def condition(self, variables: Variables, views: Views) -> Condition:
+    def condition(self, variables: Variables, views: Views, angles: Angles | None = None) -> Condition:
         """All that g_theta is shown: the input views' features and, where a new view is made, that view's too."""
-        blocks = [self.view_latent(variables, views) if self.use_vpge else self.lift(views, self.angles)]
+        angles = angles or self.angles
+        blocks = [self.view_latent(variables, views, angles) if self.use_vpge else self.lift(views, angles)]
         if self.new_angles:
-            z_in = blocks[0] if self.use_vpge else self.view_latent(variables, views)
+            z_in = blocks[0] if self.use_vpge else self.view_latent(variables, views, angles)
             new = self.lift(self.synthesize_view(variables, z_in).views, self.new_angles)
             if self.use_vpge:
                 new = encode(self.new_view_vqgan, variables["new_view_vqgan"], new)
@@ -139,13 +147,6 @@ class DVG:
         return jnp.where(ct < self.floor, 0, ct)
 
 
-def minmax(images: jax.Array) -> jax.Array:
-    """Each image (..., h, w) to [0, 1] by its own extremes; a flat image becomes 0."""
-    low = images.min(axis=(-2, -1), keepdims=True)
-    span = images.max(axis=(-2, -1), keepdims=True) - low
-    return (images - low) / jnp.where(span > 0, span, 1)
-
-
 @partial(jax.jit, static_argnums=0)
 def encode(vqgan: VQGAN3D, variables: Variables, x: Volumes) -> Latent:
     """The latent before quantisation, standardised per channel by the statistics stored with the weights."""
@@ -165,19 +166,6 @@ def decode(vqgan: VQGAN3D, quantized: bool, variables: Variables, z: Latent) -> 
 @partial(jax.jit, static_argnums=0)
 def _first_latent(generator: UNet3D, params: Variables, z_in: Latent) -> Latent:
     return generator.apply({"params": params}, z_in, jnp.zeros(z_in.shape[:1], jnp.int32))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _render(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], normalize: bool, ct: Volumes) -> Views:
-    poses = np.stack([view_pose(a) for a in angles])
-    views = jax.vmap(lambda volume: projector(name).forward(volume, poses, geometry))(ct[..., 0])
-    return (minmax(views) if normalize else views)[..., None]
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _lift(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], views: Views) -> Volumes:
-    poses = np.stack([view_pose(a) for a in angles])
-    return jax.vmap(lambda images: projector(name).back(images, poses, geometry))(views[..., 0])[..., None]
 
 
 def latent_shape(vqgan: VQGAN3D, shape: tuple[int, int, int, int]) -> tuple[int, ...]:

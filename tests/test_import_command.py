@@ -179,12 +179,12 @@ def test_stages_make_their_examples_by_the_released_conventions(imported):
     model = load_reconstructor(imported)
     dvg, config = model.dvg, model.config
     ct = jax.random.uniform(jax.random.key(0), (2, 16, 16, 16, 1))
-    example = build_stage("diffusion", config, dvg).prepare(model.variables, ct)
+    example = build_stage("diffusion", config, dvg).prepare(model.variables, ct, jax.random.key(0))
     assert {name: x.shape for name, x in example.items()} == dict.fromkeys(
         ("z0", "condition_0", "condition_1"), (2, 4, 4, 4, 8)
     )
     # An E_new is trained on what the method shows it: line integrals, which are no films.
-    lifted = build_stage("new_view_vqgan", config, dvg).prepare({}, ct)["x"]
+    lifted = build_stage("new_view_vqgan", config, dvg).prepare({}, ct, jax.random.key(0))["x"]
     integrals, films = (dvg.render(ct, dvg.new_angles, normalize) for normalize in (False, True))
     np.testing.assert_array_equal(lifted, dvg.lift(integrals, dvg.new_angles))
     assert not np.allclose(lifted, dvg.lift(films, dvg.new_angles))

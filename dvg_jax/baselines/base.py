@@ -32,7 +32,7 @@ class Baseline:
     Attributes:
       name: of its stage and its section in ``config.baselines``.
       title: in the paper's tables.
-      prepare: (frozen variables, CT) -> example.
+      prepare: (frozen variables, CT, key) -> example; a method that draws nothing ignores the key.
       predict: (variables by stage, views (B, V, h, w, 1) in [0, 1], key) -> CT in [0, 1]; for a view synthesiser, the
         views at ``dvg.new_angles``. A method that draws nothing ignores the key.
       requires: stages whose variables ``prepare`` and ``predict`` read besides its own.
@@ -43,7 +43,7 @@ class Baseline:
     name: str
     title: str
     task: Task
-    prepare: Callable[[dict[str, Variables], Volumes], Example]
+    prepare: Callable[[dict[str, Variables], Volumes, Key], Example]
     predict: Callable[[dict[str, Variables], Views, Key], Volumes | Views]
     requires: tuple[str, ...] = ()
     makes_views: bool = False
@@ -103,7 +103,7 @@ def from_views(
 ) -> Baseline:
     """A method whose network takes the views themselves: to the CT or, if it ``makes_views``, to the new view."""
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
         return {"x": dvg.render(ct, dvg.angles), "y": dvg.render(ct, dvg.new_angles) if makes_views else ct}
 
     def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes | Views:

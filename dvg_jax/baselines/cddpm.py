@@ -1,10 +1,11 @@
-"""CDDPM: the paper's conditional diffusion model without view encoder and new view, in two readings.
+"""CDDPM: the paper's conditional diffusion model without view encoder, in two readings.
 
     pixel    V_bp beside the noisy CT, both S^3, as Palette (Saharia et al. 2022) stacks them; no VQGAN
     latent   the pipeline's own Base-Diffusion: ``use_vpge`` and ``new_angles`` switched off, V_bp by a learned stem
 
-The paper does not say which it ran; its tables give CDDPM and Base-Diffusion the same figures. Loss, schedule and
-sampler are the pipeline's.
+The paper does not say which it ran; its tables give CDDPM and Base-Diffusion the same figures. With ``new_view`` it is
+their NewView-Diffusion: it also sees V_bp of DVG-Net's new view, held fixed, so that the conditioning alone differs.
+Loss, schedule and sampler are the pipeline's.
 """
 
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from dvg_jax.stages.base import Example, Metrics
 from dvg_jax.stages.latent import diffusion_stage
 
 SPACES = ("pixel", "latent")
+TITLES = {False: "CDDPM", True: "NewView-Diffusion"}
 
 
 class VolumeUNet(nn.Module):
@@ -90,7 +92,7 @@ class VolumeUNet(nn.Module):
 
 @dataclass(frozen=True)
 class PixelTask:
-    """Eq. (6): z_0 is the CT in [-1, 1], the condition V_bp in [-1, 1] by the largest value seen in training."""
+    """Eq. (6): z_0 is the CT in [-1, 1], the condition each V_bp in [-1, 1] by its largest value seen in training."""
 
     dvg: DVG
 
@@ -100,13 +102,13 @@ class PixelTask:
     def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
         x = example["x"]
         variables = init_variables(self.dvg.denoiser, key, (x,), example["y"], jnp.zeros(len(x), jnp.int32))
-        return {"model": variables["params"]}, {"largest": jnp.zeros(())}
+        return {"model": variables["params"]}, {"largest": jnp.zeros(x.shape[-1])}
 
     def loss(
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
-        largest = jnp.maximum(model_state["largest"], jnp.max(example["x"]))
+        largest = jnp.maximum(model_state["largest"], jnp.max(example["x"], axis=(0, 1, 2, 3)))
         condition = (centred(example["x"], largest),)
         return self.dvg.loss(params["model"], condition, centred(example["y"]), key), ({"largest": largest}, {})
 
@@ -130,30 +132,48 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
     if config.size % factor:
         raise UserError(f"config.size is {config.size}; allowed for cddpm: multiples of {factor}")
     sampler = replace(dvg.sampler, clip=1.0)
-    pixel = replace(dvg, denoiser=ConditionalDenoiser(unet), sampler=sampler)
+    base = _base(config, dvg)
+    pixel = replace(base, denoiser=ConditionalDenoiser(unet), sampler=sampler)
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        return {"x": dvg.lift(dvg.render(ct, dvg.angles), dvg.angles), "y": ct}
+    def shown(variables: dict[str, Variables], views: Views) -> Volumes:
+        return jnp.concatenate(base.condition(variables, views), axis=-1)
+
+    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+        return {"x": shown(frozen, base.render(ct, base.angles)), "y": ct}
 
     def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
         own = variables["cddpm"]
-        arguments = (own["params"], (centred(dvg.lift(views, dvg.angles), own["largest"]),))
+        arguments = (own["params"], (centred(shown(variables, views), own["largest"]),))
         shape = (len(views), *dvg.geometry.volume_shape, 1)
         x = sample(pixel.denoiser.predict, arguments, key, shape, dvg.schedule, sampler)
         return jnp.clip((x + 1) / 2, 0, 1)
 
-    return Baseline("cddpm", "CDDPM", PixelTask(pixel), prepare, predict)
+    requires = ("ct_vqgan", "view_vqgan", "new_view") if base.new_angles else ()
+    return Baseline("cddpm", TITLES[config.baselines.cddpm.new_view], PixelTask(pixel), prepare, predict, requires)
+
+
+def _base(config: ConfigDict, dvg: DVG) -> DVG:
+    """The pipeline with its switches off, but for the new view if that is asked for."""
+    new_view = config.baselines.cddpm.new_view
+    if new_view and not dvg.new_angles:
+        raise UserError(
+            "config.baselines.cddpm.new_view is True and new_angles is empty; allowed: angles to synthesise"
+        )
+    new_angles = dvg.new_angles if new_view else ()
+    return replace(dvg, use_vpge=False, new_angles=new_angles, use_diffusion=True)
 
 
 def _latent(config: ConfigDict, dvg: DVG) -> Baseline:
-    """The pipeline with its switches off, under the baseline's own name, so that both fit in one working folder."""
+    """The pipeline's own Base-Diffusion under the baseline's name, so that both fit in one working folder."""
     channels = dvg.ct_vqgan.embedding_dim
     unet = UNet3D(**config.diffusion.network, out_dim=channels, dtype=jnp.dtype(config.dtype))
     denoiser = ConditionalDenoiser(unet, stem=True, downsample=dvg.ct_vqgan.downsample[0])
-    base = replace(dvg, use_vpge=False, new_angles=(), use_diffusion=True, denoiser=denoiser)
+    base = replace(_base(config, dvg), denoiser=denoiser)
     stage = diffusion_stage(config, base)
 
     def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
         return base.reconstruct({**variables, "diffusion": variables["cddpm"]}, views, key)
 
-    return Baseline("cddpm", "CDDPM", stage.task, stage.prepare, predict, stage.requires)
+    return Baseline(
+        "cddpm", TITLES[config.baselines.cddpm.new_view], stage.task, stage.prepare, predict, stage.requires
+    )

@@ -176,7 +176,7 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
         raise UserError(f"config.size is {config.size}; allowed for prior_net: powers of two from 8")
     network = PriorNet(settings.width, settings.norm, jnp.dtype(config.dtype))
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
         return {"x": dvg.lift(dvg.render(ct, dvg.angles), dvg.angles), "y": ct}
 
     def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:

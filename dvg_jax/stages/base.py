@@ -36,7 +36,8 @@ class Stage:
 
     Attributes:
       requires: stages whose variables ``prepare`` reads.
-      prepare: (frozen variables, CT) -> example. Pure, so that it may be computed once or at every step.
+      prepare: (frozen variables, CT, key) -> example. Pure, so that it may be computed once or at every step; the key
+        decides what is drawn, such as views.
       export: (parameters, model state, iterator over examples) -> the stage's variables.
       show: (variables of all stages so far, CT, key) -> (metrics, named volumes of the first case), for the log.
     """
@@ -44,6 +45,6 @@ class Stage:
     name: str
     task: Task
     requires: tuple[str, ...]
-    prepare: Callable[[dict[str, Variables], Volumes], Example]
+    prepare: Callable[[dict[str, Variables], Volumes, Key], Example]
     export: Callable[[Variables, Variables, Any], Variables]
     show: Callable[[dict[str, Variables], Volumes, Key], tuple[Metrics, dict[str, Volumes]]]

@@ -65,8 +65,8 @@ class DiffusionTask:
 def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """DVG-Net's generator: frozen encoders on both sides."""
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        z_in = dvg.view_latent(frozen, dvg.render(ct, dvg.angles))
+    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+        z_in = dvg.view_latent(frozen, *dvg.shown(ct, key))
         return {"z_in": z_in, "z0": dvg.ct_latent(frozen, ct)}
 
     return Stage("new_view", NewViewTask(dvg), ("ct_vqgan", "view_vqgan"), prepare, _export, _show(dvg, "new_view"))
@@ -82,8 +82,8 @@ def diffusion_stage(config: ConfigDict, dvg: DVG) -> Stage:
     if dvg.new_angles:
         requires.append("new_view")
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        condition = dvg.condition(frozen, dvg.render(ct, dvg.angles))
+    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+        condition = dvg.condition(frozen, *dvg.shown(ct, key))
         return {"z0": dvg.ct_latent(frozen, ct)} | {f"condition_{i}": c for i, c in enumerate(condition)}
 
     return Stage("diffusion", DiffusionTask(dvg), tuple(requires), prepare, _export, _show(dvg, "diffusion"))

@@ -71,13 +71,13 @@ def _stage(
     name: str,
     config: ConfigDict,
     network: VQGAN3D,
-    volume: Callable[[Volumes], Volumes],
+    volume: Callable[[Volumes, Key], Volumes],
 ) -> Stage:
     """A VQGAN of what ``volume`` makes of a CT."""
     task = VQGANTask(network, Weights(**config[name].loss))
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-        return {"x": volume(ct)}
+    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+        return {"x": volume(ct, key)}
 
     def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
         channels = network.embedding_dim
@@ -89,7 +89,7 @@ def _stage(
         return variables | {"statistics": {"mean": np.float32(rows.mean(axis=0)), "std": np.float32(std)}}
 
     def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
-        x = volume(ct)
+        x = volume(ct, key)
         y = decode(network, True, variables[name], encode(network, variables[name], x))
         psnr = jax.vmap(lambda a, b: psnr_volume(a, b, peak=jnp.max(a)))(x[..., 0], y[..., 0])
         return {"psnr": jnp.mean(psnr)}, {"truth": x[0, ..., 0], "reconstruction": y[0, ..., 0]}
@@ -99,14 +99,14 @@ def _stage(
 
 def ct_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """D_ct and the target's encoder."""
-    return _stage("ct_vqgan", config, dvg.ct_vqgan, lambda ct: ct)
+    return _stage("ct_vqgan", config, dvg.ct_vqgan, lambda ct, key: ct)
 
 
 def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """E_bp of the input views, the view parameter guided encoder: a VQGAN of V_bp."""
 
-    def volume(ct: Volumes) -> Volumes:
-        return dvg.lift(dvg.render(ct, dvg.angles), dvg.angles)
+    def volume(ct: Volumes, key: Key) -> Volumes:
+        return dvg.lift(*dvg.shown(ct, key))
 
     return _stage("view_vqgan", config, dvg.view_vqgan, volume)
 
@@ -114,7 +114,7 @@ def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
 def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """E_bp of the synthesised view, trained on the true one."""
 
-    def volume(ct: Volumes) -> Volumes:
+    def volume(ct: Volumes, key: Key) -> Volumes:
         return dvg.lift(dvg.render(ct, dvg.new_angles, dvg.normalize_new_view), dvg.new_angles)
 
     return _stage("new_view_vqgan", config, dvg.new_view_vqgan, volume)

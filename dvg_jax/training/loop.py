@@ -58,9 +58,13 @@ class StageRun:
         """All examples of the training set, computed once by the frozen stages."""
         rows = []
         for batch in evaluation_batches(self.source, self.config.evaluate.batch_size):
-            example = self.stage.prepare(self.frozen, batch["ct"])
+            example = self._prepare(batch)
             rows.append(jax.tree.map(lambda x, m=batch["mask"] > 0: np.asarray(x)[m], example))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+    def _prepare(self, batch: Example) -> Example:
+        """What the stage learns from, outside of a step; what is drawn depends on the batch's first case alone."""
+        return self.stage.prepare(self.frozen, batch["ct"], jax.random.fold_in(self.key, batch["index"][0]))
 
     def _step(self, state: TrainState, batch: Example) -> tuple[TrainState, dict[str, jax.Array]]:
         prepare = None if self.training.cache else self.stage.prepare
@@ -75,7 +79,7 @@ class StageRun:
         place = data.get_state()
         batch = next(data)
         data.set_state(place)
-        example = batch if self.training.cache else self.stage.prepare(self.frozen, batch["ct"])
+        example = batch if self.training.cache else self._prepare(batch)
         example.pop("index", None)
         key = jax.random.fold_in(self.key, self.training.steps)
 
@@ -150,7 +154,7 @@ class StageRun:
         """Examples of the training set in order, for statistics."""
         size = self.config.evaluate.batch_size
         for _, batch in zip(range(-(-EXPORT_CASES // size)), evaluation_batches(self.source, size), strict=False):
-            yield batch if self.training.cache else self.stage.prepare(self.frozen, batch["ct"])
+            yield batch if self.training.cache else self._prepare(batch)
 
     def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))

@@ -13,6 +13,9 @@ from dvg_jax.shapes import Key, Variables
 from dvg_jax.stages.base import Example, Metrics, Task
 from dvg_jax.training.optim import Recipe
 
+PREPARING = 2**31 - 1
+"""Folded into a step's key for what its example draws, such as views."""
+
 
 @struct.dataclass
 class TrainState:
@@ -43,7 +46,7 @@ def create(task: Task, recipe: Recipe, key: Key, example: Example) -> TrainState
 def update(
     task: Task,
     recipe: Recipe,
-    prepare: Callable[[Any, Any], Example] | None,
+    prepare: Callable[[Any, Any, Any], Example] | None,
     state: TrainState,
     frozen: Variables,
     constants: Variables,
@@ -52,8 +55,8 @@ def update(
     rate: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One step. ``batch`` is the example itself, or the CT from which ``prepare`` makes it with the frozen stages."""
-    example = batch if prepare is None else prepare(frozen, batch["ct"])
     key = jax.random.fold_in(key, state.step)
+    example = batch if prepare is None else prepare(frozen, batch["ct"], jax.random.fold_in(key, PREPARING))
 
     def loss(params: dict[str, Variables]) -> tuple[jax.Array, tuple[Variables, Metrics]]:
         return task.loss(params, state.model_state, constants, example, key, state.step)

@@ -28,7 +28,8 @@ def forward_project(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> I
 
     A level pose given as a NumPy array (as ``view_pose`` makes it from plain numbers) is projected plane by plane,
     several times faster; a JAX array by :func:`forward_project_rays`, with gradients for all six of its numbers. The
-    two differ in where they sample a ray, by less than 1 % rms on chests at 32^3.
+    two sample a ray at different places, which makes less than 0.5 % rms on smooth volumes and 3 % on chests at 32^3,
+    whose edges each blurs in its own way.
     """
     project = forward_project_planes if is_level(pose) else forward_project_rays
     return project(volume, pose, geometry)

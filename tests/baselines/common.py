@@ -77,7 +77,7 @@ class Trial:
     def __init__(self, name, size, views=1, rate=2e-3, ct=None, quick=True, recipe=RECIPE, **settings):
         self.baseline, self.dvg = build(name, size, views, **settings)
         self.ct, self.rate, self.recipe = chest(size) if ct is None else ct, rate, recipe
-        self.example = self.baseline.prepare({}, self.ct)
+        self.example = self.baseline.prepare({}, self.ct, jax.random.key(0))
         self.start = create(self.baseline.task, self.recipe, jax.random.key(0), self.example)
         arguments = {}, {}, self.example, jax.random.key(1), jnp.float32(0)
         lowered = update.lower(self.baseline.task, self.recipe, None, self.start, *arguments)
@@ -128,7 +128,7 @@ def assert_equal_trees(a, b):
 def assert_finite_and_deterministic_in_bfloat16(name, size, views=1, **settings):
     """Loss terms are finite, and the same for equal keys, where networks compute in bfloat16; weights are float32."""
     baseline, _ = build(name, size, views, dtype="bfloat16", **settings)
-    example = baseline.prepare({}, chest(size))
+    example = baseline.prepare({}, chest(size), jax.random.key(0))
     loss = jax.jit(baseline.task.loss, compiler_options=QUICK)
     starts = [baseline.task.init(jax.random.key(0), example) for _ in range(2)]
     assert {leaf.dtype for leaf in jax.tree.leaves(starts[0][0])} == {jnp.dtype("float32")}

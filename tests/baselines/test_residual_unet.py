@@ -1,5 +1,6 @@
 """The 2D residual U-Net that synthesises a view."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -41,7 +42,7 @@ def test_deterministic(trial):
 def test_the_target_is_the_new_view():
     baseline, dvg = common.build("residual_unet", 16, views=2, **TINY)
     ct = common.chest(16)
-    np.testing.assert_array_equal(baseline.prepare({}, ct)["y"], dvg.render(ct, (45.0,)))
+    np.testing.assert_array_equal(baseline.prepare({}, ct, jax.random.key(0))["y"], dvg.render(ct, (45.0,)))
     assert baseline.makes_views
 
 

@@ -1,0 +1,112 @@
+"""The views of a batch: which angles they have, projected from CTs, and lifted back into them."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from dvg_jax.errors import UserError
+from dvg_jax.shapes import Key, Views, Volumes
+from dvg_jax.xray.conventions import projector
+from dvg_jax.xray.geometry import ConeBeamGeometry, view_pose
+
+RANGES = (90, 360)
+"""Degrees over which views are spread: 90 with both ends (the released code), 360 without its end (inferred: with it,
+two views would be one)."""
+
+
+class ViewSets(NamedTuple):
+    """Views whose angles are data, a set a case, as long as the longest.
+
+    Attributes:
+      angles: degrees.
+      weights: of each view in V_bp: 1 / n for the n views that a case has, 0 for the others.
+    """
+
+    angles: Float[Array, "B V"]
+    weights: Float[Array, "B V"]
+
+
+Angles = tuple[float, ...] | ViewSets
+"""Degrees of all cases, known when a program is compiled, or sets that are data."""
+
+
+def spread(count: int, degrees: int = 90) -> tuple[float, ...]:
+    """``count`` angles over 90 or 360 degrees, the first at 0. Raises UserError for another range."""
+    if degrees not in RANGES or count < 1:
+        raise UserError(
+            f"{count} views over {degrees} degrees; allowed: 1 or more over {' or '.join(map(str, RANGES))}"
+        )
+    steps = count if degrees == 360 else max(count - 1, 1)
+    return tuple(degrees * i / steps for i in range(count))
+
+
+def random_view_sets(key: Key, cases: int, most: int) -> ViewSets:
+    """For each case 1 to ``most`` views over 90 or 360 degrees, all counts and both ranges equally likely."""
+    key_count, key_range = jax.random.split(key)
+    count = jax.random.randint(key_count, (cases, 1), 1, most + 1)
+    around = jax.random.bernoulli(key_range, shape=(cases, 1))
+    step = jnp.where(around, 360 / count, 90 / jnp.maximum(count - 1, 1))
+    place = jnp.arange(most)
+    return ViewSets(step * place, jnp.where(place < count, 1 / count, 0.0))
+
+
+@jax.jit
+def minmax(images: Array) -> Array:
+    """Each image (..., h, w) to [0, 1] by its own extremes; a flat image becomes 0."""
+    low = images.min(axis=(-2, -1), keepdims=True)
+    span = images.max(axis=(-2, -1), keepdims=True) - low
+    return (images - low) / jnp.where(span > 0, span, 1)
+
+
+def project_views(name: str, geometry: ConeBeamGeometry, ct: Volumes, angles: Angles) -> Views:
+    """Line integrals of each CT, Eq. (9), by the projector of that name (``conventions.py``)."""
+    if isinstance(angles, ViewSets):
+        return _project_sets(name, geometry, ct, angles.angles)
+    return _project(name, geometry, angles, ct)
+
+
+def lift_views(name: str, geometry: ConeBeamGeometry, views: Views, angles: Angles, mean: bool = False) -> Volumes:
+    """V_bp, Eqs. (1) and (2): the sum of the views' back projections or, of sets and with ``mean``, their mean."""
+    if isinstance(angles, ViewSets):
+        return _lift_sets(name, geometry, views, angles)
+    return _lift(name, geometry, angles, mean, views)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _project(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], ct: Volumes) -> Views:
+    poses = np.stack([view_pose(a) for a in angles])
+    return jax.vmap(lambda volume: projector(name).forward(volume, poses, geometry))(ct[..., 0])[..., None]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _lift(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], mean: bool, views: Views) -> Volumes:
+    poses = np.stack([view_pose(a) for a in angles])
+    total = jax.vmap(lambda images: projector(name).back(images, poses, geometry))(views[..., 0])[..., None]
+    return total / len(angles) if mean else total
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _project_sets(name: str, geometry: ConeBeamGeometry, ct: Volumes, angles: Float[Array, "B V"]) -> Views:
+    def view(volume: Array, angle: Array) -> Array:
+        return projector(name).forward(volume, view_pose(angle)[None], geometry)[0]
+
+    # View after view: a program of one projection, and its memory, whatever their number.
+    cases = jax.vmap(lambda volume, angles: jax.lax.map(partial(view, volume), angles))
+    return cases(ct[..., 0], angles)[..., None]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _lift_sets(name: str, geometry: ConeBeamGeometry, views: Views, sets: ViewSets) -> Volumes:
+    def add(total: Array, view: tuple[Array, ...]) -> tuple[Array, None]:
+        image, angle, weight = view
+        return total + weight * projector(name).back(image[None], view_pose(angle)[None], geometry), None
+
+    def case(*parts: Array) -> Array:
+        return jax.lax.scan(add, jnp.zeros(geometry.volume_shape), parts)[0]
+
+    return jax.vmap(case)(views[..., 0], sets.angles, sets.weights)[..., None]
