@@ -42,7 +42,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
     names = dict.fromkeys([*own, *(name for b in baselines for name in (*b.requires, b.name))])
     variables = jax.device_put(load_stages(config, workdir, tuple(names), wanted_by="evaluation"))
     folder = workdir / "evaluation"
-    distance = _lpips(config.evaluate.lpips) if config.evaluate.lpips else None
+    distance = perceptual_distance(config.evaluate.lpips) if config.evaluate.lpips else None
     key = jax.random.key(config.seed)
     mean = mean_volume(build_source(config, "train"))
     volumes: dict[str, list[dict]] = {}
@@ -141,7 +141,7 @@ def _batches(config: ConfigDict) -> Iterator[tuple[list[int], Volumes]]:
         first += count
 
 
-def _lpips(net: Net) -> Callable:
+def perceptual_distance(net: Net) -> Callable:
     params = load_lpips(net)
     return jax.jit(lambda a, b: lpips(params, a, b, net))
 

@@ -13,6 +13,7 @@ GAP = 10
 LABEL = 24
 BACKGROUND, INK, FAINT = (18, 18, 20), (235, 235, 235), (150, 150, 155)
 ERROR_RANGE_HU = 500.0
+ERROR_NOTE = f"error: dark 0 to bright {ERROR_RANGE_HU:g} HU and more"
 WINDOW = (0.0, 0.72)
 """Intensities shown as black and white in slices: air to bone (-1024 to 776 HU)."""
 
@@ -45,8 +46,25 @@ def comparison_panel(truth: np.ndarray, columns: dict[str, np.ndarray], path: Pa
         cells[name] = {plane: _grey(s) for plane, s in orthogonal_slices(result).items()}
         error = HU_RANGE * np.abs(result - truth)
         cells[f"{name}: error"] = {plane: _coloured(s) for plane, s in orthogonal_slices(error).items()}
-    note = f"error: dark 0 to bright {ERROR_RANGE_HU:g} HU and more"
-    save_png(_grid([[cells[c][plane] for c in cells] for plane in PLANES], list(cells), note), path)
+    save_png(_grid([[cells[c][plane] for c in cells] for plane in PLANES], list(cells), ERROR_NOTE), path)
+
+
+def methods_panel(truth: np.ndarray, results: dict[str, np.ndarray], path: Path) -> None:
+    """Columns: truth and methods. Rows: an axial and a coronal slice, each over its absolute error in HU."""
+    rows = []
+    for plane in ("axial", "coronal"):
+        true = orthogonal_slices(truth)[plane]
+        slices = [orthogonal_slices(result)[plane] for result in results.values()]
+        rows.append([_grey(true), *map(_grey, slices)])
+        rows.append([_rgb(np.zeros_like(true)), *(_coloured(HU_RANGE * np.abs(s - true)) for s in slices)])
+    save_png(_grid(rows, ["truth", *results], ERROR_NOTE), path)
+
+
+def views_panel(rows: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    """X-rays in [0, 1] by row and column, the rows' names below; all rows have the same columns."""
+    cells = [[_rgb(to_picture(image)) for image in row.values()] for row in rows.values()]
+    columns = list(next(iter(rows.values())))
+    save_png(_grid(cells, columns, "rows: " + "; ".join(rows)), path)
 
 
 def view_strip(images: dict[str, np.ndarray], path: Path) -> None:

@@ -79,7 +79,7 @@ class PhantomSource:
 
 
 class PreparedSource:
-    """One split of a folder written by ``dvg_jax.data.prepare``, or its first ``count`` scans (0: all).
+    """One split of a folder written by ``dvg_jax.data.prepare``, or ``"all"``; or its first ``count`` scans (0: all).
 
     Files are read once and kept as int16 HU.
     """
@@ -89,8 +89,9 @@ class PreparedSource:
         split.
         """
         folder = Path(folder)
-        _split_number(split)
-        rows = [row for row in read_manifest(folder) if row.split == split and row.status == "ok"]
+        if split != "all":
+            _split_number(split)
+        rows = [row for row in read_manifest(folder) if split in ("all", row.split) and row.status == "ok"]
         if not rows:
             raise UserError(f"{folder}: no prepared scan in split {split!r}")
         if count > len(rows):

@@ -67,6 +67,8 @@ def project_views(name: str, geometry: ConeBeamGeometry, ct: Volumes, angles: An
     """Line integrals of each CT, Eq. (9), by the projector of that name (``conventions.py``)."""
     if isinstance(angles, ViewSets):
         return _project_sets(name, geometry, ct, angles.angles)
+    if not angles:
+        return jnp.zeros((len(ct), 0, *geometry.detector_shape, 1))
     return _project(name, geometry, angles, ct)
 
 

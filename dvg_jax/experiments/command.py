@@ -1,0 +1,134 @@
+"""Reproduce the paper's tables and figures, at any scale and on any data.
+
+    python -m dvg_jax.experiments --table I --scale tiny --data phantom --workdir runs/paper
+
+trains what the table needs and is not trained yet in ``--workdir``, measures it, and writes ``report/table_I.md``,
+``.csv``, ``.json`` and pictures. Rows, tables and later calls share what they have in common. The same command goes on
+where it was stopped.
+"""
+
+import argparse
+import ast
+import platform
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from dvg_jax.build import build_source
+from dvg_jax.config import check
+from dvg_jax.data.sources import PreparedSource
+from dvg_jax.errors import UserError
+from dvg_jax.evaluation import perceptual_distance
+from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
+from dvg_jax.experiments.figures import draw
+from dvg_jax.experiments.measure import Protocol, TestSet
+from dvg_jax.experiments.plan import equal_budget, shorten
+from dvg_jax.experiments.report import write_report
+from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
+from dvg_jax.presets import SCALES
+from dvg_jax.training.cache import enable_compilation_cache
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line: see the module's docstring."""
+    options = _parser().parse_args(argv)
+    tables = TABLES if options.table == "all" else (options.table,)
+    rows = {table: rows_of(table, options.views, options.fig5 == "shared") for table in tables}
+    base = configure(options.scale, options.data, options.seed, options.budget, options.set)
+    experiment = prepare(base, options.workdir, [row for table in rows.values() for row in table], options.test)
+    if options.plan:
+        print(_plan(experiment))
+        return
+    enable_compilation_cache()
+    results = reproduce(experiment, lambda line: print(line, file=sys.stderr, flush=True))
+    for table, its_rows in rows.items():
+        print(write_report(table, its_rows, experiment, results, _facts(argv)))
+        for picture in draw(table, its_rows, experiment, results):
+            print(picture)
+
+
+def configure(scale: str, data: str, seed: int, budget: float, changes: list[str]) -> ConfigDict:
+    """The config that all runs start from. Raises UserError for a change that names no field or an unfit value."""
+    if budget <= 0:
+        raise UserError(f"--budget is {budget:g}; allowed: above 0, where 1 is the scale's own length")
+    config = SCALES[scale]()
+    config.data.source, config.seed = data, seed
+    for change in changes:
+        field, _, text = change.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"--set is {change}; allowed: FIELD=VALUE of dvg_jax/config.py ({error})") from None
+    shorten(config, budget)
+    if scale != "paper":
+        # At paper scale each method keeps the length that its authors state.
+        equal_budget(config)
+    check(config)
+    return config
+
+
+def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) -> Experiment:
+    """The experiment of these rows: tested on the data's own unseen cases and on every scan of the folders ``also``."""
+    name = "unseen phantoms" if base.data.source == "phantom" else f"{Path(base.data.source).name}, test split"
+    tests = [TestSet(name, build_source(base, "test"))]
+    for folder in also:
+        if base.data.source != "phantom" and folder.resolve() == Path(base.data.source).resolve():
+            raise UserError(f"--test is {folder}, the training data; allowed: a folder of other prepared scans")
+        tests.append(TestSet(folder.name, PreparedSource(folder, "all", base.size)))
+    evaluate = base.evaluate
+    protocol = Protocol(base.seed, evaluate.cases, evaluate.batch_size, evaluate.lpips, evaluate.pictures)
+    distance = perceptual_distance(evaluate.lpips) if evaluate.lpips else None
+    return Experiment(base, workdir, plan(base, workdir, rows), tuple(tests), protocol, distance)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dvg_jax.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", choices=(*TABLES, "all"), required=True, help="of the paper")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="tiny", help="see dvg_jax/presets.py (default tiny)")
+    parser.add_argument("--data", default="phantom", help="phantom, or a folder made by dvg_jax.data.prepare")
+    parser.add_argument(
+        "--test", type=Path, action="append", default=[], help="a prepared folder to test on too, all of it; repeatable"
+    )
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="keeps what is trained and measured, and the report"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default 0)")
+    parser.add_argument("--budget", type=float, default=1.0, help="length of all trainings, as a share (default 1)")
+    parser.add_argument("--fig5", choices=("shared", "literal"), default="shared", help="one model, or one a point")
+    parser.add_argument("--views", type=int, nargs="+", default=list(FIG5_COUNTS), help="points of Fig. 5, 1 to 20")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change the config; repeatable"
+    )
+    parser.add_argument("--plan", action="store_true", help="say what would be trained, and train nothing")
+    return parser
+
+
+def _plan(experiment: Experiment) -> str:
+    runs = {run.name: run for run in experiment.runs.values()}
+    lines = [f"{len(experiment.runs)} rows, {len(runs)} runs, {len(experiment.jobs)} stages to train:"]
+    return "\n".join([*lines, *(f"{job.volumes:>12,} CTs  {name}" for name, job in experiment.jobs.items())])
+
+
+def _facts(argv: list[str] | None) -> dict[str, str]:
+    command = " ".join(["python -m dvg_jax.experiments", *(sys.argv[1:] if argv is None else argv)])
+    device = jax.devices()[0]
+    cores = (
+        f", {platform.machine()}, {len(jax.devices())} device" if device.platform != "cpu" else f" {platform.machine()}"
+    )
+    versions = ", ".join(f"{name} {version(name)}" for name in ("dvg-jax", "jax", "flax"))
+    return {
+        "command": command,
+        "device": f"{device.device_kind}{cores}",
+        "versions": f"{versions}, Python {platform.python_version()}",
+        "date": date.today().isoformat(),
+    }

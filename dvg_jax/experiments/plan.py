@@ -1,0 +1,125 @@
+"""What has to be trained for a row of a table, so that rows share what they have in common.
+
+A *job* trains one stage in a folder of its own; a *run* is a method with its views, and the jobs it is made of.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dvg_jax.baselines import build_baseline
+from dvg_jax.build import build_dvg, required_stages
+from dvg_jax.config import BASELINES, STAGES, stage_settings
+from dvg_jax.experiments.catalogue import Row
+
+PIPELINE = ("dvg_diffusion", "vpge_diffusion", "dvg_net")
+STAGE_OF = {"newview_diffusion": "cddpm"}
+"""Methods that are a switch of another one's stage."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage to be trained: ``config.stage``, from the predecessors that ``config.init`` names."""
+
+    name: str
+    config: ConfigDict
+
+    @property
+    def volumes(self) -> int:
+        """How many CTs it is shown in training, repetitions counted."""
+        train = stage_settings(self.config, self.config.stage).train
+        return train.steps * train.batch_size
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method with its views, measured with ``config``; ``jobs`` train its ``stages``, in this order."""
+
+    name: str
+    method: str
+    stages: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    config: ConfigDict
+
+    @property
+    def volumes(self) -> dict[str, int]:
+        """By job, how many CTs it is shown."""
+        return {job.name: job.volumes for job in self.jobs}
+
+
+def shorten(config: ConfigDict, share: float) -> None:
+    """Multiply the length of every training, and what is counted in its steps."""
+    for name in (*STAGES, *BASELINES):
+        train = stage_settings(config, name).train
+        for field in ("steps", "warmup_steps", "decay_steps", "ema_start"):
+            train[field] = round(share * train[field])
+        train.steps = max(train.steps, 1)
+
+
+def equal_budget(config: ConfigDict) -> None:
+    """Give each comparison method as many training CTs as all stages of DVG-Diffusion are shown together.
+
+    CDDPM, which is a variant of it, is trained as its g_theta is (the paper).
+    """
+    volumes = sum(config[name].train.steps * config[name].train.batch_size for name in STAGES)
+    for settings in config.baselines.values():
+        settings.train.steps = max(volumes // settings.train.batch_size, 1)
+    config.baselines.cddpm.train.update(config.diffusion.train)
+
+
+def plan_run(base: ConfigDict, folder: Path, row: Row) -> Run:
+    """The run of a row; its jobs' folders are ``folder/<job>``."""
+    config = base.copy_and_resolve_references()
+    config.angles, config.new_angles = row.angles, row.new_angles
+    config.random_views = row.any_views
+    config.use_diffusion = row.method != "dvg_net"
+    config.baselines.cddpm.new_view = row.method == "newview_diffusion"
+    jobs = []
+    stages = _stages(config, row.method)
+    for stage in stages:
+        job = _job(config, stage, row.method)
+        job.config.init.update({**config.init, job.config.stage: ""})
+        config.init[stage] = str(folder / job.name / job.config.stage)
+        jobs.append(job)
+    name = f"{row.method}@{_views(config)}" + (f"-as-{_degrees(row.angles)}" if row.any_views else "")
+    return Run(name, row.method, stages, tuple(jobs), config)
+
+
+def _stages(config: ConfigDict, method: str) -> tuple[str, ...]:
+    if method in PIPELINE:
+        return required_stages(config)
+    stage = STAGE_OF.get(method, method)
+    return (*build_baseline(stage, config, build_dvg(config)).requires, stage)
+
+
+def _job(config: ConfigDict, stage: str, method: str) -> Job:
+    """A stage's job. Its config says no more than the stage depends on, so that all runs that share it agree on it."""
+    job = config.copy_and_resolve_references()
+    job.stage = "view_vqgan" if stage == "new_view_vqgan" else stage
+    job.use_diffusion = stage != "new_view"
+    if stage in STAGES:
+        job.baselines.cddpm.new_view = False
+    if stage == "ct_vqgan":
+        job.angles, job.random_views = (0.0,), 0
+    elif stage == "new_view_vqgan":
+        # One encoder a set of views, whether they are taken or synthesised.
+        job.angles = config.new_angles
+    if stage in STAGES and stage != "diffusion":
+        job.new_angles = ()
+    if job.random_views:
+        job.angles = (0.0,)
+        # Cached examples would show each CT by one set of views for ever.
+        job.view_vqgan.train.cache = job.diffusion.train.cache = False
+    name = stage if stage == "ct_vqgan" else f"{job.stage if stage in STAGES else method}@{_views(job)}"
+    return Job(name, job)
+
+
+def _views(config: ConfigDict) -> str:
+    """``0+90``, ``0+90-new45``, ``any20``: input views, then new ones."""
+    shown = f"any{config.random_views}" if config.random_views else _degrees(config.angles)
+    return shown + (f"-new{_degrees(config.new_angles)}" if config.new_angles else "")
+
+
+def _degrees(angles: tuple[float, ...]) -> str:
+    return "+".join(f"{a:.4g}" for a in angles)

@@ -1,0 +1,144 @@
+"""Train what the tables need, measure it, write the report. What is finished already is not done again."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dvg_jax.config import stage_settings
+from dvg_jax.data.files import replacing
+from dvg_jax.experiments.catalogue import Row
+from dvg_jax.experiments.measure import (
+    CEILING,
+    MEAN,
+    Protocol,
+    Result,
+    Subject,
+    TestSet,
+    ceiling_of,
+    mean_of,
+    measure,
+    read_result,
+    result_path,
+    trained_run,
+)
+from dvg_jax.experiments.plan import Job, Run, plan_run
+from dvg_jax.training.run import check_owner, finished_steps, train
+
+Results = dict[tuple[str, str], Result]
+"""By subject and test set."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The rows to reproduce, each with its run, and where it happens.
+
+    Attributes:
+      workdir: gets ``jobs`` (a folder a trained stage) and ``results``.
+      runs: by row; rows with equal runs share them.
+    """
+
+    base: ConfigDict
+    workdir: Path
+    runs: dict[Row, Run]
+    tests: tuple[TestSet, ...]
+    protocol: Protocol
+    distance: Callable | None
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """By name, in the order of training."""
+        return {job.name: job for run in self.runs.values() for job in run.jobs}
+
+
+def plan(base: ConfigDict, workdir: Path, rows: Iterable[Row]) -> dict[Row, Run]:
+    """The run of each row."""
+    return {row: plan_run(base, workdir / "jobs", row) for row in rows}
+
+
+def reproduce(experiment: Experiment, say: Callable[[str], None]) -> Results:
+    """Train and measure all that is missing.
+
+    Returns:
+      What was measured, now or before. Raises SystemExit if a signal asked to stop while training; the same call goes
+      on from there.
+    """
+    folder = experiment.workdir / "jobs"
+    clock = Clock(experiment, folder, say)
+    results: Results = {}
+
+    def measured(name: str, trained: dict[str, int], subject: Callable[[], Subject]) -> None:
+        loaded = None
+        for test in experiment.tests:
+            path = result_path(experiment.workdir / "results", name, test.name)
+            result = read_result(path, trained, experiment.protocol)
+            if result is None:
+                say(f"measuring {name} on {test.name}")
+                loaded = loaded or subject()
+                result = measure(loaded, test, experiment.protocol, experiment.distance, path)
+            results[name, test.name] = result
+
+    measured(MEAN, {}, lambda: mean_of(experiment.base))
+    for run in {run.name: run for run in experiment.runs.values()}.values():
+        for job in run.jobs:
+            clock.train(job)
+            if job.name == "ct_vqgan":
+                measured(CEILING, {job.name: job.volumes}, partial(ceiling_of, job, folder))
+        measured(run.name, run.volumes, partial(trained_run, run, folder))
+    return results
+
+
+class Clock:
+    """Trains job after job and says how far it is and how long the rest may take."""
+
+    def __init__(self, experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
+        self.jobs, self.folder, self.say = experiment.jobs, folder, say
+        self.seconds = {name: _read_seconds(folder / name) for name in self.jobs if self._finished(name)}
+
+    def _finished(self, name: str) -> bool:
+        job = self.jobs[name]
+        check_owner(job.config, self.folder / name)
+        steps = stage_settings(job.config, job.config.stage).train.steps
+        return finished_steps(job.config, self.folder / name, job.config.stage) >= steps
+
+    def train(self, job: Job) -> None:
+        """Train one job, or go on with it, unless it is finished."""
+        if job.name in self.seconds:
+            return
+        place = f"[{len(self.seconds) + 1} of {len(self.jobs)}]"
+        self.say(f"{place} {job.name}: {job.volumes} training CTs{self._left()}")
+        start = time.perf_counter()
+        train(job.config, self.folder / job.name)
+        self.seconds[job.name] = time.perf_counter() - start
+        with replacing(_seconds_file(self.folder / job.name)) as part:
+            part.write_text(json.dumps({"seconds": self.seconds[job.name]}) + "\n")
+
+    def _left(self) -> str:
+        """The time of what is left, by jobs of the same stage or, where there is none, of any."""
+        rates: dict[str, list[float]] = {}
+        for name, seconds in self.seconds.items():
+            if seconds is not None:
+                rates.setdefault(self.jobs[name].config.stage, []).append(seconds / self.jobs[name].volumes)
+        if not rates:
+            return ""
+        every = [r for rs in rates.values() for r in rs]
+        left = 0.0
+        for name, job in self.jobs.items():
+            if name not in self.seconds:
+                known = rates.get(job.config.stage, every)
+                left += job.volumes * sum(known) / len(known)
+        return f"; training takes about {left / 60:.0f} more minutes"
+
+
+def _seconds_file(folder: Path) -> Path:
+    return folder / "seconds.json"
+
+
+def _read_seconds(folder: Path) -> float | None:
+    """How long a finished job took; None where that is not known, as of one trained by ``train.py``."""
+    path = _seconds_file(folder)
+    return json.loads(path.read_text())["seconds"] if path.is_file() else None

@@ -1,0 +1,89 @@
+"""Configs by scale: the paper's at 128^3, and smaller ones of the same pipeline. ``configs/`` names them for users."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from dvg_jax.config import STAGES, default_config
+
+VQGANS, LATENT = STAGES[:3], STAGES[3:]
+
+TINY_BASELINES: dict[str, dict] = {
+    "cnn2d": {"width": 0.25},
+    "x2ct_cnn": {"width": 0.125, "layers": (1, 2, 3, 2, 1)},
+    "x2ct_gan": {"width": 0.125, "layers": (1, 2, 3, 2, 1)},
+    "prior_net": {"width": 1 / 6, "norm": "group"},
+    "residual_unet": {"width": 0.25},
+    "bx2s": {"base": 8},
+    "reconnet": {"width": 1 / 16},
+    "cddpm": {"network": {"dim": 16, "dim_mults": (1, 2, 4), "heads": 2, "attention_size": 8, "remat": False}},
+}
+"""Comparison methods at 32^3: what differs from their defaults."""
+
+SMALL_BASELINES: dict[str, dict] = {
+    "cnn2d": {"width": 0.5},
+    "x2ct_cnn": {"width": 0.5, "layers": (3, 6, 12, 8, 3)},
+    "x2ct_gan": {"width": 0.5, "layers": (3, 6, 12, 8, 3)},
+    "prior_net": {"width": 0.5},
+    "residual_unet": {"width": 0.5},
+    "bx2s": {"base": 8},
+    "reconnet": {"width": 0.25},
+    "cddpm": {"network": {"dim": 32, "dim_mults": (1, 2, 4), "attention_size": 16, "remat": False}},
+}
+"""The same at 64^3."""
+
+
+def tiny() -> ConfigDict:
+    """32^3 phantoms, narrow networks: minutes on a CPU."""
+    config = default_config()
+    config.size = 32
+    config.geometry = "covering"
+    config.data.train_count = 384
+    config.log.checkpoint_every = 100
+    config.log.evaluate_every = 0
+    config.evaluate.lpips = "alex"
+    moments = {"beta1": 0.9, "beta2": 0.99, "clip_norm": 0.0}
+    for name, steps in zip(VQGANS, (1000, 200, 200), strict=True):
+        stage = config[name]
+        stage.network.update({"n_hiddens": 4, "n_codes": 2048, "num_groups": 4, "decoder_res_blocks": 1})
+        stage.loss.update({"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0})
+        _shorten(stage.train, steps, batch_size=1, learning_rate=6e-3, **moments)
+    for name in LATENT:
+        config[name].network.update({"dim": 16, "dim_mults": (1, 2), "heads": 2})
+        _shorten(config[name].train, 500, batch_size=4, learning_rate=4e-3, **moments)
+    config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
+    config.sampler.update({"steps": 10, "eta": 0.0})
+    # In pixels CDDPM takes ten times as long a step as anything else here.
+    config.baselines.cddpm.space = "latent"
+    for name, settings in TINY_BASELINES.items():
+        config.baselines[name].update(settings)
+        config.baselines[name].train.update({"steps": 400, "batch_size": 4})
+    return config
+
+
+def small() -> ConfigDict:
+    """64^3, half-wide networks: hours on one GPU. Lengths are guesses: it has not been trained yet."""
+    config = default_config()
+    config.size = 64
+    config.geometry = "covering"
+    config.log.evaluate_every = 0
+    for name, steps in zip(VQGANS, (20_000, 5_000, 5_000), strict=True):
+        config[name].network.update({"n_hiddens": 8, "n_codes": 4096, "num_groups": 8})
+        config[name].loss.gan_start = 2_000
+        _shorten(config[name].train, steps, batch_size=4, learning_rate=1e-3)
+    for name in LATENT:
+        config[name].network.update({"dim": 32, "dim_mults": (1, 2, 4), "heads": 4})
+        _shorten(config[name].train, 20_000, batch_size=8, learning_rate=1e-3)
+    config.diffusion.train.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000})
+    for name, settings in SMALL_BASELINES.items():
+        config.baselines[name].update(settings)
+        config.baselines[name].train.update({"steps": 20_000, "batch_size": 4})
+    return config
+
+
+SCALES: dict[str, Callable[[], ConfigDict]] = {"tiny": tiny, "small": small, "paper": default_config}
+
+
+def _shorten(train: ConfigDict, steps: int, batch_size: int, learning_rate: float, **fields: object) -> None:
+    lengths = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "warmup_steps": steps // 10}
+    train.update({**lengths, "schedule": "cosine", "cache": True, **fields})
