@@ -10,7 +10,9 @@ from dvg_jax.baselines.cddpm import VolumeUNet
 from dvg_jax.build import build_dvg
 from dvg_jax.errors import UserError
 from dvg_jax.stages.latent import DiffusionTask
+from dvg_jax.training.run import load_stages
 from tests.baselines import common
+from tests.tiny import get_config
 
 NETWORK = {"dim": 8, "dim_mults": (1, 2), "heads": 1, "head_dim": 8, "attention_size": 4, "remat": False}
 
@@ -74,3 +76,33 @@ def test_latent_form_is_base_diffusion(views):
 def test_unknown_space_is_refused():
     with pytest.raises(UserError, match=r"cddpm\.space"):
         common.build("cddpm", 32, space="image")
+
+
+@pytest.mark.parametrize("space", ["pixel", "latent"])
+def test_newview_diffusion_sees_what_dvg_net_synthesises(space, trained):
+    """Its condition is V_bp of the input views and of the synthesised one; no view encoder comes between."""
+    config = get_config()
+    config.baselines.cddpm.update({"space": space, "new_view": True})
+    config.baselines.cddpm.network.update({**NETWORK, "dim_mults": (1,)})
+    dvg = build_dvg(config)
+    baseline = build_baseline("cddpm", config, dvg)
+    assert baseline.title == "NewView-Diffusion"
+    assert set(baseline.requires) == {"ct_vqgan", "view_vqgan", "new_view"}
+    frozen = load_stages(config, trained, baseline.requires, wanted_by="a test")
+    ct = common.chest(16)
+    views = dvg.render(ct, dvg.angles)
+    new = dvg.synthesize_view(frozen, dvg.view_latent(frozen, views)).views
+    expected = [dvg.lift(views, dvg.angles), dvg.lift(new, dvg.new_angles)]
+    example = baseline.prepare(frozen, ct, jax.random.key(0))
+    blocks = [example["x"][..., i : i + 1] for i in (0, 1)] if space == "pixel" else [
+        example["condition_0"], example["condition_1"],
+    ]  # fmt: skip
+    for block, value in zip(blocks, expected, strict=True):
+        np.testing.assert_allclose(block, value, atol=1e-5)
+
+
+def test_newview_diffusion_needs_a_new_view():
+    config = common.config_of("cddpm", 32, 2, new_view=True)
+    config.new_angles = ()
+    with pytest.raises(UserError, match="new_angles is empty"):
+        build_baseline("cddpm", config, build_dvg(config))
