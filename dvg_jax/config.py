@@ -123,7 +123,9 @@ def default_config() -> ConfigDict:
             "evaluate": {
                 "cases": 16,
                 "batch_size": 4,
-                "lpips": "vgg",  # vgg | alex (60 times faster on a CPU) | "" for none
+                "protocols": ("hu",),  # hu | x2ct | dvg, any of them: docs/metrics.md
+                "lpips": "vgg",  # of hu: vgg | alex (60 times faster on a CPU) | "" for none; that of dvg is always vgg
+                "lpips_range": "unit",  # of hu: unit, images in [0, 1] as published | signed, [-1, 1] as LPIPS was made
                 "pictures": 4,
             },
         }
@@ -146,6 +148,7 @@ def check(config: ConfigDict) -> None:
     _one_of("dtype", config.dtype, ("float32", "bfloat16"))
     _one_of("stage", config.stage, ("all", *STAGES, *BASELINES))
     _one_of("evaluate.lpips", config.evaluate.lpips, ("vgg", "alex", ""))
+    _one_of("evaluate.lpips_range", config.evaluate.lpips_range, ("unit", "signed"))
     if not config.angles:
         raise UserError("config.angles is empty; allowed: one or more angles in degrees")
     for name in ("angles", "new_angles"):

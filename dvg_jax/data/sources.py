@@ -98,6 +98,7 @@ class PreparedSource:
             raise UserError(f"{folder}: split {split!r} has {len(rows)} scans, {count} were asked for")
         rows = rows[: count or None]
         self.files = [folder / row.file for row in rows]
+        self.patients = [row.patient for row in rows]
         self._kept: list[np.ndarray | None] = [None] * len(rows)
         for file in self.files:
             if not file.is_file():

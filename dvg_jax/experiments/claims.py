@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dvg_jax.experiments.catalogue import Row
-from dvg_jax.metrics.report import summarise
+from dvg_jax.metrics.report import labels, summarise
 
 FIGURES = ("psnr", "ssim", "lpips")
 LOWER_IS_BETTER = ("lpips",)
@@ -52,7 +52,8 @@ def judge(claim: Claim, cases: Mapping[Row, list[dict]]) -> Iterator[Verdict]:
     pairs = list(zip(cases[claim.better], cases[claim.worse], strict=True))
     for figure in (f for f in claim.figures if f in pairs[0][0]):
         sign = -1.0 if figure in LOWER_IS_BETTER else 1.0
-        summary = summarise([{figure: sign * (a[figure] - b[figure])} for a, b in pairs])[figure]
+        differences = [{**labels(a), figure: sign * (a[figure] - b[figure])} for a, b in pairs]
+        summary = summarise(differences)[figure]
         yield Verdict(claim, figure, summary["mean"], summary["low"], summary["high"])
 
 

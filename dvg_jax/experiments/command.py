@@ -9,6 +9,7 @@ where it was stopped.
 
 import argparse
 import ast
+import os
 import platform
 import sys
 from datetime import date
@@ -22,10 +23,10 @@ from dvg_jax.build import build_source
 from dvg_jax.config import check
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import perceptual_distance
+from dvg_jax.evaluation import build_measures
 from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
 from dvg_jax.experiments.figures import draw
-from dvg_jax.experiments.measure import Protocol, TestSet
+from dvg_jax.experiments.measure import Procedure, TestSet
 from dvg_jax.experiments.plan import equal_budget, shorten
 from dvg_jax.experiments.report import write_report
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
@@ -57,6 +58,8 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
         raise UserError(f"--budget is {budget:g}; allowed: above 0, where 1 is the scale's own length")
     config = SCALES[scale]()
     config.data.source, config.seed = data, seed
+    if scale == "paper":
+        config.evaluate.protocols = ("hu", "dvg")
     for change in changes:
         field, _, text = change.partition("=")
         try:
@@ -84,9 +87,9 @@ def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) 
             raise UserError(f"--test is {folder}, the training data; allowed: a folder of other prepared scans")
         tests.append(TestSet(folder.name, PreparedSource(folder, "all", base.size)))
     evaluate = base.evaluate
-    protocol = Protocol(base.seed, evaluate.cases, evaluate.batch_size, evaluate.lpips, evaluate.pictures)
-    distance = perceptual_distance(evaluate.lpips) if evaluate.lpips else None
-    return Experiment(base, workdir, plan(base, workdir, rows), tuple(tests), protocol, distance)
+    sizes = evaluate.cases, evaluate.batch_size, evaluate.pictures
+    procedure = Procedure(build_measures(base), base.seed, *sizes)
+    return Experiment(base, workdir, plan(base, workdir, rows), tuple(tests), procedure)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,14 +124,13 @@ def _plan(experiment: Experiment) -> str:
 
 def _facts(argv: list[str] | None) -> dict[str, str]:
     command = " ".join(["python -m dvg_jax.experiments", *(sys.argv[1:] if argv is None else argv)])
-    device = jax.devices()[0]
-    cores = (
-        f", {platform.machine()}, {len(jax.devices())} device" if device.platform != "cpu" else f" {platform.machine()}"
-    )
+    devices = jax.devices()
+    many = f"{len(devices)} x " if len(devices) > 1 else ""
+    cores = f" ({platform.machine()}, {os.cpu_count()} cores)" if devices[0].platform == "cpu" else ""
     versions = ", ".join(f"{name} {version(name)}" for name in ("dvg-jax", "jax", "flax"))
     return {
         "command": command,
-        "device": f"{device.device_kind}{cores}",
+        "device": f"{many}{devices[0].device_kind}{cores}",
         "versions": f"{versions}, Python {platform.python_version()}",
         "date": date.today().isoformat(),
     }

@@ -18,10 +18,10 @@ from dvg_jax.data.files import replacing
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.evaluation import mean_volume
+from dvg_jax.evaluation import case_label, mean_volume
 from dvg_jax.experiments.catalogue import rows_of
 from dvg_jax.experiments.plan import PIPELINE, STAGE_OF, Job, Run
-from dvg_jax.metrics import view_metrics, volume_metrics
+from dvg_jax.metrics.protocols import Measures
 from dvg_jax.shapes import Key, Views, Volumes
 from dvg_jax.training.run import load_stages
 
@@ -43,20 +43,25 @@ class TestSet:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How runs are measured: results of different protocols are never put beside each other.
+class Procedure:
+    """How runs are measured: results of different procedures are never put beside each other.
 
     Attributes:
+      seed: of samples.
       cases: at most, from the front of a test set.
-      lpips: network of the perceptual distance, "" for none.
       pictures: how many cases' volumes are kept for figures.
     """
 
+    measures: Measures
     seed: int
     cases: int
     batch_size: int
-    lpips: str
     pictures: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -112,15 +117,15 @@ def result_path(folder: Path, subject: str, test: str) -> Path:
     return folder / subject.replace(" ", "_") / f"{test.replace(' ', '_')}.json"
 
 
-def read_result(path: Path, trained: dict[str, int], protocol: Protocol) -> Result | None:
-    """What was measured, unless there is nothing or it belongs to another protocol or length of training."""
+def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Result | None:
+    """What was measured, unless there is nothing or it belongs to another procedure or length of training."""
     if not path.is_file():
         return None
     result = json.loads(path.read_text())
-    return result if (result["protocol"], result["trained"]) == (asdict(protocol), trained) else None
+    return result if (result["procedure"], result["trained"]) == (procedure.facts, trained) else None
 
 
-def measure(subject: Subject, test: TestSet, protocol: Protocol, distance: Callable | None, path: Path) -> Result:
+def measure(subject: Subject, test: TestSet, procedure: Procedure, path: Path) -> Result:
     """Measure a subject on a test set and write it to ``path``.
 
     Returns:
@@ -130,25 +135,26 @@ def measure(subject: Subject, test: TestSet, protocol: Protocol, distance: Calla
     cases: list[dict] = []
     views: dict[str, list[dict]] = {f"{a:g}": [] for a in targets}
     kept, seconds = [], []
-    for numbers, truth in _batches(test.source, protocol):
+    for numbers, truth in _batches(test.source, procedure):
         start = time.perf_counter()
-        key = jax.random.fold_in(jax.random.key(protocol.seed), numbers[0])
+        key = jax.random.fold_in(jax.random.key(procedure.seed), numbers[0])
         result = jax.block_until_ready(subject.predict(truth, key))
         seconds.append((time.perf_counter() - start) / len(truth))
         shown = result if subject.makes_views else dvg.render(result, targets)
         true = dvg.render(truth, targets)
         for i, case in enumerate(numbers):
+            label = case_label(test.source, case, truth[i, ..., 0])
             if not subject.makes_views:
-                cases.append({"case": case, **volume_metrics(truth[i, ..., 0], result[i, ..., 0], distance)})
+                cases.append(label | procedure.measures.volume(truth[i, ..., 0], result[i, ..., 0]))
             for v, rows in enumerate(views.values()):
-                rows.append({"case": case, **view_metrics(true[i, v, ..., 0], shown[i, v, ..., 0], distance)})
-            if case < protocol.pictures:
+                rows.append(label | procedure.measures.view(true[i, v, ..., 0], shown[i, v, ..., 0]))
+            if case < procedure.pictures:
                 kept.append({"truth": truth[i], "result": result[i], "true_views": true[i], "views": shown[i]})
     # The first batch pays for compilation.
     record = {
         "subject": subject.name,
         "data": test.name,
-        "protocol": asdict(protocol),
+        "procedure": procedure.facts,
         "trained": subject.trained,
         "parameters": subject.parameters,
         "seconds_per_case": float(np.median(seconds[1:] or seconds)),
@@ -170,11 +176,11 @@ def targets_of(run: Run) -> tuple[float, ...]:
     return tuple(sorted(angles))
 
 
-def _batches(source: Source, protocol: Protocol) -> Iterator[tuple[list[int], Volumes]]:
+def _batches(source: Source, procedure: Procedure) -> Iterator[tuple[list[int], Volumes]]:
     """Case numbers and CTs; the last batch is as long as the others, its numbers are not."""
     first = 0
-    for batch in evaluation_batches(source, protocol.batch_size):
-        count = min(int(batch["mask"].sum()), protocol.cases - first)
+    for batch in evaluation_batches(source, procedure.batch_size):
+        count = min(int(batch["mask"].sum()), procedure.cases - first)
         if count <= 0:
             return
         yield list(range(first, first + count)), jnp.asarray(batch["ct"])

@@ -9,14 +9,13 @@ from typing import Any
 
 from dvg_jax.data.files import replacing
 from dvg_jax.experiments.catalogue import CAPTIONS, Figures, Row
-from dvg_jax.experiments.claims import FIGURES, HOLDS, OPEN, OPPOSITE, Verdict, claims_of, judge
+from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Verdict, claims_of, judge
 from dvg_jax.experiments.measure import CEILING, MEAN, Result
 from dvg_jax.experiments.reproduce import Experiment, Results
-from dvg_jax.metrics.report import summarise
+from dvg_jax.metrics.report import align, interval_cell, summarise
 
-UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
-DECIMALS = {"psnr": 2, "ssim": 3, "lpips": 3}
-OF_CTS = "PSNR of the volume, peak 2500 HU; SSIM and LPIPS slice by slice over three axes (the paper's LPIPS is a sum)."
+UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "lpips_sum": "LPIPS, sum"}
+OF_CTS = "PSNR of the volume, peak 2500 HU; SSIM and LPIPS slice by slice over three axes (the paper's is the sum)."
 OF_VIEWS = "Figures of an X-ray, min-max normalised, peak 1."
 MARKS = {HOLDS: "yes", OPPOSITE: "NO", OPEN: "open"}
 
@@ -85,7 +84,8 @@ def _markdown(
     table: str, lines: list[Line], verdicts: dict[str, list[Verdict]], experiment: Experiment, facts: dict
 ) -> str:
     number = f"Table {table}" if not table.startswith("fig") else "Fig. 5"
-    shown = [figure for figure in FIGURES if figure in lines[0].cases[0]]
+    measured = lines[0].cases[0]
+    shown = [f for f in ("psnr", "ssim", "lpips_sum" if "lpips_sum" in measured else "lpips") if f in measured]
     parts = [f"# {number} of the paper: {CAPTIONS[table]}", _preamble(table, experiment, facts)]
     for data, judged in verdicts.items():
         mine = [line for line in lines if line.data == data]
@@ -97,7 +97,7 @@ def _markdown(
 
 
 def _preamble(table: str, experiment: Experiment, facts: dict) -> str:
-    base, net = experiment.base, experiment.protocol.lpips or "none"
+    base, net = experiment.base, experiment.procedure.measures.lpips_by or "no network"
     kind = OF_VIEWS if table == "VI" else OF_CTS
     return f"""`{facts["command"]}`
 
@@ -121,32 +121,26 @@ def _table(lines: list[Line], shown: Sequence[str]) -> str:
         trained = sum(line.result["trained"].values())
         cells += [f"{line.result['parameters']:,}", f"{trained:,}", f"{line.result['seconds_per_case']:.2f}"]
         body.append(cells)
-    return _markdown_table([head, *body])
+    return align([head, *body])
 
 
 def _cell(figure: str, summary: dict[str, float]) -> str:
-    digits = DECIMALS[figure]
-    return f"{summary['mean']:.{digits}f} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
+    return interval_cell(figure, summary["mean"], summary["low"], summary["high"])
 
 
 def _printed(paper: Figures | None, figure: str) -> str:
-    return f"{getattr(paper, figure):g}" if paper else ""
+    return f"{getattr(paper, figure.removesuffix('_sum')):g}" if paper else ""
 
 
 def _claims(verdicts: Sequence[Verdict]) -> str:
     body = [
-        [v.claim.text, v.figure.upper(), f"{v.difference:+.3f} [{v.low:+.3f}, {v.high:+.3f}]", MARKS[v.word]]
+        [v.claim.text, v.figure.upper(), interval_cell(v.figure, v.difference, v.low, v.high, more=1), MARKS[v.word]]
         for v in verdicts
     ]
     counts = {word: sum(v.word == word for v in verdicts) for word in (HOLDS, OPPOSITE, OPEN)}
-    summary = ", ".join(f"{count} {word}" for word, count in counts.items())
-    table = _markdown_table([["claim", "figure", "difference in its favour", "found"], *body])
+    summary = f"{counts[HOLDS]} hold, {counts[OPPOSITE]} are the opposite, {counts[OPEN]} are not told apart"
+    table = align([["claim", "figure", "difference in its favour", "found"], *body])
     return f"{table}\n\nOf {len(verdicts)}: {summary}."
-
-
-def _markdown_table(table: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in table]
-    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
 
 
 def _flat(line: Line) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dvg_jax.experiments.catalogue import Row
 from dvg_jax.experiments.measure import (
     CEILING,
     MEAN,
-    Protocol,
+    Procedure,
     Result,
     Subject,
     TestSet,
@@ -46,8 +46,7 @@ class Experiment:
     workdir: Path
     runs: dict[Row, Run]
     tests: tuple[TestSet, ...]
-    protocol: Protocol
-    distance: Callable | None
+    procedure: Procedure
 
     @property
     def jobs(self) -> dict[str, Job]:
@@ -75,11 +74,11 @@ def reproduce(experiment: Experiment, say: Callable[[str], None]) -> Results:
         loaded = None
         for test in experiment.tests:
             path = result_path(experiment.workdir / "results", name, test.name)
-            result = read_result(path, trained, experiment.protocol)
+            result = read_result(path, trained, experiment.procedure)
             if result is None:
                 say(f"measuring {name} on {test.name}")
                 loaded = loaded or subject()
-                result = measure(loaded, test, experiment.protocol, experiment.distance, path)
+                result = measure(loaded, test, experiment.procedure, path)
             results[name, test.name] = result
 
     measured(MEAN, {}, lambda: mean_of(experiment.base))

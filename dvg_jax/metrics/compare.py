@@ -1,6 +1,7 @@
 """Figures of one reconstruction beside its truth, both NIfTI files in HU that overlay.
 
 python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz
+python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --protocol x2ct --protocol dvg
 """
 
 import argparse
@@ -13,18 +14,22 @@ from dvg_jax.cli import run
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.scans import Scan, load_scan
 from dvg_jax.errors import UserError
-from dvg_jax.metrics.volume import volume_metrics
+from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
+from dvg_jax.networks.lpips import FILES
 
 TOLERANCE_MM = 0.01
 
 
-def compare(truth: Path, result: Path) -> dict[str, float]:
-    """Every figure of ``volume_metrics``. Raises UserError where the two do not lie on the same voxels."""
+def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict[str, float]:
+    """Figures by name, those of protocol ``hu`` without LPIPS unless told otherwise.
+
+    Raises UserError where the two do not lie on the same voxels.
+    """
     a, b = load_scan(truth), load_scan(result)
     if a.hu.shape != b.hu.shape or np.abs(a.affine - b.affine).max() > TOLERANCE_MM:
         raise UserError(f"{result} has {_place(b)}; allowed: the voxels of {truth}, {_place(a)}")
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
-    return volume_metrics(expected, found)
+    return (measures or Measures()).volume(expected, found)
 
 
 def _place(scan: Scan) -> str:
@@ -39,9 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="may be repeated; hu if left out")
+    parser.add_argument("--lpips", default="", choices=FILES, help="network of hu's LPIPS; none if left out")
+    parser.add_argument("--lpips_range", default="unit", choices=RANGES, help="what hu's LPIPS is fed")
     options = parser.parse_args(argv)
-    for name, value in compare(options.truth, options.result).items():
-        print(f"{name:>12} {value:.4g}")
+    measures = Measures(tuple(options.protocol or ("hu",)), options.lpips, options.lpips_range)
+    for name, value in compare(options.truth, options.result, measures).items():
+        print(f"{name:>16} {value:.4g}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ published protocol has them. ``docs/metrics.md`` states each.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from dvg_jax.data.intensity import HU_RANGE
 from dvg_jax.errors import UserError
+from dvg_jax.metrics.tissue import BANDS, mae_hu_by_band
 from dvg_jax.shapes import Image, Volume
 
 WINDOW = 7
@@ -43,22 +45,32 @@ def psnr_slices(a: Volume, b: Volume, peak: float = 1.0) -> Float[Array, "3"]:
 
 def ssim_images(a: Float[Array, "n h w"], b: Float[Array, "n h w"]) -> Float[Array, "n"]:
     """Structural similarity (Wang et al. 2004): uniform 7 x 7 window, sample covariance, data range 1, borders cut."""
+    return _ssim(a, b, axes=(1, 2))
+
+
+def ssim_3d(a: Volume, b: Volume) -> Array:
+    """The same with windows of 7 x 7 x 7 voxels: another figure than that of slices, and not comparable with it."""
+    return _ssim(a[None], b[None], axes=(1, 2, 3))[0]
+
+
+def _ssim(a: Float[Array, "n ..."], b: Float[Array, "n ..."], axes: tuple[int, ...]) -> Float[Array, "n"]:
     if min(a.shape[1:]) < WINDOW:
-        raise UserError(f"slices are {a.shape[1:]}; allowed for SSIM: sides of {WINDOW} or more")
+        raise UserError(f"SSIM is asked for of shape {a.shape[1:]}; allowed: sides of {WINDOW} or more")
 
     def mean(x: Array) -> Array:
-        for axis in (1, 2):
-            window = tuple(WINDOW if i == axis else 1 for i in range(3))
-            x = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, (1, 1, 1), "VALID") / WINDOW
+        for axis in axes:
+            window = tuple(WINDOW if i == axis else 1 for i in range(x.ndim))
+            x = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, (1,) * x.ndim, "VALID") / WINDOW
         return x
 
     mean_a, mean_b = mean(a), mean(b)
-    sample = WINDOW**2 / (WINDOW**2 - 1)
+    count = WINDOW ** len(axes)
+    sample = count / (count - 1)
     var_a, var_b = sample * (mean(a * a) - mean_a**2), sample * (mean(b * b) - mean_b**2)
     covariance = sample * (mean(a * b) - mean_a * mean_b)
     c1, c2 = K1**2, K2**2
     similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return jnp.mean(similar / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)), axis=(1, 2))
+    return jnp.mean(similar / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)), axis=axes)
 
 
 def ssim_slices(a: Volume, b: Volume) -> Float[Array, "3"]:
@@ -76,24 +88,51 @@ def lpips_slices(a: Volume, b: Volume, lpips: Perceptual) -> Float[Array, "3"]:
     return jnp.stack([jnp.mean(lpips(*(jnp.moveaxis(v, i, 0)[..., None] for v in (a, b)))) for i in range(3)])
 
 
-@jax.jit
-def _fast(a: Volume, b: Volume) -> dict[str, Array]:
-    return {
-        "psnr": psnr_volume(a, b),
-        "psnr_slices": jnp.mean(psnr_slices(a, b)),
-        "psnr_x2ct": psnr_volume(a, b, X2CT_PEAK / HU_RANGE),
-        "ssim": jnp.mean(ssim_slices(a, b)),
-        "mae_hu": mae_hu(a, b),
-    }
+def lpips_sum(per_axis: Float[Array, "3"], shape: tuple[int, ...]) -> Array:
+    """LPIPS as the paper's tables have it: summed over an axis's slices, then the mean over axes."""
+    return jnp.mean(per_axis * jnp.asarray(shape))
+
+
+def cosine(a: Volume, b: Volume) -> Array:
+    """Cosine of the angle between two volumes taken as vectors."""
+    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a**2) * jnp.sum(b**2))
+
+
+def _band_error(i: int, a: Volume, b: Volume) -> Array:
+    return mae_hu_by_band(a, b)[i]
+
+
+X2CT_SCALE = X2CT_PEAK / HU_RANGE
+
+FIGURES: dict[str, Callable[[Volume, Volume], Array]] = {
+    "psnr": psnr_volume,
+    "psnr_slices": lambda a, b: jnp.mean(psnr_slices(a, b)),
+    "psnr_x2ct": lambda a, b: psnr_volume(a, b, X2CT_SCALE),
+    "psnr_slices_x2ct": lambda a, b: jnp.mean(psnr_slices(a, b, X2CT_SCALE)),
+    "ssim": lambda a, b: jnp.mean(ssim_slices(a, b)),
+    "ssim_3d": ssim_3d,
+    "mae_hu": mae_hu,
+    "mse_hu2": lambda a, b: HU_RANGE**2 * jnp.mean((a - b) ** 2),
+    "mae_unit": lambda a, b: jnp.mean(jnp.abs(a - b)),
+    "mse_unit": lambda a, b: jnp.mean((a - b) ** 2),
+    "cosine": cosine,
+    **{band.figure: partial(_band_error, i) for i, band in enumerate(BANDS)},
+}
+"""Figures of (truth, result) by name, without LPIPS; ``metrics/protocols.py`` says which belong together."""
+
+
+@partial(jax.jit, static_argnums=0)
+def volume_figures(names: tuple[str, ...], truth: Volume, result: Volume) -> dict[str, Array]:
+    """The named ``FIGURES`` of one case."""
+    return {name: FIGURES[name](truth, result) for name in names}
 
 
 def volume_metrics(truth: Volume, result: Volume, lpips: Perceptual | None = None) -> dict[str, float]:
-    """Every figure of one case, by name; ``lpips`` is the mean per slice, ``lpips_sum`` the published sum."""
-    figures = _fast(truth, result)
+    """The usual figures of one case, by name; ``lpips`` is the mean per slice, ``lpips_sum`` the sum over slices."""
+    figures = volume_figures(("psnr", "psnr_slices", "psnr_x2ct", "ssim", "mae_hu"), truth, result)
     if lpips is not None:
         per_axis = lpips_slices(truth, result, lpips)
-        figures["lpips"] = jnp.mean(per_axis)
-        figures["lpips_sum"] = jnp.mean(per_axis * jnp.asarray(truth.shape))
+        figures |= {"lpips": jnp.mean(per_axis), "lpips_sum": lpips_sum(per_axis, truth.shape)}
     return {name: float(value) for name, value in figures.items()}
 
 

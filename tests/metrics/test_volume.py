@@ -7,7 +7,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dvg_jax.errors import UserError
-from dvg_jax.metrics import psnr_volume, volume_metrics
+from dvg_jax.metrics import psnr_volume, ssim_3d, volume_metrics
 from dvg_jax.metrics.volume import lpips_slices, psnr_slices, ssim_images, ssim_slices, view_metrics
 
 
@@ -31,6 +31,11 @@ def test_slice_psnr_and_ssim_over_three_axes(pair):
         assert float(psnr_slices(a, b)[axis]) == pytest.approx(by_hand, abs=1e-3)
         by_hand = np.mean([structural_similarity(x, y, data_range=1) for x, y in slices])
         assert float(ssim_slices(a, b)[axis]) == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_3d_ssim(pair):
+    a, b = pair
+    assert float(jax.jit(ssim_3d)(a, b)) == pytest.approx(structural_similarity(a, b, data_range=1), abs=1e-5)
 
 
 def test_figures_of_a_case(pair):

@@ -1,0 +1,61 @@
+"""Does a reconstruction explain the films? Its X-rays beside the true ones: at the angles that were shown, and at one
+that was never shown.
+
+Agreement with the films that were shown is no proof of a good CT: many CTs have the same two films. What it is worth is
+told by the input-blind rows, which answer without a look at the film: the mean training volume, and the reconstruction
+of another patient (:func:`blind_partners`).
+"""
+
+from collections.abc import Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from dvg_jax.dvg import minmax
+from dvg_jax.metrics.volume import psnr
+
+
+def unseen_angle(used: Sequence[float]) -> float:
+    """The angle in degrees, 0 to 180, that is farthest from all ``used`` ones: the middle of the widest gap between
+    them, the lowest where several are as wide.
+
+    Angles that differ by 180 degrees count as one: they see the same lines but for the divergence of the beam.
+    """
+    angles = sorted({float(a) % 180 for a in used})
+    gaps = [b - a for a, b in zip(angles, [*angles[1:], angles[0] + 180], strict=True)]
+    middles = [((a + gap / 2) % 180, gap) for a, gap in zip(angles, gaps, strict=True)]
+    widest = max(gaps) - 1e-6  # 45 / 3 and 15 are one gap
+    return min(middle for middle, gap in middles if gap >= widest)
+
+
+@jax.jit
+def _errors(truth: Float[Array, "V h w"], result: Float[Array, "V h w"]) -> tuple[Array, Array]:
+    films = jnp.mean((minmax(truth) - minmax(result)) ** 2, axis=(1, 2))
+    lines = jnp.linalg.norm(result - truth, axis=(1, 2)) / jnp.linalg.norm(truth, axis=(1, 2))
+    return psnr(films), lines
+
+
+def reprojection_metrics(truth: Float[Array, "V h w"], result: Float[Array, "V h w"]) -> dict[str, float]:
+    """Errors of line integrals (not normalised) of which the last view was never shown and all others were.
+
+    Returns:
+      For the shown views (their mean) and the unseen one: ``film_psnr``, in dB, of images that are min-max normalised
+      as films are, peak 1; and ``line_error``, the rms error of the line integrals over their rms. The first forgives a
+      wrong exposure, the second does not.
+    """
+    films, lines = _errors(truth, result)
+    return {
+        "shown_film_psnr": float(jnp.mean(films[:-1])),
+        "shown_line_error": float(jnp.mean(lines[:-1])),
+        "unseen_film_psnr": float(films[-1]),
+        "unseen_line_error": float(lines[-1]),
+    }
+
+
+def blind_partners(patients: Sequence[Hashable]) -> list[int | None]:
+    """For each case, the next one (in a circle) of another patient; None where there is no other patient."""
+    n = len(patients)
+    ahead = ([(i + k) % n for k in range(1, n)] for i in range(n))
+    return [next((j for j in js if patients[j] != patients[i]), None) for i, js in enumerate(ahead)]
