@@ -56,5 +56,7 @@ def lpips(
     """
     name, _ = _file(net)
     if min(a.shape[1:3]) < SMALLEST[net]:
-        raise UserError(f"LPIPS by {net} is asked for of images {a.shape[1:3]}; allowed: sides of {SMALLEST[net]} or more")
+        raise UserError(
+            f"LPIPS by {net} is asked for of images {a.shape[1:3]}; allowed: sides of {SMALLEST[net]} or more"
+        )
     return LPIPS(net_type=name).apply({"params": params}, a, b)[:, 0, 0, 0]
