@@ -38,6 +38,8 @@ def test_evaluate_writes_tables_and_pictures(trained, capsys):
     assert len(rows) == 4 * get_config().evaluate.cases
     assert all(np.isfinite(float(row["psnr"])) for row in rows)
     assert (folder / "views.csv").is_file()
+    with (folder / "reprojections.csv").open() as file:
+        assert {row["method"] for row in csv.DictReader(file)} == methods | {"DVG-Diffusion of another patient"}
     assert len(list((folder / "pictures").glob("*.png"))) == 2
 
 
