@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""LPIPS v0.1 written out in NumPy, from Zhang et al. 2018 and the layers of AlexNet and VGG16; no JAX in it."""
-=======
 """LPIPS v0.1 in NumPy, from Zhang et al. 2018 and the layers of AlexNet and VGG16; shares no code with the library."""
->>>>>>> helper-metrics
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
