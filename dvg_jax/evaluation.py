@@ -63,7 +63,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
         if made is not None:
             synthesised[DVG_NET] = made
         tables.add(
-            [case_label(test, case, truth[i, ..., 0]) for i, case in enumerate(cases)], truth, results, synthesised
+            [row_labels(test, case, truth[i, ..., 0]) for i, case in enumerate(cases)], truth, results, synthesised
         )
         for i, case in enumerate(cases):
             if case < config.evaluate.pictures:
@@ -150,7 +150,7 @@ class _Tables:
         return {f"{self._main} of another patient": rows}
 
 
-def case_label(source: Source, case: int, truth: Volume) -> Row:
+def row_labels(source: Source, case: int, truth: Volume) -> Row:
     """What a row is about; the truth's mean HU tells whether two runs had the same case."""
     patients = getattr(source, "patients", None)
     hu = float(jnp.mean(intensity_to_hu(truth)))

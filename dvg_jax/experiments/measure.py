@@ -18,7 +18,7 @@ from dvg_jax.data.files import replacing
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.evaluation import case_label, mean_volume
+from dvg_jax.evaluation import row_labels, mean_volume
 from dvg_jax.experiments.catalogue import rows_of
 from dvg_jax.experiments.plan import PIPELINE, STAGE_OF, Job, Run
 from dvg_jax.metrics.protocols import Measures
@@ -143,7 +143,7 @@ def measure(subject: Subject, test: TestSet, procedure: Procedure, path: Path) -
         shown = result if subject.makes_views else dvg.render(result, targets)
         true = dvg.render(truth, targets)
         for i, case in enumerate(numbers):
-            label = case_label(test.source, case, truth[i, ..., 0])
+            label = row_labels(test.source, case, truth[i, ..., 0])
             if not subject.makes_views:
                 cases.append(label | procedure.measures.volume(truth[i, ..., 0], result[i, ..., 0]))
             for v, rows in enumerate(views.values()):
