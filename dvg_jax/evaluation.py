@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,21 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+import dvg_jax
 from dvg_jax.baselines import Baseline, build_baseline
 from dvg_jax.build import build_dvg, build_source, required_stages
 from dvg_jax.config import BASELINES
+from dvg_jax.data.frame import FIELD_MM, frame_affine
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG, minmax
+from dvg_jax.errors import UserError
 from dvg_jax.metrics import view_metrics, volume_metrics
 from dvg_jax.metrics.report import write_table
 from dvg_jax.networks.lpips import Net, load_lpips, lpips
+from dvg_jax.reconstructor import fingerprint
+from dvg_jax.report import Case, Page, write_page
+from dvg_jax.report.cases import build_case, build_films, means_table
 from dvg_jax.shapes import Key, Variables, Views, Volumes
 from dvg_jax.training.run import finished_steps, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
@@ -25,15 +32,17 @@ from dvg_jax.viz import comparison_panel, view_strip
 MEAN, CEILING, DVG_NET, DVG_FULL = "mean training volume", "CT VQGAN of the truth", "DVG-Net", "DVG-Diffusion"
 
 
-def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> str:
+def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, report: Path | None = None) -> str:
     """Measure the model in ``workdir``, and the comparison methods trained beside it, on ``config.data``'s test cases.
 
     Writes ``evaluation/volumes.csv`` and ``views.csv`` with a row a case, the same as JSON with means and intervals,
-    and pictures of the first cases.
+    and pictures of the first cases; ``report`` takes a page with those cases and the tables.
 
     Returns:
       The table of means, to be printed.
     """
+    if report is not None and config.evaluate.pictures < 1:
+        raise UserError(f"config.evaluate.pictures is {config.evaluate.pictures}; allowed with a page: 1 or more")
     dvg = build_dvg(config)
     baselines = trained_baselines(config, workdir, dvg)
     needed = required_stages(config)
@@ -47,6 +56,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
     mean = mean_volume(build_source(config, "train"))
     volumes: dict[str, list[dict]] = {}
     views: dict[str, list[dict]] = {}
+    shown: list[Case] = []
     count = min(config.evaluate.cases, len(build_source(config, "test")))
     bar = tqdm(total=count, desc=f"{'evaluation':>15}", disable=not show_progress, dynamic_ncols=True)
     for cases, truth in _batches(config):
@@ -72,6 +82,9 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
                 views.setdefault(method, []).append({"case": case, **row})
             if case < config.evaluate.pictures:
                 _pictures(dvg, truth, results, made, i, folder / "pictures" / f"case_{case:04d}")
+                if report is not None:
+                    figures = {method: rows[-1] for method, rows in volumes.items()}
+                    shown.append(_case(dvg, case, truth, results, made, i, figures))
             bar.update()
     bar.close()
     title = f"{count} unseen cases of {config.data.source} at {config.size}^3, {config.geometry} geometry"
@@ -79,6 +92,10 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
     table = write_table(volumes, folder / "volumes", f"CT: {title}")
     if views:
         table += "\n\n" + write_table(views, folder / "views", f"Synthesised X-ray: {title}")
+    if report is not None:
+        settings = _settings(config, workdir) | {"model_fingerprint": fingerprint(variables)}
+        tables = [means_table(name, rows) for name, rows in (("CT", volumes), ("Synthesised X-ray", views)) if rows]
+        write_page(report, Page(title, tuple(shown), settings, (), tuple(tables)))
     return table
 
 
@@ -144,6 +161,33 @@ def _batches(config: ConfigDict) -> Iterator[tuple[list[int], Volumes]]:
 def _lpips(net: Net) -> Callable:
     params = load_lpips(net)
     return jax.jit(lambda a, b: lpips(params, a, b, net))
+
+
+def _settings(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """What the page says of the run; all else is in the folder's ``config.json``."""
+    chosen = ("seed", "size", "geometry", "angles", "new_angles", "projector", "use_vpge", "use_diffusion")
+    facts = {"model": str(workdir), "version": dvg_jax.__version__, "source": config.data.source}
+    return facts | {name: config[name] for name in chosen} | {"evaluate": config.evaluate.to_dict()}
+
+
+def _case(
+    dvg: DVG,
+    case: int,
+    truth: Volumes,
+    results: dict[str, Volumes],
+    made: Views | None,
+    i: int,
+    figures: dict[str, dict[str, float]],
+) -> Case:
+    """Case ``i`` of a batch as the page shows it, the last method first: it is DVG-Diffusion where that is trained."""
+    volumes = {name: np.asarray(x[i, ..., 0]) for name, x in reversed(results.items()) if name != MEAN}
+    views = dvg.render(truth[i : i + 1], dvg.angles)
+    titles = [f"{angle:g} degrees" for angle in dvg.angles]
+    films = build_films(dvg, titles, views, next(iter(volumes.values())))
+    rows = {method: {n: v for n, v in row.items() if n != "case"} for method, row in figures.items()}
+    affine = frame_affine(truth.shape[1:4], FIELD_MM / truth.shape[1])
+    new = None if made is None else made[i : i + 1]
+    return build_case(f"case {case}", dvg, films, volumes, affine, np.asarray(truth[i, ..., 0]), new, metrics=rows)
 
 
 def _pictures(dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, path: Path) -> None:

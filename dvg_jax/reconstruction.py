@@ -20,10 +20,11 @@ import dvg_jax
 from dvg_jax.data import dicom_out
 from dvg_jax.data.files import replacing
 from dvg_jax.data.films import fit_film, read_film
-from dvg_jax.data.frame import Affine, HostImage, HostVolume, frame_affine, spacing
+from dvg_jax.data.frame import FIELD_MM, Affine, HostImage, HostVolume, frame_affine, spacing
 from dvg_jax.data.intensity import HU_RANGE, hu_to_intensity, intensity_to_hu
 from dvg_jax.data.nifti import save_nifti, save_voxels
 from dvg_jax.data.scans import Scan, load_scan
+from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.metrics import volume_metrics
 from dvg_jax.reconstructor import Reconstructor, load_reconstructor, sample_keys
@@ -56,7 +57,7 @@ class Request:
     samples: int = 1
     batch: int | None = None
     steps: int | None = None
-    field_mm: float = 320.0
+    field_mm: float = FIELD_MM
     like: Path | None = None
     compare: bool = False
 
@@ -173,7 +174,8 @@ def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:
     scan = load_scan(request.like)
     if scan.hu.shape != shape:
         flag = "truth" if request.compare else "like"
-        raise UserError(f"--{flag} is {request.like}, with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}")
+        size = f"with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}"
+        raise UserError(f"--{flag} is {request.like}, {size}")
     return scan
 
 
@@ -209,7 +211,7 @@ def _warnings(outcome: Outcome) -> list[str]:
     return told
 
 
-def _dvg(outcome: Outcome) -> Any:
+def _dvg(outcome: Outcome) -> DVG:
     """The method at the angles of the films."""
     return replace(outcome.reconstructor.dvg, angles=tuple(film.angle for film in outcome.films))
 

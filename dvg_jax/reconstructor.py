@@ -105,12 +105,8 @@ class Reconstructor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell this model from any other: of its config and of every learned number."""
-        digest = hashlib.sha256(self.config.to_json_best_effort(sort_keys=True).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        return digest.hexdigest()[:16]
+        """16 hexadecimal digits that tell what was learned from anything else that was."""
+        return fingerprint(self.variables)
 
     def _prepared(
         self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float], steps: int | None = None
@@ -144,6 +140,15 @@ class Reconstructor:
 def sample_keys(seed: int, count: int) -> Key:
     """(K,) keys: of ``seed``, ``seed + 1`` and so on, so that each sample can be made again alone."""
     return jnp.stack([jax.random.key(seed + k) for k in range(count)])
+
+
+def fingerprint(variables: dict[str, Variables]) -> str:
+    """16 hexadecimal digits of the SHA-256 of every learned number and its name."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from dvg_jax import cli
+from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.errors import UserError
 from dvg_jax.reconstruction import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
 from dvg_jax.training.cache import enable_compilation_cache
@@ -29,7 +30,10 @@ def main(argv: list[str] | None = None) -> None:
         "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90.", flag_values=values
     )
     output = flags.DEFINE_string(
-        "output", "", "The NIfTI to write: .nii or .nii.gz. A JSON with all settings goes beside it.", flag_values=values
+        "output",
+        "",
+        "The NIfTI to write: .nii or .nii.gz; a JSON with all settings goes beside it.",
+        flag_values=values,
     )
     dicom = flags.DEFINE_string(
         "dicom", "", "Folder, new or empty, for the same CT as a DICOM series.", flag_values=values
@@ -46,14 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     steps = flags.DEFINE_integer("steps", None, "Sampling steps; as trained unless given.", flag_values=values)
     field_mm = flags.DEFINE_float(
-        "field_mm", 320.0, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
+        "field_mm", FIELD_MM, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
     )
     like = flags.DEFINE_string(
         "like", "", "A prepared CT whose cube the result shares, instead of --field_mm.", flag_values=values
     )
-    truth = flags.DEFINE_string(
-        "truth", "", "As --like, and the result is compared with it.", flag_values=values
-    )
+    truth = flags.DEFINE_string("truth", "", "As --like, and the result is compared with it.", flag_values=values)
     cli.parse_flags(values, argv, required=("workdir", "xray", "output"))
     if like.value and truth.value:
         raise UserError("--like and --truth are both given; allowed: one, --truth places the result too")

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from pydicom.valuerep import DS
+from pydicom.valuerep import DSfloat
 
 import dvg_jax
 from dvg_jax.data.files import check_free, new_folder
@@ -51,7 +51,8 @@ def read_tags(films: Sequence[Path]) -> list[Dataset]:
 
     Raises UserError where they state different patients.
     """
-    tags = [pydicom.dcmread(film, stop_before_pixels=True) for film in films if pydicom.misc.is_dicom(film)]
+    dicom = [film for film in films if pydicom.misc.is_dicom(film)]
+    tags: list[Dataset] = [pydicom.dcmread(film, stop_before_pixels=True) for film in dicom]
     patients = sorted({str(film.get("PatientID", "")) for film in tags})
     if len(patients) > 1:
         raise UserError(f"films are of the patients {', '.join(map(repr, patients))}; allowed for DICOM: one patient")
@@ -159,6 +160,6 @@ def _derivation(films: Sequence[Path], settings: Mapping[str, Any]) -> str:
     return f"CT generated from {names} by dvg_jax {dvg_jax.__version__} ({facts})"[:_TEXT_LIMIT]
 
 
-def _decimals(values: Sequence[float] | np.ndarray) -> list[DS]:
+def _decimals(values: Sequence[float] | np.ndarray) -> list[DSfloat]:
     """Decimal strings of at most 16 characters, as DICOM stores numbers."""
-    return [DS(float(value), auto_format=True) for value in values]
+    return [DSfloat(float(value), auto_format=True) for value in values]

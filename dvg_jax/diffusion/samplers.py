@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from dvg_jax.diffusion.schedule import Schedule
 from dvg_jax.errors import UserError
@@ -85,7 +86,7 @@ def _denoise_and_step(
     return reverse_step(row, z, z0, _noise(key, row.t, z.shape))
 
 
-def _noise(key: Key, t: int | jax.Array, shape: tuple[int, ...]) -> Latent:
+def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Latent:
     """The noise of time ``t``; rows with keys of their own do not depend on the rows beside them."""
     if key.ndim == 0:
         return jax.random.normal(jax.random.fold_in(key, t), shape)

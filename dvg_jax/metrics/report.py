@@ -12,6 +12,7 @@ from dvg_jax.data.files import replacing
 RESAMPLES = 2000
 Row = dict[str, Any]
 DECIMALS = {"ssim": 3, "lpips": 3, "mae_hu": 0}
+SHOWN = "mean [95 % interval]"
 
 
 def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
@@ -41,10 +42,14 @@ def write_table(rows: dict[str, list[Row]], path: Path, title: str) -> str:
         writer.writerows(flat)
     with replacing(path.with_suffix(".json")) as part:
         part.write_text(json.dumps({"title": title, "methods": summary}, indent=2) + "\n")
+    return f"{title} ({SHOWN})\n\n" + _align(table_cells(summary))
+
+
+def table_cells(summary: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
+    """A head and a row a method, from what :func:`summarise` gives of each: the cells of the table of means."""
     names = list(next(iter(summary.values())))
-    head = ["method", *names]
     body = [[method, *(_cell(name, s[name]) for name in names)] for method, s in summary.items()]
-    return f"{title} (mean [95 % interval])\n\n" + _align([head, *body])
+    return [["method", *names], *body]
 
 
 def _cell(name: str, figure: dict[str, float]) -> str:

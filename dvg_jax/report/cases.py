@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from dvg_jax.data.frame import Affine, HostVolume
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.dvg import DVG, minmax
-from dvg_jax.metrics.report import DECIMALS
+from dvg_jax.metrics.report import DECIMALS, SHOWN, Row, summarise, table_cells
 from dvg_jax.report.content import Case, Difference, Film, Layer, Picture, Table
 from dvg_jax.shapes import Views
 from dvg_jax.xray import ConeBeamGeometry, ray_coverage, view_pose
@@ -96,6 +96,12 @@ def metrics_table(metrics: Mapping[str, Mapping[str, float]], title: str = "Besi
     names = list(next(iter(metrics.values())))
     rows = [[result, *(f"{row[n]:.{DECIMALS.get(n, 2)}f}" for n in names)] for result, row in metrics.items()]
     return Table(title, ["", *names], rows)
+
+
+def means_table(title: str, rows: Mapping[str, list[Row]]) -> Table:
+    """The table of means over cases, from the rows of each method."""
+    head, *body = table_cells({method: summarise(cases) for method, cases in rows.items()})
+    return Table(f"{title}: {SHOWN}", head, body)
 
 
 def _views(

@@ -25,7 +25,7 @@ from dvg_jax.data.frame import spacing
 from dvg_jax.data.intensity import HU_OFFSET, HU_RANGE, WINDOWS
 from dvg_jax.data.nifti import to_int16
 from dvg_jax.report import images
-from dvg_jax.report.content import Case, Difference, Film, Layer, Page, Picture, Table
+from dvg_jax.report.content import Case, Difference, Film, Layer, Page, Table
 from dvg_jax.viz import ERROR_COLOURS, ERROR_RANGE_HU
 
 _WHOLE = ("whole range", (HU_RANGE / 2 - HU_OFFSET, HU_RANGE))
@@ -83,9 +83,9 @@ def _volumes(case: Case) -> dict[str, Any]:
         "affine": case.affine[:3].tolist(),
         "layers": [_layer(layer, places) for layer in case.layers],
     }
-    if case.unseen is not None:
+    if case.unseen is not None and case.unseen.any():
         data["unseen"] = _packed(case.unseen.astype(np.uint8))
-        data["unseenPercent"] = round(100 * float(case.unseen.mean()))
+        data["unseenPercent"] = round(100 * float(case.unseen.mean()), 1)
     return data
 
 
