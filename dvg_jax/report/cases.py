@@ -91,7 +91,7 @@ def _unseen(angles: tuple[float, ...], geometry: ConeBeamGeometry) -> np.ndarray
     return ~np.asarray(jax.jit(lambda: ray_coverage(poses, geometry))())
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, float]], title: str = "Beside the truth") -> Table:
+def metrics_table(metrics: Mapping[str, Mapping[str, float]], title: str = "This case beside the truth") -> Table:
     """A row a result, a column a figure; ``docs/metrics.md`` says what each is."""
     names = list(next(iter(metrics.values())))
     rows = [[result, *(f"{row[n]:.{DECIMALS.get(n, 2)}f}" for n in names)] for result, row in metrics.items()]

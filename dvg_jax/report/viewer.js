@@ -306,7 +306,7 @@
     slider.addEventListener("input", () => go(name, Number(slider.value) - 1));
     listen(name, canvas);
     views[name] = { canvas, slider, place };
-    element("planes").append(make("figure", { className: "plane " + name }, make("div", { className: "stage" }, canvas, ...marks), make("label", {}, title, slider, place)));
+    element("planes").append(make("figure", { className: "plane " + name }, make("div", { className: "stage" }, canvas, ...marks), make("div", { className: "slider" }, make("label", { htmlFor: slider.id, textContent: title }), slider, place)));
     new ResizeObserver(redraw).observe(canvas);
   }
 
