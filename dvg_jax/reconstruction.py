@@ -27,7 +27,7 @@ from dvg_jax.data.scans import Scan, load_scan
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.metrics import volume_metrics
-from dvg_jax.reconstructor import Reconstructor, load_reconstructor, sample_keys
+from dvg_jax.reconstructor import BATCH, Reconstructor, load_reconstructor, sample_keys
 from dvg_jax.report import Page, write_page
 from dvg_jax.report.cases import build_case, build_films, unseen, with_records
 
@@ -55,7 +55,7 @@ class Request:
     report: Path | None = None
     seed: int = 0
     samples: int = 1
-    batch: int | None = None
+    batch: int = BATCH
     steps: int | None = None
     field_mm: float = FIELD_MM
     like: Path | None = None

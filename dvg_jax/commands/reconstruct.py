@@ -8,6 +8,7 @@ from dvg_jax import cli
 from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.errors import UserError
 from dvg_jax.reconstruction import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
+from dvg_jax.reconstructor import BATCH
 from dvg_jax.training.cache import enable_compilation_cache
 
 
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         lower_bound=1, upper_bound=MAX_SAMPLES, flag_values=values,
     )  # fmt: skip
     batch = flags.DEFINE_integer(
-        "batch", None, "Samples made at a time, all unless given; fewer need less memory.",
+        "batch", BATCH, "Samples made at a time; fewer need less memory.",
         lower_bound=1, flag_values=values,
     )  # fmt: skip
     steps = flags.DEFINE_integer("steps", None, "Sampling steps; as trained unless given.", flag_values=values)
