@@ -61,3 +61,13 @@ def workdir_path(value: str) -> Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir is {value}, a file; allowed: a folder, made if it is missing")
     return path
+
+
+def output_file(flag: str, value: str, suffixes: tuple[str, ...]) -> Path:
+    """A file to be written, checked before the work whose result it takes: its suffix and its folder."""
+    path = Path(value)
+    if not path.name.endswith(suffixes):
+        raise UserError(f"--{flag} is {value}; allowed: a name that ends in {' or '.join(suffixes)}")
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise UserError(f"--{flag} is {value}; allowed: a file in a folder that exists")
+    return path

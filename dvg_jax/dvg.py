@@ -132,11 +132,16 @@ class DVG:
         return jnp.mean((self.denoiser.predict((params, condition), z_t, t) - z0) ** 2)
 
     def reconstruct(self, variables: Variables, views: Views, key: Key, progress: Progress | None = None) -> Volumes:
-        """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1]."""
+        """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1].
+
+        With K keys, (K,), and one row of views: K samples, for which the views are encoded once.
+        """
         if not self.use_diffusion:
             return self.finish(self.synthesize_view(variables, self.view_latent(variables, views)).ct)
         condition = self.condition(variables, views)
-        shape = latent_shape(self.ct_vqgan, (len(views), *self.geometry.volume_shape))
+        if key.ndim:
+            condition = tuple(jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
+        shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
         arguments = (variables["diffusion"]["params"], condition)
         z = sample(self.denoiser.predict, arguments, key, shape, self.schedule, self.sampler, progress)
         return self.finish(self.decode(variables, z))

@@ -12,31 +12,31 @@ from tqdm import tqdm
 from dvg_jax.baselines import Baseline, build_baseline
 from dvg_jax.build import build_dvg, build_source, required_stages
 from dvg_jax.config import BASELINES
-from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG, minmax
-from dvg_jax.metrics.protocols import Measures
-from dvg_jax.metrics.report import Row, patients_of, write_table
-from dvg_jax.metrics.reprojection import blind_partners, reprojection_metrics, unseen_angle
-from dvg_jax.shapes import Key, Variables, Views, Volume, Volumes
+from dvg_jax.errors import UserError
+from dvg_jax.report.evaluated import EvaluationPage
+from dvg_jax.scores import CEILING, MEAN, Scores, build_measures, row_labels
+from dvg_jax.shapes import Key, Variables, Views, Volumes
 from dvg_jax.training.run import finished_steps, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
 
-MEAN, CEILING, DVG_NET, DVG_FULL = "mean training volume", "CT VQGAN of the truth", "DVG-Net", "DVG-Diffusion"
+DVG_NET, DVG_FULL = "DVG-Net", "DVG-Diffusion"
 
 
-def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> str:
+def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, report: Path | None = None) -> str:
     """Measure the model in ``workdir``, and the comparison methods trained beside it, on ``config.data``'s test cases.
 
     Writes ``evaluation/volumes.csv``, ``reprojections.csv`` and ``views.csv`` with a row a case, the same as JSON with
-    means and intervals, and pictures of the first cases.
+    means and intervals, and pictures of the first cases; ``report`` takes a page with those cases and the tables.
 
     Returns:
       The tables of means, to be printed.
     """
+    if report is not None and config.evaluate.pictures < 1:
+        raise UserError(f"config.evaluate.pictures is {config.evaluate.pictures}; allowed with a page: 1 or more")
     dvg = build_dvg(config)
-    measures = build_measures(config)
     baselines = trained_baselines(config, workdir, dvg)
     needed = required_stages(config)
     # Baselines may be measured on their own; a pipeline that is there in part is an error that names what is missing.
@@ -47,14 +47,11 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
     key = jax.random.key(config.seed)
     mean = mean_volume(build_source(config, "train"))
     test = build_source(config, "test")
-    tables = _Tables(dvg, measures)
-    bar = tqdm(
-        total=min(config.evaluate.cases, len(test)),
-        desc=f"{'evaluation':>15}",
-        disable=not show_progress,
-        dynamic_ncols=True,
-    )
-    for cases, truth in _batches(config):
+    scores = Scores(dvg, build_measures(config))
+    page = EvaluationPage(dvg, variables)
+    count = min(config.evaluate.cases, len(test))
+    bar = tqdm(total=count, desc=f"{'evaluation':>15}", disable=not show_progress, dynamic_ncols=True)
+    for cases, truth in case_batches(test, config.evaluate.batch_size, count):
         # The key belongs to the batch's first case: a result depends on the batch size, which the config fixes.
         case_key = jax.random.fold_in(key, cases[0])
         results, made = predict(dvg, variables, truth, case_key) if own else ({}, None)
@@ -62,99 +59,19 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True) -> s
         results = {MEAN: jnp.broadcast_to(mean, truth.shape), **others, **results}
         if made is not None:
             synthesised[DVG_NET] = made
-        tables.add(
-            [row_labels(test, case, truth[i, ..., 0]) for i, case in enumerate(cases)], truth, results, synthesised
-        )
+        labels = [row_labels(test, case, truth[i, ..., 0]) for i, case in enumerate(cases)]
+        scores.add(labels, truth, results, synthesised)
         for i, case in enumerate(cases):
             if case < config.evaluate.pictures:
                 _pictures(dvg, truth, results, made, i, folder / "pictures" / f"case_{case:04d}")
+                if report is not None:
+                    page.add(truth, results, made, i, {method: rows[case] for method, rows in scores.volumes.items()})
             bar.update()
     bar.close()
-    return tables.write(
-        folder, f"{bar.total} unseen cases of {config.data.source} at {config.size}^3, {config.geometry} geometry"
-    )
-
-
-def build_measures(config: ConfigDict) -> Measures:
-    """The figures that ``config.evaluate`` asks for."""
-    chosen = config.evaluate
-    # --config.evaluate.protocols=hu,dvg arrives as one word.
-    names = tuple(name for word in chosen.protocols for name in word.split(","))
-    return Measures(names, chosen.lpips, chosen.lpips_range)
-
-
-class _Tables:
-    """Rows of all cases by method: CTs, their reprojections, and synthesised X-rays."""
-
-    def __init__(self, dvg: DVG, measures: Measures):
-        self.dvg, self.measures = dvg, measures
-        self.unseen = unseen_angle((*dvg.angles, *dvg.new_angles))
-        self.volumes: dict[str, list[Row]] = {}
-        self.views: dict[str, list[Row]] = {}
-        self.reprojections: dict[str, list[Row]] = {}
-        self._lines: list[tuple[Row, jax.Array, jax.Array]] = []
-        self._main = MEAN
-
-    def add(
-        self, labels: list[Row], truth: Volumes, results: dict[str, Volumes], synthesised: dict[str, Views]
-    ) -> None:
-        """Measure a batch, whose first ``len(labels)`` cases count."""
-        dvg, measures = self.dvg, self.measures
-        angles = (*dvg.angles, self.unseen)
-        lines = dvg.render(truth, angles, normalize=False)[..., 0]
-        found = {method: dvg.render(ct, angles, normalize=False)[..., 0] for method, ct in results.items()}
-        true = dvg.render(truth, dvg.new_angles) if synthesised else None
-        pairs = {
-            f"{method}, view at {a:g} degrees": (true[:, v], made_views[:, v])  # type: ignore[index]
-            for v, a in enumerate(dvg.new_angles)
-            for method, made_views in synthesised.items()
-        }
-        self._main = list(results)[-1]
-        by = {"lpips_by": measures.lpips_by} if measures.lpips_by else {}
-        for i, label in enumerate(labels):
-            for method, result in results.items():
-                row = label | by | measures.volume(truth[i, ..., 0], result[i, ..., 0])
-                self.volumes.setdefault(method, []).append(row)
-                row = label | reprojection_metrics(lines[i], found[method][i])
-                self.reprojections.setdefault(method, []).append(row)
-            for method, (expected, view) in pairs.items():
-                row = label | by | measures.view(expected[i, ..., 0], view[i, ..., 0])
-                self.views.setdefault(method, []).append(row)
-            self._lines.append((label, lines[i], found[self._main][i]))
-
-    def write(self, folder: Path, title: str) -> str:
-        """Write every table; gives them as text."""
-        lpips = f", LPIPS by {self.measures.lpips_by}" if self.measures.lpips_by else ""
-        text = [write_table(self.volumes, folder / "volumes", f"CT: {title}{lpips}", self.measures.tables())]
-        shown = ", ".join(f"{a:g}" for a in self.dvg.angles)
-        text.append(
-            write_table(
-                self.reprojections | self._control(),
-                folder / "reprojections",
-                f"Reprojection, shown at {shown} degrees, never shown at {self.unseen:g}: {title}",
-            )
-        )
-        if self.views:
-            text.append(write_table(self.views, folder / "views", f"Synthesised X-ray: {title}{lpips}"))
-        return "\n\n".join(text)
-
-    def _control(self) -> dict[str, list[Row]]:
-        """What another patient's reconstruction has: agreement with the films that took no look at them."""
-        partners = blind_partners(patients_of([label for label, *_ in self._lines]))
-        if self._main == MEAN or None in partners:
-            return {}
-        rows = [
-            label | reprojection_metrics(truth, self._lines[j][2])  # type: ignore[index]
-            for (label, truth, _), j in zip(self._lines, partners, strict=True)
-        ]
-        return {f"{self._main} of another patient": rows}
-
-
-def row_labels(source: Source, case: int, truth: Volume) -> Row:
-    """What a row is about; the truth's mean HU tells whether two runs had the same case."""
-    patients = getattr(source, "patients", None)
-    hu = float(jnp.mean(intensity_to_hu(truth)))
-    return {"case": case, "patient": patients[case] if patients else f"phantom {case}", "truth_hu": round(hu, 2)}
+    title = f"{count} unseen cases of {config.data.source} at {config.size}^3, {config.geometry} geometry"
+    if report is not None:
+        page.write(report, title, config, workdir, scores)
+    return scores.write(folder, title)
 
 
 def predict(
@@ -204,11 +121,10 @@ def mean_volume(source: Source) -> jax.Array:
     return jnp.asarray(total / count, jnp.float32)
 
 
-def _batches(config: ConfigDict) -> Iterator[tuple[list[int], Volumes]]:
-    """Case numbers and CTs; the last batch is as long as the others, its numbers are not."""
-    source, wanted = build_source(config, "test"), config.evaluate.cases
+def case_batches(source: Source, batch_size: int, wanted: int) -> Iterator[tuple[list[int], Volumes]]:
+    """Numbers and CTs of the first ``wanted`` cases; the last batch is as long as the others, its numbers are not."""
     first = 0
-    for batch in evaluation_batches(source, config.evaluate.batch_size):
+    for batch in evaluation_batches(source, batch_size):
         count = min(int(batch["mask"].sum()), wanted - first)
         if count <= 0:
             return

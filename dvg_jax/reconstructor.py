@@ -1,7 +1,9 @@
 """A trained folder as one function: X-rays in, CT out."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -13,13 +15,16 @@ from ml_collections import ConfigDict
 from dvg_jax import config as configs
 from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.diffusion.samplers import Progress
-from dvg_jax.dvg import DVG, minmax
+from dvg_jax.dvg import DVG, NewView, minmax
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Key, Variables, Volume
+from dvg_jax.shapes import Key, Variables, Views, Volume
 from dvg_jax.training.run import load_stages
 
 ANGLE_TOLERANCE = 20.0
 """Degrees by which a view may differ from the angle that the model was trained for."""
+
+BATCH = 8
+"""Samples made at a time: the paper's decoder holds 1.5 GiB a sample at 128^3."""
 
 
 class Reconstructor:
@@ -57,14 +62,65 @@ class Reconstructor:
         Raises:
           UserError: wrong number, size or angles of views, values that are not finite, steps out of range.
         """
+        dvg, views = self._prepared(xrays, angles_deg, steps)
+        key = jax.random.key(0) if key is None else key
+        return dvg.reconstruct(self.variables, views, key, progress)[0, ..., 0]
+
+    def samples(
+        self,
+        xrays: Float[ArrayLike, "V h w"],
+        angles_deg: Float[ArrayLike, "V"] | Sequence[float],
+        keys: Key,
+        steps: int | None = None,
+        progress: Progress | None = None,
+        batch: int = BATCH,
+    ) -> Float[np.ndarray, "K D H W"]:
+        """Draw one CT a key from the same views, ``batch`` at a time in one compiled call that encodes the views once.
+
+        Sample k is what a call with ``keys[k]`` gives, up to rounding. Memory on the device grows with ``batch``.
+
+        Args:
+          keys: (K,); :func:`sample_keys` makes them.
+          batch: samples made at a time; the last call is filled up, so that all share one program.
+
+        Raises:
+          UserError: as a call does, and for several samples of a model that draws nothing.
+        """
+        dvg, views = self._prepared(xrays, angles_deg, steps)
+        count = len(keys)
+        if not dvg.use_diffusion and count > 1:
+            raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
+        batch = min(batch, count)
+        parts, calls = [], -(-count // batch)
+        for first in range(0, count, batch):
+            rows = keys[np.minimum(np.arange(first, first + batch), count - 1)]
+            told = _shifted(progress, first // batch, calls)
+            parts.append(np.asarray(dvg.reconstruct(self.variables, views, rows, told)[..., 0]))
+        return np.concatenate(parts)[:count]
+
+    def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
+        """DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it; None where none are made."""
+        if not self.dvg.new_angles or "new_view" not in self.variables:
+            return None
+        dvg, views = self._prepared(xrays, angles_deg)
+        return dvg.synthesize_view(self.variables, dvg.view_latent(self.variables, views))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that tell what was learned from anything else that was."""
+        return fingerprint(self.variables)
+
+    def _prepared(
+        self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float], steps: int | None = None
+    ) -> tuple[DVG, Views]:
+        """The method at these angles and steps, and the views as it takes them, (1, V, h, w, 1)."""
         views, angles = self._check(xrays, angles_deg)
         dvg = replace(self.dvg, angles=angles)
         if steps is not None:
             sampler = replace(dvg.sampler, steps=steps)
             sampler.coefficients(dvg.schedule)
             dvg = replace(dvg, sampler=sampler)
-        key = jax.random.key(0) if key is None else key
-        return dvg.reconstruct(self.variables, minmax(views)[None, ..., None], key, progress)[0, ..., 0]
+        return dvg, minmax(views)[None, ..., None]
 
     def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
         views = np.asarray(xrays, np.float32)
@@ -81,6 +137,27 @@ class Reconstructor:
         if not np.isfinite(views).all():
             raise UserError("X-rays hold values that are not finite; allowed: numbers")
         return jnp.asarray(views), angles
+
+
+def sample_keys(seed: int, count: int) -> Key:
+    """(K,) keys: of ``seed``, ``seed + 1`` and so on, so that each sample can be made again alone."""
+    return jnp.stack([jax.random.key(seed + k) for k in range(count)])
+
+
+def fingerprint(variables: dict[str, Variables]) -> str:
+    """16 hexadecimal digits of the SHA-256 of every learned number and its name."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | None:
+    """Progress of one of several equal calls, told as that of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(call * total + done, calls * total)
 
 
 def load_reconstructor(workdir: str | Path) -> Reconstructor:

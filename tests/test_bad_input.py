@@ -78,6 +78,39 @@ def test_output_of_another_kind(fails, trained, tmp_path, film):
     assert ".nii.gz" in said
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--report=page.txt"], "--report is page.txt; allowed: a name that ends in .html"),
+        (["--report=nowhere/page.html"], "allowed: a file in a folder that exists"),
+        (["--samples=65"], "samples"),
+        (["--samples=0"], "samples"),
+        (["--like=a.nii.gz", "--truth=b.nii.gz"], "--like and --truth are both given"),
+    ],
+)
+def test_outputs_are_refused_before_the_work(fails, trained, tmp_path, film, flags, named):
+    shown = [f"--xray={film}@0", f"--xray={film}@90"]
+    said = fails(reconstruct.main, f"--workdir={trained}", *shown, f"--output={tmp_path / 'ct.nii.gz'}", *flags)
+    assert named in said
+    assert leftovers(tmp_path) == ["film.png"]
+
+
+def test_dicom_into_a_folder_that_holds_something(fails, trained, tmp_path, film):
+    shown = [f"--xray={film}@0", f"--xray={film}@90"]
+    outputs = [f"--output={tmp_path / 'ct.nii.gz'}", f"--dicom={tmp_path}"]
+    said = fails(reconstruct.main, f"--workdir={trained}", *shown, *outputs)
+    assert "is there already; allowed: a new or an empty folder" in said
+    assert leftovers(tmp_path) == ["film.png"]
+
+
+def test_a_page_of_no_cases(fails, trained, tmp_path):
+    page = tmp_path / "page.html"
+    flags = [f"--report={page}", "--config.evaluate.pictures=0"]
+    said = fails(evaluate.main, f"--config={CONFIG}", f"--workdir={trained}", *flags)
+    assert "config.evaluate.pictures is 0" in said
+    assert not page.exists()
+
+
 def test_x_rays_with_nan(trained):
     xrays = np.zeros((2, 16, 16), np.float32)
     xrays[0, 3, 4] = np.nan

@@ -1,23 +1,14 @@
-"""``reconstruct.py``: X-ray files in, a CT as NIfTI in HU out."""
+"""``reconstruct.py``: X-ray files in, a CT as NIfTI, DICOM and a page out."""
 
-import json
-import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-import dvg_jax
 from dvg_jax import cli
-from dvg_jax.data.films import fit_film, read_film
-from dvg_jax.data.frame import Affine, frame_affine, spacing
-from dvg_jax.data.intensity import intensity_to_hu
-from dvg_jax.data.nifti import save_nifti
-from dvg_jax.data.scans import load_scan
+from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.errors import UserError
-from dvg_jax.reconstructor import load_reconstructor
+from dvg_jax.reconstruction import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
+from dvg_jax.reconstructor import BATCH
 from dvg_jax.training.cache import enable_compilation_cache
 
 
@@ -39,62 +30,49 @@ def main(argv: list[str] | None = None) -> None:
     xray = flags.DEFINE_multi_string(
         "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90.", flag_values=values
     )
-    output = flags.DEFINE_string("output", "", "The NIfTI to write: .nii or .nii.gz.", flag_values=values)
+    output = flags.DEFINE_string(
+        "output",
+        "",
+        "The NIfTI to write: .nii or .nii.gz; a JSON with all settings goes beside it.",
+        flag_values=values,
+    )
+    dicom = flags.DEFINE_string(
+        "dicom", "", "Folder, new or empty, for the same CT as a DICOM series.", flag_values=values
+    )
+    report = flags.DEFINE_string("report", "", "The page to write: .html, one file.", flag_values=values)
     seed = flags.DEFINE_integer("seed", 0, "Decides the sample.", lower_bound=0, flag_values=values)
+    samples = flags.DEFINE_integer(
+        "samples", 1, "Samples, of this seed and the next ones: mean and spread go beside the output.",
+        lower_bound=1, upper_bound=MAX_SAMPLES, flag_values=values,
+    )  # fmt: skip
+    batch = flags.DEFINE_integer(
+        "batch", BATCH, "Samples made at a time; fewer need less memory.",
+        lower_bound=1, flag_values=values,
+    )  # fmt: skip
     steps = flags.DEFINE_integer("steps", None, "Sampling steps; as trained unless given.", flag_values=values)
     field_mm = flags.DEFINE_float(
-        "field_mm", 320.0, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
+        "field_mm", FIELD_MM, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
     )
     like = flags.DEFINE_string(
         "like", "", "A prepared CT whose cube the result shares, instead of --field_mm.", flag_values=values
     )
+    truth = flags.DEFINE_string("truth", "", "As --like, and the result is compared with it.", flag_values=values)
     cli.parse_flags(values, argv, required=("workdir", "xray", "output"))
-    path = _output_path(output.value)
-    named = [parse_view(text) for text in xray.value]
-    films = [read_film(film) for film, _ in named]
+    if like.value and truth.value:
+        raise UserError("--like and --truth are both given; allowed: one, --truth places the result too")
+    request = Request(
+        workdir=cli.workdir_path(workdir.value),
+        xrays=tuple(parse_view(text) for text in xray.value),
+        output=cli.output_file("output", output.value, NIFTI_SUFFIXES),
+        dicom=Path(dicom.value) if dicom.value else None,
+        report=cli.output_file("report", report.value, (".html",)) if report.value else None,
+        seed=seed.value,
+        samples=samples.value,
+        batch=batch.value,
+        steps=steps.value,
+        field_mm=field_mm.value,
+        like=Path(like.value or truth.value) if like.value or truth.value else None,
+        compare=bool(truth.value),
+    )
     enable_compilation_cache()
-    reconstructor = load_reconstructor(cli.workdir_path(workdir.value))
-    geometry = reconstructor.dvg.geometry
-    affine = _affine(geometry.volume_shape, field_mm.value, like.value)
-    views = np.stack([fit_film(film, geometry.detector_shape) for film in films])
-    with tqdm(desc="reconstruction", file=sys.stderr) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        volume = reconstructor(views, [a for _, a in named], jax.random.key(seed.value), steps.value, progress)
-    hu = intensity_to_hu(np.asarray(volume))
-    save_nifti(path, hu, affine)
-    facts = {
-        "xrays": [{"file": str(film), "angle_deg": angle} for film, angle in named],
-        "seed": seed.value,
-        "steps": steps.value or reconstructor.dvg.sampler.steps or reconstructor.dvg.schedule.timesteps,
-        "model": workdir.value,
-        "voxel_mm": spacing(affine),
-        "version": dvg_jax.__version__,
-        "notice": "Synthetic. Not for diagnosis.",
-    }
-    record = path.with_name(path.name.split(".nii")[0] + ".json")
-    record.write_text(json.dumps(facts, indent=2) + "\n")
-    print(f"{path}: {'x'.join(map(str, hu.shape))} voxels, HU {hu.min():.0f} to {hu.max():.0f}; settings in {record}")
-
-
-def _affine(shape: tuple[int, int, int], field_mm: float, like: str) -> Affine:
-    """Where the result's cube lies: around the origin, or where the CT ``like`` lies."""
-    if not like:
-        depth, height, width = (field_mm / n for n in shape)
-        return frame_affine(shape, (depth, height, width))
-    scan = load_scan(like)
-    if scan.hu.shape != shape:
-        raise UserError(f"--like is {like}, with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}")
-    return scan.affine
-
-
-def _output_path(name: str) -> Path:
-    path = Path(name)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise UserError(f"--output is {name}; allowed: a name that ends in .nii or .nii.gz")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--output is {name}; allowed: a file in a folder that exists")
-    return path
+    print("\n".join(reconstruct(request)))

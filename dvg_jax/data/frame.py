@@ -19,6 +19,9 @@ Affine = Float[np.ndarray, "4 4"]
 AXES = ("S", "P", "L")
 """Where the three array axes point: superior, posterior, left."""
 
+FIELD_MM = 320.0
+"""Edge of the cube that a volume stands for where no scan says otherwise; X2CT-GAN's."""
+
 _MAX_TILT_DEG = 30.0
 _DIRECTIONS = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]], np.float64)
 

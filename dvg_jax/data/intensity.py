@@ -8,6 +8,9 @@ import numpy as np
 HU_OFFSET = 1024.0
 HU_RANGE = 2500.0
 
+WINDOWS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
+"""Level and width in HU, as radiologists set them for a chest."""
+
 AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 
 

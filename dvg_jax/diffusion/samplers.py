@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from dvg_jax.diffusion.schedule import Schedule
 from dvg_jax.errors import UserError
@@ -82,8 +83,14 @@ def _denoise_and_step(
     z0 = denoise(arguments, z, jnp.full(z.shape[:1], row.t))
     if clip is not None:
         z0 = jnp.clip(z0, -clip, clip)
-    noise = jax.random.normal(jax.random.fold_in(key, row.t), z.shape, z.dtype)
-    return reverse_step(row, z, z0, noise)
+    return reverse_step(row, z, z0, _noise(key, row.t, z.shape))
+
+
+def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Latent:
+    """The noise of time ``t``; rows with keys of their own do not depend on the rows beside them."""
+    if key.ndim == 0:
+        return jax.random.normal(jax.random.fold_in(key, t), shape)
+    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, t), shape[1:]))(key)
 
 
 _compiled_step = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))(_denoise_and_step)
@@ -104,13 +111,13 @@ def sample(
     Args:
       denoise: predicts z_0; hashable and the same object from call to call, or it is compiled anew.
       key: the noise of time t is drawn from ``fold_in(key, t)`` and z_T from ``fold_in(key, timesteps)``, so a result
-        depends on the key alone.
+        depends on the key alone. B keys give each row the noise that its key gives a batch of one.
       progress: told of every step where steps are driven from Python.
       scan: one compiled ``lax.scan`` (True) or a compiled step driven from Python (False). The default takes the
         faster: a scan, except on a CPU, where XLA runs convolutions inside loops many times slower.
     """
     table = sampler.coefficients(schedule)
-    z = jax.random.normal(jax.random.fold_in(key, schedule.timesteps), shape)
+    z = _noise(key, schedule.timesteps, shape)
     if scan is None:
         scan = jax.default_backend() != "cpu"
     if scan:

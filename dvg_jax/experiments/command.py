@@ -23,7 +23,6 @@ from dvg_jax.build import build_source
 from dvg_jax.config import check
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import build_measures
 from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
 from dvg_jax.experiments.figures import draw
 from dvg_jax.experiments.measure import Procedure, TestSet
@@ -31,6 +30,7 @@ from dvg_jax.experiments.plan import equal_budget, shorten
 from dvg_jax.experiments.report import write_report
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
 from dvg_jax.presets import SCALES
+from dvg_jax.scores import build_measures
 from dvg_jax.training.cache import enable_compilation_cache
 
 

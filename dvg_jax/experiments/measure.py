@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from dvg_jax.baselines import build_baseline
 from dvg_jax.build import build_dvg, build_source
 from dvg_jax.data.files import replacing
-from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.evaluation import row_labels, mean_volume
+from dvg_jax.evaluation import case_batches, mean_volume
 from dvg_jax.experiments.catalogue import rows_of
 from dvg_jax.experiments.plan import PIPELINE, STAGE_OF, Job, Run
 from dvg_jax.metrics.protocols import Measures
+from dvg_jax.scores import CEILING, MEAN, row_labels
 from dvg_jax.shapes import Key, Views, Volumes
 from dvg_jax.training.run import load_stages
 
@@ -29,9 +29,6 @@ Predictor = Callable[[Volumes, Key], Volumes | Views]
 """(the true CTs, which it sees by their X-rays alone; key) -> CTs, or views where the method makes those."""
 
 Result = dict[str, Any]
-
-MEAN, CEILING = "mean training volume", "CT VQGAN of the truth"
-"""Yardsticks: what one knows without an X-ray, and what no method that decodes with that VQGAN can exceed by much."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def measure(subject: Subject, test: TestSet, procedure: Procedure, path: Path) -
     cases: list[dict] = []
     views: dict[str, list[dict]] = {f"{a:g}": [] for a in targets}
     kept, seconds = [], []
-    for numbers, truth in _batches(test.source, procedure):
+    for numbers, truth in case_batches(test.source, procedure.batch_size, procedure.cases):
         start = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(procedure.seed), numbers[0])
         result = jax.block_until_ready(subject.predict(truth, key))
@@ -174,14 +171,3 @@ def targets_of(run: Run) -> tuple[float, ...]:
     same = [r for r in rows_of("VI") if (r.method, r.angles) == (run.method, tuple(run.config.angles))]
     angles = {r.target for r in same if r.target is not None and r.new_angles in ((), tuple(run.config.new_angles))}
     return tuple(sorted(angles))
-
-
-def _batches(source: Source, procedure: Procedure) -> Iterator[tuple[list[int], Volumes]]:
-    """Case numbers and CTs; the last batch is as long as the others, its numbers are not."""
-    first = 0
-    for batch in evaluation_batches(source, procedure.batch_size):
-        count = min(int(batch["mask"].sum()), procedure.cases - first)
-        if count <= 0:
-            return
-        yield list(range(first, first + count)), jnp.asarray(batch["ct"])
-        first += count

@@ -10,9 +10,10 @@ from typing import Any
 from dvg_jax.data.files import replacing
 from dvg_jax.experiments.catalogue import CAPTIONS, Figures, Row
 from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Verdict, claims_of, judge
-from dvg_jax.experiments.measure import CEILING, MEAN, Result
+from dvg_jax.experiments.measure import Result
 from dvg_jax.experiments.reproduce import Experiment, Results
 from dvg_jax.metrics.report import align, interval_cell, summarise
+from dvg_jax.scores import CEILING, MEAN
 
 UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "lpips_sum": "LPIPS, sum"}
 OF_CTS = "PSNR of the volume, peak 2500 HU; SSIM and LPIPS slice by slice over three axes (the paper's is the sum)."

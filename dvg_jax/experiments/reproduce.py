@@ -13,8 +13,6 @@ from dvg_jax.config import stage_settings
 from dvg_jax.data.files import replacing
 from dvg_jax.experiments.catalogue import Row
 from dvg_jax.experiments.measure import (
-    CEILING,
-    MEAN,
     Procedure,
     Result,
     Subject,
@@ -27,6 +25,7 @@ from dvg_jax.experiments.measure import (
     trained_run,
 )
 from dvg_jax.experiments.plan import Job, Run, plan_run
+from dvg_jax.scores import CEILING, MEAN
 from dvg_jax.training.run import check_owner, finished_steps, train
 
 Results = dict[tuple[str, str], Result]

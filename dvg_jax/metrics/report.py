@@ -13,6 +13,7 @@ from dvg_jax.data.files import replacing
 from dvg_jax.metrics.bootstrap import mean_interval
 
 Row = dict[str, Any]
+SHOWN = "mean [95 % interval]"
 LABELS = ("method", "case", "patient", "truth_hu", "lpips_by")
 """Columns that say what a row is about; all others are figures."""
 
@@ -72,11 +73,15 @@ def write_table(
         writer.writerows(flat)
     with replacing(path.with_suffix(".json")) as part:
         part.write_text(json.dumps({"title": title, "methods": _without_nan(summary)}, indent=2) + "\n")
-    text = f"{title} (mean [95 % interval])"
+    text = f"{title} ({SHOWN})"
     for heading, names in (tables or {"": list(next(iter(summary.values())))}).items():
-        body = [[method, *(_cell(name, s[name]) for name in names)] for method, s in summary.items()]
-        text += (f"\n\n{heading}" if heading else "") + "\n\n" + align([["method", *names], *body])
+        text += (f"\n\n{heading}" if heading else "") + "\n\n" + align(table_cells(summary, names))
     return text
+
+
+def table_cells(summary: Mapping[str, dict[str, dict[str, float]]], names: Sequence[str]) -> list[list[str]]:
+    """A head and a row a method, from what :func:`summarise` gives of each, with these figures."""
+    return [["method", *names], *([method, *(_cell(n, s[n]) for n in names)] for method, s in summary.items())]
 
 
 def align(table: list[list[str]]) -> str:

@@ -1,16 +1,26 @@
 """The commands on a trained folder: what they write, and that the result lies where the patient does."""
 
+import base64
 import csv
+import gzip
 import json
+import re
+from dataclasses import replace
 
 import jax
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from dvg_jax import load_reconstructor
 from dvg_jax.commands import evaluate, reconstruct
 from dvg_jax.data.films import write_picture
+from dvg_jax.data.frame import frame_affine
+from dvg_jax.data.nifti import save_nifti
+from dvg_jax.data.scans import load_scan
+from dvg_jax.errors import UserError
+from dvg_jax.reconstructor import Reconstructor, sample_keys
 from tests.tiny import get_config
 
 CONFIG = "tests/tiny.py"
@@ -27,7 +37,8 @@ def xrays():
 
 
 def test_evaluate_writes_tables_and_pictures(trained, capsys):
-    evaluate.main([f"--config={CONFIG}", f"--workdir={trained}"])
+    page = trained / "page.html"
+    evaluate.main([f"--config={CONFIG}", f"--workdir={trained}", f"--report={page}"])
     told = capsys.readouterr().out
     folder = trained / "evaluation"
     with (folder / "volumes.csv").open() as file:
@@ -41,6 +52,11 @@ def test_evaluate_writes_tables_and_pictures(trained, capsys):
     with (folder / "reprojections.csv").open() as file:
         assert {row["method"] for row in csv.DictReader(file)} == methods | {"DVG-Diffusion of another patient"}
     assert len(list((folder / "pictures").glob("*.png"))) == 2
+    (case,) = page_data(page)["cases"]
+    names = [layer["name"] for layer in case["layers"]]
+    assert names[0] == "DVG-Diffusion"
+    assert {"truth", "DVG-Net", "error of DVG-Diffusion"} <= set(names)
+    assert rows[0]["psnr"][:5] in page.read_text()
 
 
 def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xrays):
@@ -61,6 +77,85 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
     assert record["seed"] == 3
     assert record["steps"] == 2
     assert [x["angle_deg"] for x in record["xrays"]] == [0.0, 90.0]
+
+
+@pytest.fixture(scope="module")
+def drawn(trained, tmp_path_factory, xrays):
+    """Every output of one call: three samples, two at a time, in the place of a truth."""
+    folder = tmp_path_factory.mktemp("drawn")
+    films = [folder / "ap.png", folder / "lat.png"]
+    for film, view in zip(films, xrays, strict=True):
+        write_picture(film, view, bits=16)
+    hu = np.random.default_rng(1).uniform(-1000, 1000, (16, 16, 16))
+    save_nifti(folder / "truth.nii.gz", hu, frame_affine(hu.shape, 20.0, (10, -20, 300)))
+    shown = [f"--xray={film}@{angle}" for film, angle in zip(films, (0, 90), strict=True)]
+    outputs = [f"--output={folder / 'ct.nii.gz'}", f"--dicom={folder / 'series'}", f"--report={folder / 'page.html'}"]
+    how = ["--samples=3", "--batch=2", "--seed=5", "--steps=2", f"--truth={folder / 'truth.nii.gz'}"]
+    reconstruct.main([f"--workdir={trained}", *shown, *outputs, *how])
+    return folder
+
+
+def test_samples_are_those_of_their_seeds_however_they_are_batched(drawn, reconstructor, xrays):
+    """To 1 HU, but for 1 voxel in 50: rounding differs with the batch and may carry a latent over to the next code."""
+    mean, std = (nib.load(drawn / f"ct_{name}.nii.gz").get_fdata().transpose(2, 1, 0) for name in ("mean", "std"))
+    alone = [np.asarray(reconstructor(xrays, (0, 90), jax.random.key(seed), steps=2)) for seed in (5, 6, 7)]
+    expected = 2500 * np.stack(alone) - 1024
+    first = load_scan(drawn / "ct.nii.gz").hu
+    assert expected.std(axis=0).max() > 2
+    for found, wanted in ((first, expected[0]), (mean, expected.mean(axis=0)), (std, expected.std(axis=0, ddof=1))):
+        assert np.mean(np.abs(found - wanted) > 1) < 0.02
+
+
+def test_dicom_out_is_the_nifti_in_hu_and_in_place(drawn):
+    series, nifti, truth = (load_scan(drawn / name) for name in ("series", "ct.nii.gz", "truth.nii.gz"))
+    np.testing.assert_array_equal(series.hu, nifti.hu)
+    np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-4)
+    np.testing.assert_allclose(truth.affine, nifti.affine, atol=1e-4)
+
+
+def test_every_output_carries_seed_model_version_and_settings(drawn, trained, reconstructor):
+    record = json.loads((drawn / "ct.json").read_text())
+    assert (record["seed"], record["samples"], record["steps"]) == (5, 3, 2)
+    assert record["model_fingerprint"] == reconstructor.fingerprint
+    assert set(record["metrics"]) == {"sample of seed 5", "mean of 3"}
+    assert record["warnings"] == ["The model was trained on phantoms, not on patients."]
+    comments = pydicom.dcmread(drawn / "series" / "0001.dcm").ImageComments
+    page = (drawn / "page.html").read_text()
+    for fact in (str(trained), record["model_fingerprint"], record["version"]):
+        assert fact in comments
+        assert fact in page
+    assert b"seed 5" in nib.load(drawn / "ct.nii.gz").header["descrip"].item()
+
+
+def test_the_map_of_unseen_voxels_lies_on_the_volume(drawn):
+    unseen, ct = (nib.load(drawn / name) for name in ("ct_unseen.nii.gz", "ct.nii.gz"))
+    assert unseen.get_data_dtype() == np.uint8
+    assert unseen.shape == ct.shape
+    np.testing.assert_array_equal(unseen.affine, ct.affine)
+    # This geometry's detector sees the whole volume.
+    assert not unseen.get_fdata().any()
+
+
+def test_the_page_shows_result_spread_truth_and_error(drawn):
+    (case,) = page_data(drawn / "page.html")["cases"]
+    layers = {layer["name"]: layer for layer in case["layers"]}
+    assert list(layers) == [
+        "sample of seed 5", "mean of 3", "DVG-Net, the first CT", "spread of the samples", "truth",
+        "error of sample of seed 5", "error of mean of 3", "error of DVG-Net, the first CT",
+    ]  # fmt: skip
+    voxels = np.frombuffer(gzip.decompress(base64.b64decode(layers["sample of seed 5"]["data"])), "<i2")
+    np.testing.assert_array_equal(voxels.reshape(16, 16, 16), load_scan(drawn / "ct.nii.gz").hu)
+
+
+def page_data(path):
+    """What the page hands to its viewer."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL).group(1))
+
+
+def test_several_samples_of_a_model_that_draws_nothing(reconstructor, xrays):
+    still = Reconstructor(reconstructor.config, replace(reconstructor.dvg, use_diffusion=False), {})
+    with pytest.raises(UserError, match="samples is 2; allowed: 1"):
+        still.samples(xrays, (0, 90), sample_keys(0, 2))
 
 
 def test_the_key_decides_the_sample(reconstructor, xrays):

@@ -86,3 +86,12 @@ def test_progress_counts_every_step():
 def test_steps_out_of_range_are_refused(steps):
     with pytest.raises(UserError, match=f"steps is {steps}; allowed: 1 to 100"):
         Sampler(steps=steps).coefficients(SCHEDULE)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_rows_with_keys_of_their_own_are_those_of_a_batch_of_one(scan):
+    keys = jax.random.split(jax.random.key(4), 3)
+    sampler = Sampler(20, 1.0)
+    together = sample(gaussian_denoiser, None, keys, (3, 5), SCHEDULE, sampler, scan=scan)
+    alone = [sample(gaussian_denoiser, None, key, (1, 5), SCHEDULE, sampler, scan=scan)[0] for key in keys]
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-6, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from dvg_jax.data.manifest import Row, write_manifest
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.sources import PreparedSource
-from dvg_jax.evaluation import row_labels
+from dvg_jax.scores import row_labels
 from dvg_jax.metrics.report import patients_of, summarise, write_table
 
 ROWS = {

@@ -1,0 +1,165 @@
+"""A reconstruction as a DICOM CT series that any viewer opens, and that says in every slice what it is.
+
+Derived, synthetic, not for diagnosis. Where the films are DICOM, the series joins their study and patient and refers to
+them. Identifiers are derived from voxels and settings: equal runs write equal files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DSfloat
+
+import dvg_jax
+from dvg_jax.data.files import check_free, new_folder
+from dvg_jax.data.frame import Affine, HostVolume, spacing
+from dvg_jax.data.intensity import WINDOWS
+from dvg_jax.data.nifti import to_int16
+from dvg_jax.errors import UserError
+
+NOTICE = "SYNTHETIC - NOT FOR DIAGNOSIS"
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SERIES_NUMBER = 9000
+"""High, so that in a film's study the series stands after those that were acquired."""
+
+_STUDY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+"""What a CT must state about patient and study, even if it is empty."""
+
+_MAX_SHEAR = 1e-4
+_TEXT_LIMIT = 1024
+
+
+def read_tags(films: Sequence[Path]) -> list[Dataset]:
+    """The tags of those films that are DICOM, without pixels.
+
+    Raises UserError where they state different patients.
+    """
+    dicom = [film for film in films if pydicom.misc.is_dicom(film)]
+    tags: list[Dataset] = [pydicom.dcmread(film, stop_before_pixels=True) for film in dicom]
+    patients = sorted({str(film.get("PatientID", "")) for film in tags})
+    if len(patients) > 1:
+        raise UserError(f"films are of the patients {', '.join(map(repr, patients))}; allowed for DICOM: one patient")
+    return tags
+
+
+def check_series(folder: Path, films: Sequence[Path], affine: Affine) -> None:
+    """Refuse, before any work is done, what :func:`save_series` would refuse."""
+    check_free(folder)
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"{folder} has no parent folder; allowed: a new folder in one that exists")
+    read_tags(films)
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(axes.T @ axes - np.eye(3)).max() > _MAX_SHEAR:
+        raise UserError(f"{folder}: the volume's axes are sheared; allowed for DICOM: axes at right angles")
+
+
+def save_series(
+    folder: Path, hu: HostVolume, affine: Affine, films: Sequence[Path], settings: Mapping[str, Any]
+) -> None:
+    """Write HU ``(D, H, W)`` as a series, one file a slice from foot to head, whole or not at all.
+
+    Args:
+      folder: new or empty.
+      affine: ``(d, h, w)`` to RAS mm, axes at right angles.
+      films: the X-rays it was made from, DICOM or not.
+      settings: what else decided the result, as JSON holds it; goes into every slice.
+
+    Raises:
+      UserError: a folder that holds anything, films of different patients, sheared axes.
+    """
+    check_series(folder, films, affine)
+    voxels = to_int16(hu)
+    common = _common(voxels, affine, films, settings)
+    with new_folder(folder) as part:
+        for index, pixels in enumerate(voxels):
+            position = (_RAS_TO_LPS @ affine)[:3] @ (index, 0, 0, 1)
+            _slice(common, index, pixels, position).save_as(part / f"{index + 1:04d}.dcm", enforce_file_format=True)
+
+
+def _common(voxels: np.ndarray, affine: Affine, films: Sequence[Path], settings: Mapping[str, Any]) -> Dataset:
+    """All that the slices share."""
+    tags, text = read_tags(films), json.dumps(settings, sort_keys=True)
+    digests = [hashlib.sha256(film.read_bytes()).hexdigest() for film in films]
+    place, content = affine.tobytes().hex(), hashlib.sha256(voxels.tobytes()).hexdigest()
+    series = Dataset()
+    # Tags of films come decoded, whatever character set they were stored in.
+    series.SpecificCharacterSet = "ISO_IR 192"
+    for name in _STUDY:
+        setattr(series, name, tags[0].get(name, "") if tags else "")
+    if not tags:
+        series.PatientName = series.PatientID = "SYNTHETIC"
+    series.StudyInstanceUID = series.StudyInstanceUID or generate_uid(entropy_srcs=["study", *digests])
+    series.SeriesInstanceUID = generate_uid(entropy_srcs=["series", content, place, text, *digests])
+    series.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame", place, *digests])
+    series.SOPClassUID = CTImageStorage
+    series.Modality, series.SeriesNumber, series.BodyPartExamined = "CT", _SERIES_NUMBER, "CHEST"
+    series.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    series.SeriesDescription = NOTICE
+    series.ImageComments = f"{NOTICE}. A generated image, not a measurement. Settings: {text}"
+    series.DerivationDescription = _derivation(films, settings)
+    series.ContentQualification, series.BurnedInAnnotation = "RESEARCH", "NO"
+    series.Manufacturer = series.ManufacturerModelName = "dvg_jax"
+    series.SoftwareVersions = dvg_jax.__version__
+    if any(film.get("LossyImageCompression") == "01" for film in tags):
+        series.LossyImageCompression = "01"
+    if tags:
+        series.SourceImageSequence = [_reference(film) for film in tags]
+    for name in ("KVP", "AcquisitionNumber", "PatientPosition", "PositionReferenceIndicator"):
+        setattr(series, name, None)
+    depth, height, width = spacing(affine)
+    axes = (_RAS_TO_LPS @ affine)[:3, :3] / (depth, height, width)
+    series.ImageOrientationPatient = _decimals([*axes[:, 2], *axes[:, 1]])
+    series.PixelSpacing, series.SliceThickness = _decimals([height, width]), _decimals([depth])
+    series.RescaleIntercept, series.RescaleSlope, series.RescaleType = 0, 1, "HU"
+    series.WindowCenter, series.WindowWidth = (list(column) for column in zip(*WINDOWS.values(), strict=True))
+    series.WindowCenterWidthExplanation = [name.upper() for name in WINDOWS]
+    return series
+
+
+def _slice(common: Dataset, index: int, pixels: np.ndarray, position: np.ndarray) -> Dataset:
+    one = Dataset()
+    one.update(common)
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one.set_pixel_data(pixels, "MONOCHROME2", 16, generate_instance_uid=False)
+    one.SOPInstanceUID = generate_uid(entropy_srcs=[common.SeriesInstanceUID, str(index)])
+    one.InstanceNumber = index + 1
+    one.ImagePositionPatient = _decimals(position)
+    return one
+
+
+def _reference(film: Dataset) -> Dataset:
+    item, purpose = Dataset(), Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = film.SOPClassUID, film.SOPInstanceUID
+    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
+    purpose.CodeMeaning = "Source image for image processing operation"
+    item.PurposeOfReferenceCodeSequence = [purpose]
+    return item
+
+
+def _derivation(films: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    names = ", ".join(film.name for film in films)
+    facts = ", ".join(f"{name} {settings[name]}" for name in ("model", "seed", "steps") if name in settings)
+    return f"CT generated from {names} by dvg_jax {dvg_jax.__version__} ({facts})"[:_TEXT_LIMIT]
+
+
+def _decimals(values: Sequence[float] | np.ndarray) -> list[DSfloat]:
+    """Decimal strings of at most 16 characters, as DICOM stores numbers."""
+    return [DSfloat(float(value), auto_format=True) for value in values]
