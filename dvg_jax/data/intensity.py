@@ -1,14 +1,16 @@
-"""Between Hounsfield units and what networks see."""
+"""Between Hounsfield units and what networks see. Does not import JAX: preparing scans needs none."""
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 HU_OFFSET = 1024.0
 HU_RANGE = 2500.0
 
-AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
+AnyArray = TypeVar("AnyArray", np.ndarray, "jax.Array")
 
 
 def hu_to_intensity(hu: AnyArray) -> AnyArray:
