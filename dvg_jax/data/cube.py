@@ -9,20 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvg_jax.data.bodymask import HostMask, body_mask
-from dvg_jax.data.frame import Affine, HostVolume
+from dvg_jax.data.frame import AIR_HU, Affine, HostVolume
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.resample import resample_cube
 from dvg_jax.data.scans import Scan
 from dvg_jax.errors import UserError
 
-AIR_HU = -1024.0
 PRESETS = ("x2ct", "lung")
 
 _LUNG_HU = -500.0
 _LEAST_AIR_LITRES = 1.0
 _COARSE_MM = 5.0
-_SKIN = 0.25
-"""Intensity between air and tissue."""
+_CUT_OFF = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,7 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = 320.0, preset: s
     padded at both ends. ``"lung"``: the middle of the body (H, W) at the height of the lungs' air (D). Raises UserError
     for values that are no HU and where there is no body.
     """
-    if size < 1 or not field_mm > 0:
-        raise UserError(f"size = {size}, field_mm = {field_mm}: want both above 0")
-    if preset not in PRESETS:
-        raise UserError(f"preset = {preset!r}, want one of {PRESETS}")
+    check_cube(size, field_mm, preset)
     low, high = float(scan.hu.min()), float(scan.hu.max())
     if low > _LUNG_HU:
         raise UserError(f"values from {low:g} to {high:g}; allowed: HU, in which air is under {_LUNG_HU:g}")
@@ -62,7 +57,15 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = 320.0, preset: s
         raise UserError("no body: no connected tissue above -500 HU")
     middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else _lung_middle(scan, mask)
     volume, affine = cut(np.where(mask, scan.hu, AIR_HU), scan.affine, middle, field_mm, size)
-    return Prepared(volume, affine, middle, (*scan.notes, *_checks(scan, mask, volume, field_mm)))
+    return Prepared(volume, affine, middle, (*scan.notes, *_checks(scan, mask, middle, field_mm)))
+
+
+def check_cube(size: int, field_mm: float, preset: str) -> None:
+    """Raise UserError for a size or an edge that is not above 0, or an unknown preset."""
+    if size < 1 or not 0 < field_mm < np.inf:
+        raise UserError(f"size = {size}, field_mm = {field_mm}: want both above 0")
+    if preset not in PRESETS:
+        raise UserError(f"preset = {preset!r}, want one of {PRESETS}")
 
 
 def cut(
@@ -92,10 +95,10 @@ def _x2ct_middle(scan: Scan, field_mm: float) -> tuple[float, float, float]:
     return depth - kept / 2 - 0.5, (height - 1) / 2, (width - 1) / 2
 
 
-def _checks(scan: Scan, mask: HostMask, volume: HostVolume, field_mm: float) -> list[str]:
+def _checks(scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float) -> list[str]:
     covered = scan.hu.shape[0] * scan.spacing_mm[0]
     litres = np.count_nonzero(mask & (scan.hu < _LUNG_HU)) * np.prod(scan.spacing_mm) / 1e6
-    sides = max(volume[:, [0, -1]].max(), volume[:, :, [0, -1]].max())
+    beside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
     found = []
     if covered < field_mm / 2:
         found.append(f"partial: {covered:.0f} of {field_mm:g} mm foot to head")
@@ -103,6 +106,13 @@ def _checks(scan: Scan, mask: HostMask, volume: HostVolume, field_mm: float) -> 
         found.append(f"{litres:.1f} litres of air in the body: no whole lungs")
     if max(scan.spacing_mm) > _COARSE_MM:
         found.append(f"coarse: steps of {max(scan.spacing_mm):.3g} mm")
-    if sides > _SKIN:
-        found.append("body reaches the cube's sides")
+    if beside > _CUT_OFF:
+        found.append(f"{beside:.0%} of the body lie beside the cube")
     return found
+
+
+def _outside(mask: HostMask, axis: int, middle: float, width: float) -> float:
+    """The share of the mask that lies more than half of ``width`` voxels from ``middle`` along an axis."""
+    counts = mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64)
+    far = abs(np.arange(len(counts)) - middle) > width / 2
+    return float(counts[far].sum() / counts.sum())

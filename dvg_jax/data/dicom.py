@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
@@ -22,7 +23,7 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 MIN_SLICES = 8
 """Fewer along any axis is a localiser or a fragment, not a volume."""
 
-AIR_HU = -1024.0
+PADDING_HU = -2048.0
 
 _GAP_TOLERANCE = 0.1
 _SAME_PLACE_MM = 0.01
@@ -31,12 +32,12 @@ _AXIAL = 0.8
 _SHARP = re.compile(r"bone|lung|edge|sharp|detail|^[bhi]r?[5-9]\d", re.I)
 _INDEX_OF_A_DISC = "1.2.840.10008.1.3.10"
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_LONG_BYTES = 1024
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "ImageType", "NumberOfFrames",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "SamplesPerPixel", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation", "RescaleSlope",
-    "RescaleIntercept", "ConvolutionKernel", "SeriesDescription",
+    "RescaleIntercept", "ConvolutionKernel", "PixelData",
 ]  # fmt: skip
 
 
@@ -99,10 +100,11 @@ def looks_like_dicom(path: Path) -> bool:
 def read_header(path: Path) -> Slice | str | None:
     """A file's header without its pixels; the reason where it cannot be read; None for a disc's index (DICOMDIR)."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        # Long values are skipped; what ends before its pixels do, compressed ones included, is found all the same.
+        header = pydicom.dcmread(path, defer_size=_LONG_BYTES, specific_tags=_TAGS)
         if header.file_meta.get("MediaStorageSOPClassUID") == _INDEX_OF_A_DISC:
             return None
-        return _slice(path, header)
+        return _slice(path, header) if header.get("SeriesInstanceUID") else "header states no SeriesInstanceUID"
     except InvalidDicomError:
         return "not a DICOM file"
     except Exception as error:  # damaged headers raise dozens of types
@@ -117,17 +119,18 @@ def group(slices: Iterable[Slice]) -> list[Series]:
     return [_checked(uid, members[uid]) for uid in sorted(members)]
 
 
-def read_series(series: Series) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
-    """HU with axes (column, row, slice), affine to RAS mm (sheared where the gantry was tilted), and notes.
+def read_series(series: Series) -> tuple[np.ndarray, Affine]:
+    """HU with axes (column, row, slice), ``PADDING_HU`` where nothing was measured; and the affine to RAS mm, sheared
+    where the gantry was tilted.
 
-    Padding becomes air. Raises UserError for a series with a ``reason``; the reader's own errors pass through.
+    Raises UserError for a series with a ``reason``; the reader's own errors pass through.
     """
     if series.reason:
         raise UserError(series.reason)
     # ITK warns on stderr of uneven slices; _checked has said it in the project's own way.
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()
     image = SimpleITK.ReadImage([str(item.path) for item in series.slices])
-    hu = SimpleITK.GetArrayFromImage(image)
+    hu = SimpleITK.GetArrayFromImage(image).astype(np.float32)
     first, last = series.slices[0], series.slices[-1]
     if hu.shape != (len(series.slices), *map(int, first.grid[8:])):
         raise UserError(f"pixels have shape {hu.shape}, want {len(series.slices)} slices as the headers say")
@@ -138,17 +141,10 @@ def read_series(series: Series) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
     affine[:3, 2] = np.subtract(last.position, first.position) / (len(series.slices) - 1)
     affine[:3, 3] = first.position
     lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
-    return hu.transpose(2, 1, 0), lps_to_ras @ affine, (*series.notes, *_padding_to_air(hu, series))
-
-
-def _padding_to_air(hu: np.ndarray, series: Series) -> tuple[str, ...]:
-    padded = 0
     for values, item in zip(hu, series.slices, strict=True):
         if item.padding_hu:
-            outside = (values >= item.padding_hu[0]) & (values <= item.padding_hu[1])
-            padded += int(outside.sum())
-            values[outside] = AIR_HU
-    return (f"padding of {padded / hu.size:.1%} of voxels is air",) if padded else ()
+            values[(values >= item.padding_hu[0]) & (values <= item.padding_hu[1])] = PADDING_HU
+    return hu.transpose(2, 1, 0), lps_to_ras @ affine
 
 
 def _slice(path: Path, header: pydicom.Dataset) -> Slice:
@@ -161,7 +157,7 @@ def _slice(path: Path, header: pydicom.Dataset) -> Slice:
     kernel = _many(header.get("ConvolutionKernel"))
     return Slice(
         path,
-        str(header.get("SeriesInstanceUID") or path),
+        str(header.SeriesInstanceUID),
         str(header.get("SOPInstanceUID") or path),
         str(header.get("PatientID") or "").strip(),
         _not_a_slice(path, header, kinds, (position, direction, pixel)),
@@ -188,9 +184,13 @@ def _not_a_slice(path: Path, header: pydicom.Dataset, kinds: tuple[str, ...], ge
         return "slices state no position, direction or pixel spacing, so left and right are unknown"
     if not np.isfinite([v for values in geometry for v in values]).all() or min(geometry[2]) <= 0:
         return f"pixel spacing is {geometry[2]} mm, position {geometry[0]}; allowed: finite, steps above 0"
-    stated = int(header.get("Rows") or 0) * int(header.get("Columns") or 0) * (header.get("BitsAllocated") or 16) // 8
-    if header.file_meta.get("TransferSyntaxUID") in _UNCOMPRESSED and path.stat().st_size < stated:
-        return f"{path.name} is cut off: {path.stat().st_size} bytes, {stated} stated"
+    pixels = header.get_item("PixelData", keep_deferred=True)
+    if pixels is None:
+        return "no pixels in the file"
+    if isinstance(pixels, RawDataElement) and pixels.value is None:
+        end = pixels.value_tell + pixels.length
+        if path.stat().st_size < end:
+            return f"{path.name} is cut off: {path.stat().st_size} bytes, {end} stated"
     return ""
 
 
@@ -228,9 +228,8 @@ def _ordered(series: Series) -> Series:
     small = [part for part in alike[1:] if len(part) < MIN_SLICES]
     if len(alike) - len(small) > 1:
         sizes = " and ".join(str(len(part)) for part in alike)
-        return replace(
-            series, reason=f"{sizes} slices of different orientation, spacing or matrix; allowed: one volume"
-        )
+        reason = f"{sizes} slices of different orientation, spacing or matrix; allowed: one volume"
+        return replace(series, reason=reason)
     if small:
         note = f"{sum(map(len, small))} slices of another orientation, spacing or matrix left out"
         series = replace(series, notes=(*series.notes, note))

@@ -19,7 +19,7 @@ import SimpleITK
 from tqdm import tqdm
 
 from dvg_jax import viz
-from dvg_jax.data.cube import Prepared, cut, prepare_scan
+from dvg_jax.data.cube import Prepared, check_cube, cut, prepare_scan
 from dvg_jax.data.files import replacing
 from dvg_jax.data.index import Candidate, choose_series, find_scans
 from dvg_jax.data.intensity import intensity_to_hu
@@ -48,6 +48,10 @@ class Settings:
     preset: str = "x2ct"
     min_extent_mm: float = 32.0
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a cube that cannot be."""
+        check_cube(self.size, self.field_mm, self.preset)
+
     def __str__(self) -> str:
         named = f"size={self.size} field_mm={self.field_mm:g} preset={self.preset}"
         return f"{named} min_extent_mm={self.min_extent_mm:g}"
@@ -72,8 +76,8 @@ def prepare_folder(
     """Prepare every scan below ``source``: the manifest's rows, and what was changed in the lists of the split.
 
     An output that is still that of an unchanged source under the same settings is kept, so an interrupted run goes on
-    where it stopped; the manifest is whole at any time. A patient's DICOM series are reduced to the best one that can be
-    prepared unless ``all_series``. Raises UserError for a folder that is absent or holds no scan.
+    where it stopped; the manifest is whole at any time. Of a patient's DICOM series the best one that can be prepared
+    is, unless ``all_series``. Raises UserError for a folder that is absent or holds no scan.
     """
     rule = rule or SplitRule()
     if not source.is_dir():
@@ -129,6 +133,7 @@ class _Ledger:
     def finish(self, sources: list[str]) -> tuple[list[Row], list[str]]:
         """Write the manifest of what the folder holds now, and what was changed in the lists."""
         rows, changes = self.write([self.rows[source] for source in sources])
+        (self.job.output / CHANGES).unlink(missing_ok=True)
         if changes:
             with replacing(self.job.output / CHANGES) as part:
                 part.write_text("\n".join(changes) + "\n", encoding="utf-8")
@@ -183,7 +188,9 @@ def _row(item: Candidate, stamp: str, settings: str, status: str = "", reason: s
 def _run(pool: Executor | None, items: list[Candidate], ledger: _Ledger) -> None:
     todo = partial(prepare_one, job=ledger.job)
     with tqdm(total=len(items), desc="prepare", unit="scan", disable=not items) as progress:
-        for row in map(todo, items) if pool is None else _parallel(pool, todo, items):
+        # A process takes longer to start than a scan to prepare.
+        alone = pool is None or len(items) == 1
+        for row in map(todo, items) if alone else _parallel(pool, todo, items):
             ledger.add(row)
             progress.update()
 

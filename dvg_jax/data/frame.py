@@ -19,6 +19,9 @@ Affine = Float[np.ndarray, "4 4"]
 AXES = ("S", "P", "L")
 """Where the three array axes point: superior, posterior, left."""
 
+AIR_HU = -1024.0
+"""The least value that means something: scanners pad with less what they did not measure."""
+
 _MAX_TILT_DEG = 30.0
 _DIRECTIONS = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]], np.float64)
 

@@ -79,7 +79,7 @@ def choose_series(found: list[Candidate], refused: frozenset[str] = frozenset())
     for item in found:
         if item.series and not item.reason and item.source not in refused:
             usable[item.patient].append(item)
-    best = {patient: min(items, key=lambda item: item.series.rank) for patient, items in usable.items()}
+    best = {patient: min(items, key=_rank) for patient, items in usable.items()}
     chosen = []
     for item in found:
         if item in usable.get(item.patient, ()) and item is not best[item.patient]:
@@ -90,26 +90,26 @@ def choose_series(found: list[Candidate], refused: frozenset[str] = frozenset())
     return chosen
 
 
+def _rank(item: Candidate) -> tuple:
+    return item.series.rank if item.series else ()
+
+
 def _series(folder: Path, files: list[Path], mapper: Mapper) -> list[Candidate]:
     headers: list[dicom.Slice] = []
-    bad: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    found = []
     for path, header in zip(files, mapper(dicom.read_header, files), strict=True):
         if isinstance(header, dicom.Slice):
             headers.append(header)
         elif header:
-            bad[path.parent, header].append(path)
+            found.append(_candidate(folder, path, reason=header))
     grouped = dicom.group(headers)
     places = [item.slices[0].path.parent for item in grouped]
     shared = {place for place, count in Counter(places).items() if count > 1}
-    found = []
     for series, place in zip(grouped, places, strict=True):
         source = _relative(folder, place) + (f"#{series.uid}" if place in shared else "")
         patient = series.patient or _first_folder(folder, place)
         passed = series.passed_over
         found.append(Candidate(source, place, patient_of(place, patient), series, series.reason, passed))
-    for (_, reason), paths in bad.items():
-        more = f" (and {len(paths) - 1} more files beside it)" if len(paths) > 1 else ""
-        found.append(_candidate(folder, paths[0], reason=f"{reason}{more}"))
     return found
 
 

@@ -74,22 +74,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(rows: list[Row], changes: list[str], output: Path) -> None:
     for status in ("passed over", "refused"):
-        these = [row for row in rows if row.status == status]
-        for row in these[:_SHOWN]:
-            print(f"{status}: {row.source}: {row.reason}")
-        if len(these) > _SHOWN:
-            print(f"{status}: {len(these) - _SHOWN} more, see {output / NAME}")
-    for row in rows:
-        if row.checks:
-            print(f"look at: {row.file}: {row.checks}")
-    for change in changes[:_SHOWN]:
-        print(f"split: {change}")
-    if len(changes) > _SHOWN:
-        print(f"split: {len(changes) - _SHOWN} more changes, see {output / CHANGES}")
-    status, split = Counter(row.status for row in rows), Counter(row.split for row in rows)
-    shares = ", ".join(f"{split[name]} {name}" for name in ("train", "val", "test") if split[name])
-    counted = f"{status['ok']} prepared ({shares or 'in no split'})"
-    print(f"{counted}, {status['passed over']} passed over, {status['refused']} refused: {output / NAME}")
+        _first(f"{status}:", [f"{row.source}: {row.reason}" for row in rows if row.status == status], output / NAME)
+    _first("look at:", [f"{row.file}: {row.checks}" for row in rows if row.checks], output / NAME)
+    _first("split:", changes, output / CHANGES)
+    statuses, splits = Counter(row.status for row in rows), Counter(row.split for row in rows)
+    shares = ", ".join(f"{splits[name]} {name}" for name in ("train", "val", "test") if splits[name])
+    counted = f"{statuses['ok']} prepared ({shares or 'in no split'})"
+    print(f"{counted}, {statuses['passed over']} passed over, {statuses['refused']} refused: {output / NAME}")
+
+
+def _first(what: str, lines: list[str], file: Path) -> None:
+    for line in lines[:_SHOWN]:
+        print(what, line)
+    if len(lines) > _SHOWN:
+        print(what, f"{len(lines) - _SHOWN} more, see {file}")
 
 
 def _cpus() -> int:

@@ -3,6 +3,8 @@
 file or series --nibabel / SimpleITK / h5py--> array + affine (RAS mm) --to_frame--> Scan(hu (D,H,W), spacing, affine)
 """
 
+import gzip
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,9 +12,10 @@ from typing import cast
 import nibabel as nib
 import numpy as np
 import SimpleITK
+from nibabel.arrayproxy import ArrayProxy
 
 from dvg_jax.data import dicom, x2ct
-from dvg_jax.data.frame import Affine, HostVolume, orientation, spacing, to_frame
+from dvg_jax.data.frame import AIR_HU, Affine, HostVolume, orientation, spacing, to_frame
 from dvg_jax.data.sizes import check_claim
 from dvg_jax.data.straighten import straighten
 from dvg_jax.errors import UserError
@@ -64,12 +67,12 @@ def load_scan(path: str | Path) -> Scan:
 def load_series(series: dicom.Series, path: Path) -> Scan:
     """Read one series of an index; ``path`` is what errors call it. Raises UserError as ``load_scan`` does."""
     try:
-        array, affine, notes = dicom.read_series(series)
+        array, affine = dicom.read_series(series)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
         raise UserError(f"{path}: cannot be read ({_last_line(error)})") from error
-    return _framed(array, affine, str(path), series.patient or None, notes)
+    return _framed(array, affine, str(path), series.patient or None, series.notes)
 
 
 def _only_series(folder: Path) -> dicom.Series:
@@ -104,7 +107,11 @@ def _framed(array: np.ndarray, affine: Affine, name: str, patient: str | None, n
     hu = np.ascontiguousarray(turned, np.float32)
     if not np.isfinite(hu).all():
         raise UserError(f"{name}: holds NaN or infinite values, want finite HU")
-    hu, ours, askew = straighten(hu, ours, dicom.AIR_HU)
+    padded = np.count_nonzero(hu < AIR_HU) / hu.size
+    if padded:
+        hu = np.maximum(hu, AIR_HU)
+        notes = (*notes, f"padding ({padded:.1%} of voxels, under {AIR_HU:g} HU) is air")
+    hu, ours, askew = straighten(hu, ours)
     if askew:
         notes = (*notes, f"axes {askew:.1f} degrees askew (tilted gantry) were straightened")
     return Scan(hu, spacing(ours), ours, orientation(affine), patient, notes)
@@ -115,8 +122,20 @@ def _from_nifti(path: Path) -> tuple[np.ndarray, Affine]:
     if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
         raise UserError(f"{path}: states no orientation (sform and qform codes are 0), so left and right are unknown")
     check_claim(path, image.shape, image.get_data_dtype().itemsize)
+    if path.suffix.lower() == ".gz":
+        image = _unpacked(path, image)
     # The trailing axis of length 1 is how some writers store a single volume.
     return np.squeeze(np.asanyarray(image.dataobj)), np.asarray(image.affine, np.float64)
+
+
+def _unpacked(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The image read to the end of its gzip file: only there does a damaged one show."""
+    voxels = math.prod(image.shape) * image.get_data_dtype().itemsize
+    with gzip.open(path) as file:
+        raw = file.read(cast(ArrayProxy, image.dataobj).offset + voxels)
+        if file.read(1):
+            raise UserError(f"{path}: cannot be read (holds more than the {voxels} bytes that its header states)")
+    return type(image).from_bytes(raw)
 
 
 def _from_itk(path: Path) -> tuple[np.ndarray, Affine]:

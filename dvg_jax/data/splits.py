@@ -80,10 +80,8 @@ def check_lists(patients: set[str], rule: SplitRule) -> None:
     """Raise UserError for a list of which no line names any of ``patients``: another data set's, or another naming."""
     for split, lines in rule.lists.items():
         if not any(patient_in(line, patients) for line in lines):
-            known = min(patients, default="none")
-            raise UserError(
-                f"list for {split}: none of its {len(lines)} lines, {lines[0]!r}, names a patient ({known})"
-            )
+            compared = f"{lines[0]!r} against {min(patients, default='')!r}"
+            raise UserError(f"list for {split}: none of its {len(lines)} lines names a patient found here ({compared})")
 
 
 def _by_chance(patients: set[str], rule: SplitRule) -> dict[str, str]:
@@ -108,17 +106,16 @@ def _by_lists(patients: set[str], lists: Mapping[str, tuple[str, ...]]) -> tuple
         if len(found) < len(lines):
             changes.append(f"{split}: {len(lines) - len(found)} of {len(lines)} lines name no patient found here")
     rest = "" if "train" in lists else "train"
-    split = dict.fromkeys(patients, rest)
+    placed = dict.fromkeys(patients, rest)
     for patient, sets in sorted(named.items()):
-        split[patient] = next(name for name in STRICTEST_FIRST if name in sets)
-        for left in sorted(set(sets) - {split[patient]}):
-            where = " and ".join(sorted(sets, reverse=True))
+        kept = placed[patient] = next(name for name in STRICTEST_FIRST if name in sets)
+        for left in sorted(set(sets) - {kept}):
             scans = "1 scan leaves" if sets[left] == 1 else f"{sets[left]} scans leave"
-            changes.append(f"{patient}: in {where}; kept in {split[patient]}, {scans} {left}")
+            changes.append(f"{patient}: in {' and '.join(sorted(sets, reverse=True))}; kept in {kept}, {scans} {left}")
     unnamed = sum(patient not in named for patient in patients)
     if unnamed:
         changes.append(f"{unnamed} patients are in no list: {'train' if rest else 'in no split'}")
-    return split, changes
+    return placed, changes
 
 
 def patient_in(line: str, patients: Iterable[str]) -> str | None:

@@ -6,17 +6,17 @@ import nibabel as nib
 import numpy as np
 import SimpleITK
 
-from dvg_jax.data.frame import Affine, HostVolume, spacing
+from dvg_jax.data.frame import AIR_HU, Affine, HostVolume, spacing
 
 _RIGHT_ANGLE_DEG = 0.5
 """Less is what rounded header values give; over 300 mm it moves nothing by more than 3 mm."""
 
 
-def straighten(hu: HostVolume, affine: Affine, outside: float) -> tuple[HostVolume, Affine, float]:
+def straighten(hu: HostVolume, affine: Affine) -> tuple[HostVolume, Affine, float]:
     """The scan on a grid at right angles, its affine, and by how many degrees it was askew (0: left as it is).
 
     W and the direction of travel, D, stay; H becomes square to both, so that a tilted gantry's slices become axial.
-    Linear interpolation at the same steps; ``outside`` (HU) fills the corners.
+    Linear interpolation at the same steps; air fills the corners.
     """
     steps = np.array(spacing(affine))
     unit = affine[:3, :3] / steps
@@ -37,5 +37,5 @@ def straighten(hu: HostVolume, affine: Affine, outside: float) -> tuple[HostVolu
     back = (np.linalg.inv(affine) @ straight)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
     transform = SimpleITK.AffineTransform(back[:3, :3].ravel().tolist(), back[:3, 3].tolist())
     grid = (size[::-1].tolist(), transform, SimpleITK.sitkLinear, (0.0,) * 3, (1.0,) * 3, np.eye(3).ravel().tolist())
-    image = SimpleITK.GetImageFromArray(np.maximum(hu, outside))
-    return SimpleITK.GetArrayFromImage(SimpleITK.Resample(image, *grid, outside)), straight, askew
+    image = SimpleITK.GetImageFromArray(hu)
+    return SimpleITK.GetArrayFromImage(SimpleITK.Resample(image, *grid, AIR_HU)), straight, askew

@@ -2,8 +2,8 @@
 
 The files state neither spacing nor orientation. Their makers cut a cube of 320 mm with the couch removed out of volumes
 in ITK's order, so D runs foot to head, H front to back and W from the patient's right to the left, as in the project's
-frame. Values are HU shifted so that air is 0; the shift taken is 1024, under which a prepared value is ``ct`` / 2500, as
-the published networks see it. The stored X-rays are not used: films are rendered from the CT.
+frame. Values are HU shifted so that air is 0; the shift taken is 1024, under which a prepared value is ``ct`` / 2500,
+as the published networks see it. The stored X-rays are not used: films are rendered from the CT.
 """
 
 from pathlib import Path
