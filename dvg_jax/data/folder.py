@@ -189,8 +189,8 @@ def _run(pool: Executor | None, items: list[Candidate], ledger: _Ledger) -> None
     todo = partial(prepare_one, job=ledger.job)
     with tqdm(total=len(items), desc="prepare", unit="scan", disable=not items) as progress:
         # A process takes longer to start than a scan to prepare.
-        alone = pool is None or len(items) == 1
-        for row in map(todo, items) if alone else _parallel(pool, todo, items):
+        rows = _parallel(pool, todo, items) if pool and len(items) > 1 else map(todo, items)
+        for row in rows:
             ledger.add(row)
             progress.update()
 

@@ -30,7 +30,7 @@ HU, AFFINE = made.chest_on_couch(), made.affine()
 def _scans(root, count):
     for number in range(count):
         hu = HU.copy()
-        hu[:, 20:24, 30 + number] = 300
+        hu[:, 20:24, 10 + number] = 300
         made.write(root / f"p{number}.nii.gz", hu, AFFINE)
     return root
 
@@ -177,9 +177,11 @@ def test_pictures_are_made_also_for_what_is_there(tmp_path):
     assert left.sum() > right.sum() > 0
 
 
-def test_x2ct_volumes_come_through_as_they_are(tmp_path):
-    scan = load_scan(made.write(tmp_path / "p.nii", HU, AFFINE))
-    volume, _ = prepare_volume(scan, 32)
+def test_x2ct_volumes_keep_their_sides_and_patients(tmp_path):
+    hu = HU.copy()
+    hu[26:, 14:22, 24:30] = 900  # so that no two ends are alike
+    scan = load_scan(made.write(tmp_path / "p.nii", hu, AFFINE))
+    volume, _ = prepare_volume(scan, 64)
     for name in ("LIDC-IDRI-0442.20000101.30178.1.1", "LIDC-IDRI-0442.20000102.5405.1.1", "LIDC-IDRI-0003.2000.1.1.1"):
         (tmp_path / "in" / name).mkdir(parents=True)
         with h5py.File(tmp_path / "in" / name / "ct_xray_data.h5", "w") as file:
@@ -189,8 +191,16 @@ def test_x2ct_volumes_come_through_as_they_are(tmp_path):
     assert rows[1].split == rows[2].split
     assert "assumed" in rows[0].checks
     again = load_scan(tmp_path / "out" / rows[0].file)
-    np.testing.assert_allclose((again.hu + 1024) / 2500, volume, atol=1.01 / 2500)
+    direct, _ = prepare_volume(scan, 32)
+    # Two steps of averaging instead of one: edges differ a little, a flipped axis would by far more.
+    differs = [np.abs((turned + 1024) / 2500 - direct).mean() for turned in (again.hu, *_flips(again.hu))]
+    assert differs[0] < 0.01
+    assert min(differs[1:]) > 2 * differs[0]
     np.testing.assert_allclose(again.spacing_mm, 10)
+
+
+def _flips(volume):
+    return [np.flip(volume, axis) for axis in range(3)]
 
 
 def test_hdf5_of_another_kind_or_without_h5py_is_one_line(tmp_path, monkeypatch):

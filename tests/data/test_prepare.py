@@ -11,7 +11,7 @@ from dvg_jax.data import folder
 from dvg_jax.data.bodymask import body_mask
 from dvg_jax.data.cube import prepare_volume
 from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.frame import frame_affine
+from dvg_jax.data.frame import frame_affine, spacing, to_frame
 from dvg_jax.data.prepare import main
 from dvg_jax.data.resample import resample_cube
 from dvg_jax.data.scans import Scan, load_scan
@@ -252,7 +252,23 @@ def test_a_real_scan_keeps_its_sides():
 @needs_shared
 def test_a_dicom_series_and_its_nifti_copy_prepare_alike():
     series = next((SHARED / "dicom" / "ct" / "LIDC-IDRI" / "LIDC-IDRI-0001").glob("*/*"))
-    from_series, _ = prepare_volume(load_scan(series), 64)
-    from_copy, _ = prepare_volume(load_scan(SHARED / "ct" / "lidc_idri_0001.nii.gz"), 64)
-    # The copy is at 2 mm, so the cubes differ by its smoothing and by up to a millimetre in their centre.
+    from_series, there = prepare_volume(load_scan(series), 64)
+    from_copy, here = prepare_volume(load_scan(SHARED / "ct" / "lidc_idri_0001.nii.gz"), 64)
+    # The copy is at 2 mm and was smoothed; its grid ends up to 2 mm beside the series', and the cubes with it.
+    np.testing.assert_allclose(here[:3, 3], there[:3, 3], atol=2)
     assert np.corrcoef(from_series.ravel(), from_copy.ravel())[0, 1] > 0.99
+    assert 2500 * np.abs(from_series - from_copy).mean() < 30  # HU; the nearest mirror image differs by far more
+    assert 2500 * min(np.abs(from_series - np.flip(from_copy, axis)).mean() for axis in range(3)) > 100
+
+
+@needs_shared
+def test_a_real_scan_in_48_orders_of_axes_prepares_alike():
+    scan = load_scan(SHARED / "ct" / "lidc_idri_0002.nii.gz")
+    hu, affine = scan.hu[::3, ::3, ::3], scan.affine @ np.diag([3, 3, 3, 1])
+    first, where = prepare_volume(Scan(hu, spacing(affine), affine, "SPL"), 32)
+    for array, other in made.reordered(hu, affine):
+        turned, ours = to_frame(array, other, "scan")
+        volume, follows = prepare_volume(Scan(np.ascontiguousarray(turned), spacing(ours), ours, "any"), 32)
+        np.testing.assert_array_equal(turned, hu)
+        np.testing.assert_allclose(volume, first, atol=1e-5)
+        np.testing.assert_allclose(follows, where, atol=1e-9)
