@@ -179,7 +179,7 @@ def test_pictures_are_made_also_for_what_is_there(tmp_path):
 
 def test_x2ct_volumes_keep_their_sides_and_patients(tmp_path):
     hu = HU.copy()
-    hu[26:, 14:22, 24:30] = 900  # so that no two ends are alike
+    hu[18:, :30, 33:] = -1000  # nothing at the upper left front: no two ends are alike
     scan = load_scan(made.write(tmp_path / "p.nii", hu, AFFINE))
     volume, _ = prepare_volume(scan, 64)
     for name in ("LIDC-IDRI-0442.20000101.30178.1.1", "LIDC-IDRI-0442.20000102.5405.1.1", "LIDC-IDRI-0003.2000.1.1.1"):
