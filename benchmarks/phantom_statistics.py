@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from dvg_jax.cli import run
+from dvg_jax.data.cube import prepare_volume
+from dvg_jax.data.index import find_scans
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.phantom import chest
-from dvg_jax.data.prepare import prepare_volume
-from dvg_jax.data.scans import find_scans, load_scan
 from dvg_jax.errors import UserError
 
 BANDS = {
@@ -64,10 +64,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--phantoms", type=int, default=64)
     parser.add_argument("--size", type=int, default=64)
     args = parser.parse_args(argv)
-    scans = list(find_scans(args.scans)) if args.scans.is_dir() else []
+    scans = [item for item in find_scans(args.scans) if not item.reason] if args.scans.is_dir() else []
     if not scans:
         raise UserError(f"--scans is {args.scans}; allowed: a folder with scans in it")
-    real = [figures(prepare_volume(load_scan(path), args.size)[0]) for path in scans]
+    real = [figures(prepare_volume(item.load(), args.size, preset="lung")[0]) for item in scans]
     draw = jax.jit(chest, static_argnums=1)
     drawn = [figures(draw(jax.random.fold_in(jax.random.key(0), i), args.size)) for i in range(args.phantoms)]
     print(f"{len(real)} scans and {len(drawn)} phantoms at {args.size}^3\n")

@@ -67,6 +67,12 @@ def views_panel(rows: dict[str, dict[str, np.ndarray]], path: Path) -> None:
     save_png(_grid(cells, columns, "rows: " + "; ".join(rows)), path)
 
 
+def slice_sheet(volumes: dict[str, np.ndarray], path: Path) -> None:
+    """Rows: axial, coronal, sagittal. Columns: volumes (D, H, W) in [0, 1], without errors."""
+    cells = {name: orthogonal_slices(volume) for name, volume in volumes.items()}
+    save_png(_grid([[_grey(cells[name][plane]) for name in cells] for plane in PLANES], list(cells), ""), path)
+
+
 def view_strip(images: dict[str, np.ndarray], path: Path) -> None:
     """X-rays side by side, each from its darkest to its brightest value."""
     row = []

@@ -15,10 +15,10 @@ import numpy as np
 
 from dvg_jax.cli import run
 from dvg_jax.config import GEOMETRIES
+from dvg_jax.data.cube import prepare_volume
 from dvg_jax.data.films import write_picture
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
-from dvg_jax.data.prepare import prepare_volume
 from dvg_jax.data.scans import load_scan
 from dvg_jax.dvg import minmax
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
@@ -30,7 +30,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
     Returns:
       The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do.
     """
-    volume, affine = prepare_volume(load_scan(path), geometry.volume_shape[0])
+    volume, affine = prepare_volume(load_scan(path), geometry.volume_shape[0], preset="lung")
     poses = np.stack([view_pose(angle) for angle in angles])
     views = np.asarray(jax.jit(lambda v: minmax(forward_project_views(v, poses, geometry)))(volume))
     films = [output / f"xray_{angle:03g}.png" for angle in angles]

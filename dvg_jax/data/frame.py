@@ -22,6 +22,9 @@ AXES = ("S", "P", "L")
 FIELD_MM = 320.0
 """Edge of the cube that a volume stands for where no scan says otherwise; X2CT-GAN's."""
 
+AIR_HU = -1024.0
+"""The least value that means something: scanners pad with less what they did not measure."""
+
 _MAX_TILT_DEG = 30.0
 _DIRECTIONS = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]], np.float64)
 

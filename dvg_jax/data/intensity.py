@@ -1,9 +1,11 @@
-"""Between Hounsfield units and what networks see."""
+"""Between Hounsfield units and what networks see. Does not import JAX: preparing scans needs none."""
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 HU_OFFSET = 1024.0
 HU_RANGE = 2500.0
@@ -11,7 +13,7 @@ HU_RANGE = 2500.0
 WINDOWS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
 """Level and width in HU, as radiologists set them for a chest."""
 
-AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
+AnyArray = TypeVar("AnyArray", np.ndarray, "jax.Array")
 
 
 def hu_to_intensity(hu: AnyArray) -> AnyArray:

@@ -1,39 +1,53 @@
 """The list of prepared scans: who, from which file, in which split, and what went wrong."""
 
 import csv
-import hashlib
 import re
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PureWindowsPath
 
 from dvg_jax.data.files import replacing
 from dvg_jax.errors import UserError
 
 NAME = "manifest.csv"
-SPLITS = ("train", "test")
+
+SPLITS = ("train", "test", "val")
+"""Phantoms are drawn from a split's place here: append, never reorder."""
+
+STATUSES = ("ok", "refused", "passed over")
+
+_LATER = {"series", "checks"}
+"""Columns that manifests of earlier versions lack."""
 
 _VISIT = re.compile(r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part|recon|ct)[_-]?\d*|\d+mm))+$", re.I)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One scan. ``file`` is relative to the manifest, ``source`` to the input folder; ``reason`` says why it
-    failed.
+    """One scan. ``file`` is relative to the manifest, ``source`` to the input folder.
 
-    ``spacing`` (mm along D, H, W) and ``orientation`` are the source's; ``stamp`` and ``settings`` tell
-    whether the prepared file still belongs to that source and to the options in use.
+    ``series`` is the DICOM SeriesInstanceUID. ``spacing`` (mm along D, H, W) and ``orientation`` are the source's.
+    ``checks`` says what a reader of the data should know of a prepared scan, ``status`` is ``ok``, ``refused`` or
+    ``passed over``, and ``reason`` says why it is not ``ok``. ``stamp`` and ``settings`` tell whether the prepared
+    file still belongs to that source and to the options in use.
     """
 
     patient: str
+    series: str
     file: str
     source: str
     spacing: str
     orientation: str
     split: str
+    checks: str
     status: str
     reason: str
     stamp: str
     settings: str
+
+
+def slug(text: str) -> str:
+    """One lower-case word with dashes: what a patient is called in names of files."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def patient_of(source: Path, stated: str | None = None) -> str:
@@ -48,29 +62,7 @@ def patient_of(source: Path, stated: str | None = None) -> str:
     name = _VISIT.sub("", stem)
     if not any(c.isdigit() for c in name):
         name = source.parent.name or stem
-    return re.sub(r"[^a-z0-9]+", "-", (stated or name).lower()).strip("-") or "unnamed"
-
-
-def split_patients(patients: set[str], test_fraction: float, seed: int) -> dict[str, str]:
-    """Patient -> ``train`` or ``test``, by a hash of the id and the seed alone: new scans do not move old
-    patients.
-
-    Where chance leaves one side empty and there are two patients or more, the nearest patient changes sides.
-    """
-    if not 0 <= test_fraction < 1:
-        raise UserError(f"test_fraction = {test_fraction}, want 0 <= test_fraction < 1")
-    draw = {p: int(hashlib.sha256(f"{seed}:{p}".encode()).hexdigest()[:12], 16) / 16**12 for p in patients}
-    ordered = sorted(patients, key=draw.__getitem__)
-    tests = sum(draw[p] < test_fraction for p in patients)
-    if test_fraction > 0 and len(patients) > 1:
-        tests = min(max(tests, 1), len(patients) - 1)
-    return {p: "test" if place < tests else "train" for place, p in enumerate(ordered)}
-
-
-def assign_splits(rows: list[Row], test_fraction: float, seed: int) -> list[Row]:
-    """Rows with ``split`` filled in; scans that failed belong to none."""
-    split = split_patients({row.patient for row in rows if row.status == "ok"}, test_fraction, seed)
-    return [replace(row, split=split[row.patient] if row.status == "ok" else "") for row in rows]
+    return slug(stated or name) or "unnamed"
 
 
 def write_manifest(folder: Path, rows: list[Row]) -> None:
@@ -82,13 +74,33 @@ def write_manifest(folder: Path, rows: list[Row]) -> None:
 
 
 def read_manifest(folder: Path) -> list[Row]:
-    """The rows of ``folder/manifest.csv``; UserError where it is absent or not a manifest."""
+    """The rows of ``folder/manifest.csv``; columns that an earlier version did not write are empty.
+
+    Raises UserError where it is absent, not a manifest, or names a file outside ``folder``.
+    """
     path = folder / NAME
     if not path.is_file():
         raise UserError(f"{path}: absent; prepare scans with python -m dvg_jax.data.prepare --output {folder}")
-    with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        names = [field.name for field in fields(Row)]
-        if table.fieldnames != names:
-            raise UserError(f"{path}: columns {table.fieldnames}, want {names}")
-        return [Row(**line) for line in table]
+    names = {field.name for field in fields(Row)}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, strict=True)
+            columns = set(table.fieldnames or ())
+            if not names - _LATER <= columns <= names:
+                raise UserError(f"{path}: columns {table.fieldnames}, want {sorted(names)}")
+            return [_row(line, path, table.line_num) for line in table]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+
+
+def _row(line: dict[str, str], path: Path, number: int) -> Row:
+    if None in line or None in line.values():
+        raise UserError(f"{path}: line {number} has another number of columns than its head")
+    row = Row(**(dict.fromkeys(_LATER, "") | line))
+    # Windows' rules know both kinds of separator and drives.
+    named = PureWindowsPath(row.file)
+    if named.is_absolute() or named.drive or named.root or ".." in named.parts:
+        raise UserError(f"{path}: line {number} has file {row.file!r}; allowed: a name inside {path.parent}")
+    if row.split not in ("", *SPLITS):
+        raise UserError(f"{path}: line {number} has split {row.split!r}; allowed: {', '.join(SPLITS)} or nothing")
+    return row

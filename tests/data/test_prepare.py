@@ -7,10 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax.data import prepare
+from dvg_jax.data import folder
 from dvg_jax.data.bodymask import body_mask
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.prepare import main, prepare_folder, prepare_volume
+from dvg_jax.data.cube import prepare_volume
+from dvg_jax.data.folder import Job, Settings, prepare_folder
+from dvg_jax.data.frame import frame_affine, spacing, to_frame
+from dvg_jax.data.prepare import main
 from dvg_jax.data.resample import resample_cube
 from dvg_jax.data.scans import Scan, load_scan
 from dvg_jax.errors import UserError
@@ -63,13 +65,13 @@ def test_what_lies_outside_is_background_and_mass_is_kept():
     assert cube.sum() * volume == pytest.approx(64 * 8, rel=1e-5)
 
 
-@pytest.mark.parametrize("centre", ["body", "protocol"])
-def test_markers_stay_where_they_are_in_the_world(centre):
+@pytest.mark.parametrize("preset", ["lung", "x2ct"])
+def test_markers_stay_where_they_are_in_the_world(preset):
     hu = made.chest_on_couch()
     places = [(10, 30, 30), (20, 22, 40), (30, 36, 26)]
     for place in places:
         hu[tuple(slice(p - 1, p + 2) for p in place)] = 1400
-    volume, affine = prepare_volume(_scan(hu), size=64, field_mm=256, centre=centre)
+    volume, affine = prepare_volume(_scan(hu), size=64, field_mm=256, preset=preset)
     bright = np.where(volume > 0.75, volume, 0)
     for place in places:
         world = nib.affines.apply_affine(made.affine(), place)
@@ -85,17 +87,17 @@ def test_markers_stay_where_they_are_in_the_world(centre):
 
 def test_48_orders_of_axes_prepare_alike(tmp_path):
     hu = made.chest_on_couch()
-    first, where = prepare_volume(_scan(hu), size=16)
+    first, where = prepare_volume(_scan(hu), 16)
     for number, (array, affine) in enumerate(made.reordered(hu, made.affine())):
         path = made.write(tmp_path / f"{number}.nii", array, affine)
-        volume, follows = prepare_volume(load_scan(path), size=16)
+        volume, follows = prepare_volume(load_scan(path), 16)
         # The file's float32 affine moves cell edges by about 1e-7 of the field.
         np.testing.assert_allclose(volume, first, atol=1e-4)
         np.testing.assert_allclose(follows, where, atol=1e-3)
 
 
 def test_values_sides_and_centre():
-    volume, affine = prepare_volume(_scan(), size=64, field_mm=320)
+    volume, affine = prepare_volume(_scan(), size=64, field_mm=320, preset="lung")
     assert volume.dtype == np.float32
     assert volume.min() == AIR
     assert volume[32, 32, 32] == pytest.approx(TISSUE, abs=1e-3)
@@ -110,8 +112,8 @@ def test_values_sides_and_centre():
     np.testing.assert_allclose(middle, made.CENTRE, atol=6)  # the trunk is centred to one voxel of the scan
 
 
-def test_protocol_keeps_the_head_end():
-    volume, affine = prepare_volume(_scan(), size=32, field_mm=100, centre="protocol")
+def test_x2ct_keeps_the_head_end():
+    volume, affine = prepare_volume(_scan(), size=32, field_mm=100, preset="x2ct")
     head_face = nib.affines.apply_affine(affine, (31.5, 15.5, 15.5))
     # Upper face of the scan's last slice: (36 - 1) / 2 + 1/2 slices of 5 mm above its middle.
     np.testing.assert_allclose(head_face, np.add(made.CENTRE, (0, 0, 18 * 5.0)), atol=1e-6)
@@ -124,7 +126,13 @@ def test_empty_scan_and_bad_options_are_refused():
     with pytest.raises(UserError, match="size = 0"):
         prepare_volume(_scan(), size=0)
     with pytest.raises(UserError, match="want one of"):
-        prepare_volume(_scan(), centre="heart")
+        prepare_volume(_scan(), preset="heart")
+    with pytest.raises(UserError, match="values from 0 to 600; allowed: HU"):
+        prepare_volume(_scan(made.chest_on_couch().clip(0)))
+
+
+def _job(output, size=16, **settings):
+    return Job(output, Settings(size, **settings))
 
 
 def _folder(tmp_path):
@@ -141,14 +149,14 @@ def _folder(tmp_path):
 
 def test_a_folder_becomes_nifti_and_a_manifest(tmp_path, capsys):
     source, output = _folder(tmp_path), tmp_path / "out"
-    main(["--input", str(source), "--output", str(output), "--size", "16", "--test_fraction", "0.5"])
+    main(["--input", str(source), "--output", str(output), "--size", "16", "--test_fraction", "0.5", "--jobs", "1"])
     with (output / "manifest.csv").open() as file:
         rows = {row["source"]: row for row in csv.DictReader(file)}
     assert sorted(rows) == ["broken.nii.gz", "p0_scan1.nii.gz", "p0_scan2.nii.gz"] + [
         f"p{n}_scan1.nii.gz" for n in (1, 2, 3)
     ]
     broken = rows.pop("broken.nii.gz")
-    assert broken["status"] == "failed"
+    assert broken["status"] == "refused"
     assert "cannot be read" in broken["reason"]
     assert broken["split"] == ""
     assert "broken.nii.gz" in capsys.readouterr().out
@@ -166,7 +174,7 @@ def test_a_folder_becomes_nifti_and_a_manifest(tmp_path, capsys):
 def test_an_interrupted_run_goes_on_and_changes_are_noticed(tmp_path, monkeypatch):
     source, output = _folder(tmp_path), tmp_path / "out"
     calls = []
-    once = prepare.prepare_volume
+    once = folder.prepare_scan
 
     def counted(scan, *options):
         calls.append(scan)
@@ -174,21 +182,21 @@ def test_an_interrupted_run_goes_on_and_changes_are_noticed(tmp_path, monkeypatc
             raise KeyboardInterrupt
         return once(scan, *options)
 
-    monkeypatch.setattr(prepare, "prepare_volume", counted)
+    monkeypatch.setattr(folder, "prepare_scan", counted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_folder(source, output, 16)
-    prepare_folder(source, output, 16)
+        prepare_folder(source, _job(output))
+    prepare_folder(source, _job(output))
     assert len(calls) == 6  # two before, the interrupted one, then it and the other two
-    prepare_folder(source, output, 16)
+    prepare_folder(source, _job(output))
     assert len(calls) == 6
     changed = source / "p1_scan1.nii.gz"
     os.utime(changed, ns=(1, 10**18 + 7))
-    prepare_folder(source, output, 16)
+    prepare_folder(source, _job(output))
     assert len(calls) == 7
-    prepare_folder(source, output, 12)
+    prepare_folder(source, _job(output, 12))
     assert len(calls) == 12
     (source / "p3_scan1.nii.gz").unlink()
-    rows = prepare_folder(source, output, 12)
+    rows, _ = prepare_folder(source, _job(output, 12))
     assert len(calls) == 12
     assert "p3_scan1.nii.gz" not in {row.source for row in rows}
 
@@ -218,7 +226,7 @@ def test_the_command_exits_with_2_and_no_traceback(tmp_path):
 @needs_shared
 @pytest.mark.parametrize("name", ["lidc_idri_0001", "nsclc_lung1_001", "lungdx_a0002_8mm"])
 def test_real_scans_lose_the_couch_and_keep_the_chest(name):
-    volume, _ = prepare_volume(load_scan(SHARED / "ct" / f"{name}.nii.gz"), size=64)
+    volume, _ = prepare_volume(load_scan(SHARED / "ct" / f"{name}.nii.gz"), size=64, preset="lung")
     hu = volume * 2500 - 1024
     # The couch lies behind the patient across the scan: behind the body's last row nothing may be left.
     assert (hu[:, -1] > -800).sum() == 0
@@ -233,7 +241,7 @@ def test_real_scans_lose_the_couch_and_keep_the_chest(name):
 
 @needs_shared
 def test_a_real_scan_keeps_its_sides():
-    volume, _ = prepare_volume(load_scan(SHARED / "ct" / "lidc_idri_0001.nii.gz"), size=64)
+    volume, _ = prepare_volume(load_scan(SHARED / "ct" / "lidc_idri_0001.nii.gz"), size=64, preset="lung")
     hu = volume * 2500 - 1024
     liver = (hu[8:24] > 0) & (hu[8:24] < 150)
     heart = (hu[24:44, 12:34] > 0) & (hu[24:44, 12:34] < 500)
@@ -244,7 +252,23 @@ def test_a_real_scan_keeps_its_sides():
 @needs_shared
 def test_a_dicom_series_and_its_nifti_copy_prepare_alike():
     series = next((SHARED / "dicom" / "ct" / "LIDC-IDRI" / "LIDC-IDRI-0001").glob("*/*"))
-    from_series, _ = prepare_volume(load_scan(series), 64)
-    from_copy, _ = prepare_volume(load_scan(SHARED / "ct" / "lidc_idri_0001.nii.gz"), 64)
-    # The copy is at 2 mm, so the cubes differ by its smoothing and by up to a millimetre in their centre.
+    from_series, there = prepare_volume(load_scan(series), 64)
+    from_copy, here = prepare_volume(load_scan(SHARED / "ct" / "lidc_idri_0001.nii.gz"), 64)
+    # The copy is at 2 mm and was smoothed; its grid ends up to 2 mm beside the series', and the cubes with it.
+    np.testing.assert_allclose(here[:3, 3], there[:3, 3], atol=2)
     assert np.corrcoef(from_series.ravel(), from_copy.ravel())[0, 1] > 0.99
+    assert 2500 * np.abs(from_series - from_copy).mean() < 30  # HU; the nearest mirror image differs by far more
+    assert 2500 * min(np.abs(from_series - np.flip(from_copy, axis)).mean() for axis in range(3)) > 100
+
+
+@needs_shared
+def test_a_real_scan_in_48_orders_of_axes_prepares_alike():
+    scan = load_scan(SHARED / "ct" / "lidc_idri_0002.nii.gz")
+    hu, affine = scan.hu[::3, ::3, ::3], scan.affine @ np.diag([3, 3, 3, 1])
+    first, where = prepare_volume(Scan(hu, spacing(affine), affine, "SPL"), 32)
+    for array, other in made.reordered(hu, affine):
+        turned, ours = to_frame(array, other, "scan")
+        volume, follows = prepare_volume(Scan(np.ascontiguousarray(turned), spacing(ours), ours, "any"), 32)
+        np.testing.assert_array_equal(turned, hu)
+        np.testing.assert_allclose(volume, first, atol=1e-5)
+        np.testing.assert_allclose(follows, where, atol=1e-9)

@@ -1,0 +1,118 @@
+"""One scan to the network's cube: couch removed, cut to 320 mm around the chest, resized to N^3, in [0, 1].
+
+The protocol is X2CT-GAN's with one resampling step in place of its two (to 1 mm by cubic splines, to N^3 linearly
+without a low-pass): each new voxel is the mean of the scan over its extent, so nothing aliases.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dvg_jax.data.bodymask import HostMask, body_mask
+from dvg_jax.data.frame import AIR_HU, Affine, HostVolume
+from dvg_jax.data.intensity import hu_to_intensity
+from dvg_jax.data.resample import resample_cube
+from dvg_jax.data.scans import Scan
+from dvg_jax.errors import UserError
+
+PRESETS = ("x2ct", "lung")
+
+_LUNG_HU = -500.0
+_LEAST_AIR_LITRES = 1.0
+_COARSE_MM = 5.0
+_CUT_OFF = 0.1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cube in [0, 1], its affine, the index of its middle in the scan, and what a reader of it should know."""
+
+    volume: HostVolume
+    affine: Affine
+    middle: tuple[float, float, float]
+    checks: tuple[str, ...]
+
+
+def prepare_volume(
+    scan: Scan, size: int = 128, field_mm: float = 320.0, preset: str = "x2ct"
+) -> tuple[HostVolume, Affine]:
+    """One scan as ``(size,) * 3`` in [0, 1] and its affine to RAS mm: ``prepare_scan`` without its checks."""
+    prepared = prepare_scan(scan, size, field_mm, preset)
+    return prepared.volume, prepared.affine
+
+
+def prepare_scan(scan: Scan, size: int = 128, field_mm: float = 320.0, preset: str = "x2ct") -> Prepared:
+    """Cut the cube of edge ``field_mm`` out of a scan, or pad it with air; value = clip(HU + 1024, 0, 2500) / 2500.
+
+    ``preset="x2ct"``, as X2CT-GAN has it: the scan's middle in H and W; in D the head end is kept, and a shorter scan
+    padded at both ends. ``"lung"``: the middle of the body (H, W) at the height of the lungs' air (D). Raises UserError
+    for values that are no HU and where there is no body.
+    """
+    check_cube(size, field_mm, preset)
+    low, high = float(scan.hu.min()), float(scan.hu.max())
+    if low > _LUNG_HU:
+        raise UserError(f"values from {low:g} to {high:g}; allowed: HU, in which air is under {_LUNG_HU:g}")
+    mask = body_mask(scan.hu, scan.spacing_mm)
+    if not mask.any():
+        raise UserError("no body: no connected tissue above -500 HU")
+    middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else _lung_middle(scan, mask)
+    volume, affine = cut(np.where(mask, scan.hu, AIR_HU), scan.affine, middle, field_mm, size)
+    return Prepared(volume, affine, middle, (*scan.notes, *_checks(scan, mask, middle, field_mm)))
+
+
+def check_cube(size: int, field_mm: float, preset: str) -> None:
+    """Raise UserError for a size or an edge that is not above 0, or an unknown preset."""
+    if size < 1 or not 0 < field_mm < np.inf:
+        raise UserError(f"size = {size}, field_mm = {field_mm}: want both above 0")
+    if preset not in PRESETS:
+        raise UserError(f"preset = {preset!r}, want one of {PRESETS}")
+
+
+def cut(
+    hu: HostVolume, affine: Affine, middle: tuple[float, float, float], field_mm: float, size: int
+) -> tuple[HostVolume, Affine]:
+    """The cube around ``middle`` in [0, 1] and its affine, with nothing removed."""
+    intensity = np.asarray(hu_to_intensity(hu), np.float32)
+    volume, follows = resample_cube(intensity, affine, middle, field_mm, size)
+    return np.clip(volume, 0, 1), follows
+
+
+def _lung_middle(scan: Scan, mask: HostMask) -> tuple[float, float, float]:
+    inside_air = mask & (scan.hu < _LUNG_HU)
+    lungs = inside_air if inside_air.any() else mask
+    return _middle(lungs, 0), _middle(mask, 1), _middle(mask, 2)
+
+
+def _middle(mask: HostMask, axis: int) -> float:
+    """Half-way between the 2nd and 98th percentile of the mask along an axis: stray pieces do not count."""
+    share = np.cumsum(mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64)) / mask.sum(dtype=np.int64)
+    return float(np.searchsorted(share, 0.02) + np.searchsorted(share, 0.98)) / 2
+
+
+def _x2ct_middle(scan: Scan, field_mm: float) -> tuple[float, float, float]:
+    depth, height, width = scan.hu.shape
+    kept = min(depth, field_mm / scan.spacing_mm[0])
+    return depth - kept / 2 - 0.5, (height - 1) / 2, (width - 1) / 2
+
+
+def _checks(scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float) -> list[str]:
+    covered = scan.hu.shape[0] * scan.spacing_mm[0]
+    litres = np.count_nonzero(mask & (scan.hu < _LUNG_HU)) * np.prod(scan.spacing_mm) / 1e6
+    beside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
+    found = []
+    if covered < field_mm / 2:
+        found.append(f"partial: {covered:.0f} of {field_mm:g} mm foot to head")
+    if litres < _LEAST_AIR_LITRES:
+        found.append(f"{litres:.1f} litres of air in the body: no whole lungs")
+    if max(scan.spacing_mm) > _COARSE_MM:
+        found.append(f"coarse: steps of {max(scan.spacing_mm):.3g} mm")
+    if beside > _CUT_OFF:
+        found.append(f"{beside:.0%} of the body lie beside the cube")
+    return found
+
+
+def _outside(mask: HostMask, axis: int, middle: float, width: float) -> float:
+    """The share of the mask that lies more than half of ``width`` voxels from ``middle`` along an axis."""
+    counts = mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64)
+    far = abs(np.arange(len(counts)) - middle) > width / 2
+    return float(counts[far].sum() / counts.sum())

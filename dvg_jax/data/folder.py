@@ -1,0 +1,249 @@
+"""Prepare every scan of a folder: in parallel, resumable, the same whatever the number of processes."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from tqdm import tqdm
+
+from dvg_jax import viz
+from dvg_jax.data.cube import Prepared, check_cube, cut, prepare_scan
+from dvg_jax.data.files import replacing
+from dvg_jax.data.index import Candidate, choose_series, find_scans
+from dvg_jax.data.intensity import intensity_to_hu
+from dvg_jax.data.manifest import NAME, Row, read_manifest, write_manifest
+from dvg_jax.data.nifti import save_nifti
+from dvg_jax.data.scans import Scan
+from dvg_jax.data.splits import SplitRule, assign_splits, check_lists
+from dvg_jax.errors import UserError
+
+CHANGES = "split_changes.txt"
+PICTURES = "pictures"
+
+_HEADERS_A_TASK = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a prepared file depends on besides its source.
+
+    A scan shorter than ``min_extent_mm`` foot to head is refused: a tenth of the cube or less is a test shot or a
+    fragment, and the rest of the cube would be made-up air.
+    """
+
+    size: int = 128
+    field_mm: float = 320.0
+    preset: str = "x2ct"
+    min_extent_mm: float = 32.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a cube that cannot be."""
+        check_cube(self.size, self.field_mm, self.preset)
+
+    def __str__(self) -> str:
+        named = f"size={self.size} field_mm={self.field_mm:g} preset={self.preset}"
+        return f"{named} min_extent_mm={self.min_extent_mm:g}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where prepared scans go and how they are made."""
+
+    output: Path
+    settings: Settings = field(default_factory=Settings)
+    pictures: bool = False
+
+
+def prepare_folder(
+    source: Path,
+    job: Job,
+    rule: SplitRule | None = None,
+    all_series: bool = False,
+    jobs: int = 1,
+) -> tuple[list[Row], list[str]]:
+    """Prepare every scan below ``source``: the manifest's rows, and what was changed in the lists of the split.
+
+    An output that is still that of an unchanged source under the same settings is kept, so an interrupted run goes on
+    where it stopped; the manifest is whole at any time. Of a patient's DICOM series the best one that can be prepared
+    is, unless ``all_series``. Raises UserError for a folder that is absent or holds no scan.
+    """
+    rule = rule or SplitRule()
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    if jobs < 1:
+        raise UserError(f"jobs = {jobs}, want at least 1")
+    known = {row.source: row for row in read_manifest(job.output)} if (job.output / NAME).is_file() else {}
+    with _pool(jobs) as pool:
+        found = find_scans(source, job.output, partial(_headers, pool))
+        if not found:
+            raise UserError(f"{source}: holds no scan (NIfTI, MetaImage, NRRD, X2CT's HDF5, or DICOM files)")
+        check_lists({item.patient for item in found if not item.reason}, rule)
+        _clear(job.output)
+        ledger = _Ledger(job, rule, known)
+        refused: frozenset[str] = frozenset()
+        while True:
+            chosen = found if all_series else choose_series(found, refused)
+            _run(pool, [item for item in chosen if ledger.needs(item)], ledger)
+            # A series that could not be read makes way for its patient's next.
+            failed = frozenset(item.source for item in chosen if ledger.rows[item.source].status == "refused")
+            if failed == refused:
+                return ledger.finish([item.source for item in found])
+            refused = failed
+
+
+class _Ledger:
+    """The rows so far, in memory and in ``manifest.csv``."""
+
+    def __init__(self, job: Job, rule: SplitRule, known: dict[str, Row]):
+        self.job, self.rule, self.rows, self.old = job, rule, dict(known), known
+
+    def needs(self, item: Candidate) -> bool:
+        """Whether a scan must be prepared; one that need not be gets its row."""
+        stamp, settings = item.stamp(), str(self.job.settings)
+        if item.reason:
+            status = "passed over" if item.passed_over else "refused"
+            self.rows[item.source] = _row(item, stamp, settings, status=status, reason=item.reason)
+            return False
+        row = self.rows.get(item.source)
+        return row is None or not self._current(row, stamp, settings)
+
+    def add(self, row: Row) -> None:
+        """Take a row in and write the manifest."""
+        self.rows[row.source] = row
+        self.write(list(self.rows.values()))
+
+    def write(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
+        """Write the manifest with the split of ``rows``."""
+        rows, changes = assign_splits(rows, self.rule)
+        write_manifest(self.job.output, rows)
+        return rows, changes
+
+    def finish(self, sources: list[str]) -> tuple[list[Row], list[str]]:
+        """Write the manifest of what the folder holds now, and what was changed in the lists."""
+        rows, changes = self.write([self.rows[source] for source in sources])
+        (self.job.output / CHANGES).unlink(missing_ok=True)
+        if changes:
+            with replacing(self.job.output / CHANGES) as part:
+                part.write_text("\n".join(changes) + "\n", encoding="utf-8")
+        return rows, changes
+
+    def _current(self, row: Row, stamp: str, settings: str) -> bool:
+        if (row.stamp, row.settings) != (stamp, settings):
+            return False
+        if row.status == "refused":
+            return row is not self.old.get(row.source)  # tried again by each run, once
+        picture = not self.job.pictures or picture_path(self.job.output, row.file).is_file()
+        return row.status == "ok" and (self.job.output / row.file).is_file() and picture
+
+
+def prepare_one(item: Candidate, job: Job) -> Row:
+    """Prepare one scan and write its files; the row says how it went. Runs in any process."""
+    stamp, settings = item.stamp(), job.settings
+    row = _row(item, stamp, str(settings))
+    try:
+        scan = item.load()
+        extent = scan.hu.shape[0] * scan.spacing_mm[0]
+        row = replace(row, spacing=" ".join(f"{mm:.4g}" for mm in scan.spacing_mm), orientation=scan.orientation)
+        if extent < settings.min_extent_mm:
+            raise UserError(f"{extent:.0f} mm foot to head, want at least {settings.min_extent_mm:g} (--min_extent_mm)")
+        prepared = prepare_scan(scan, settings.size, settings.field_mm, settings.preset)
+    except UserError as error:
+        return replace(row, status="refused", reason=" ".join(str(error).split()))
+    except MemoryError:
+        return replace(row, status="refused", reason="too large for this machine's memory")
+    file = f"{item.patient}-{hashlib.sha256(item.source.encode()).hexdigest()[:8]}.nii.gz"
+    save_nifti(job.output / file, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine)
+    if job.pictures:
+        draw(scan, prepared, settings, picture_path(job.output, file))
+    return replace(row, file=file, checks="; ".join(prepared.checks), status="ok")
+
+
+def draw(scan: Scan, prepared: Prepared, settings: Settings, path: Path) -> None:
+    """Three planes of the scan as it came and as it was prepared."""
+    before, _ = cut(scan.hu, scan.affine, prepared.middle, settings.field_mm, settings.size)
+    viz.slice_sheet({"scan": before, "prepared": prepared.volume}, path)
+
+
+def picture_path(output: Path, file: str) -> Path:
+    """Where the picture of a prepared file lies."""
+    return output / PICTURES / f"{file.removesuffix('.nii.gz')}.png"
+
+
+def _row(item: Candidate, stamp: str, settings: str, status: str = "", reason: str = "") -> Row:
+    return Row(item.patient, item.uid, "", item.source, "", "", "", "", status, reason, stamp, settings)
+
+
+def _run(pool: Executor | None, items: list[Candidate], ledger: _Ledger) -> None:
+    todo = partial(prepare_one, job=ledger.job)
+    with tqdm(total=len(items), desc="prepare", unit="scan", disable=not items) as progress:
+        # A process takes longer to start than a scan to prepare.
+        rows = _parallel(pool, todo, items) if pool and len(items) > 1 else map(todo, items)
+        for row in rows:
+            ledger.add(row)
+            progress.update()
+
+
+def _parallel(pool: Executor, todo: Callable[[Candidate], Row], items: list[Candidate]) -> Iterator[Row]:
+    try:
+        for future in as_completed([pool.submit(todo, item) for item in items]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError("a process died (memory?); what is done is kept: run again with fewer --jobs") from error
+
+
+def _headers(pool: Executor | None, read: Callable[[Path], Any], files: list[Path]) -> Iterable[Any]:
+    # Few headers are read sooner than a process starts.
+    if pool is None or len(files) < 32 * _HEADERS_A_TASK:
+        return map(read, files)
+    return tqdm(pool.map(read, files, chunksize=_HEADERS_A_TASK), total=len(files), desc="headers", unit="file")
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[Executor | None]:
+    """Processes that start when there is work for them, one thread each; None for a single job.
+
+    On an error or Ctrl-C scans in work are finished, those that wait are dropped.
+    """
+    if jobs == 1:
+        yield None
+        return
+    for library in ("OPENBLAS", "MKL", "OMP"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_process)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot tell its processes to stop: they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def _clear(output: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for folder in (output, output / PICTURES):
+        for part in folder.glob(".partial-*"):
+            part.unlink(missing_ok=True)

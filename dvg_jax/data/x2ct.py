@@ -1,0 +1,37 @@
+"""The HDF5 files of X2CT-GAN's prepared LIDC: ``<root>/<scan id>/ct_xray_data.h5`` with ``ct`` (D, H, W).
+
+The files state neither spacing nor orientation. Their makers cut a cube of 320 mm with the couch removed out of volumes
+in ITK's order, so D runs foot to head, H front to back and W from the patient's right to the left, as in the project's
+frame. Values are HU shifted so that air is 0; the shift taken is 1024, under which a prepared value is ``ct`` / 2500,
+as the published networks see it. The stored X-rays are not used: films are rendered from the CT.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from dvg_jax.data.frame import Affine, frame_affine
+from dvg_jax.data.intensity import HU_OFFSET
+from dvg_jax.errors import UserError
+
+SUFFIXES = (".h5", ".hdf5")
+EDGE_MM = 320.0
+ASSUMED = "HDF5 states no geometry: 320 mm cube, foot to head, front to back, right to left are assumed"
+
+
+def read_x2ct(path: Path) -> tuple[np.ndarray, Affine]:
+    """HU (D, H, W) and the affine of a 320 mm cube centred on the origin.
+
+    Raises UserError where h5py is not installed or the file holds no three-dimensional ``ct``.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{path}: HDF5 needs h5py; install it with pip install 'dvg-jax[x2ct]'") from error
+    with h5py.File(path, "r") as file:
+        ct = file.get("ct")
+        if not isinstance(ct, h5py.Dataset) or ct.ndim != 3 or 0 in ct.shape:
+            raise UserError(f"{path}: holds no three-dimensional data set 'ct'; allowed: X2CT's ct_xray_data.h5")
+        hu = ct[...].astype(np.float32) - np.float32(HU_OFFSET)
+    d, h, w = (EDGE_MM / n for n in hu.shape)
+    return hu, frame_affine(hu.shape, (d, h, w))
