@@ -8,6 +8,9 @@ from dvg_jax.config import STAGES, default_config
 
 VQGANS, LATENT = STAGES[:3], STAGES[3:]
 
+MOST_VIEWS = 20
+"""What the paper goes up to."""
+
 TINY_BASELINES: dict[str, dict] = {
     "cnn2d": {"width": 0.25},
     "x2ct_cnn": {"width": 0.125, "layers": (1, 2, 3, 2, 1)},
@@ -83,6 +86,13 @@ def small() -> ConfigDict:
         config.baselines[name].update(settings)
         config.baselines[name].train.update({"steps": 20_000, "batch_size": 4})
     return config
+
+
+def any_views(config: ConfigDict, most: int = MOST_VIEWS) -> None:
+    """Turn ``config`` into that of one model for any 1 to ``most`` views."""
+    config.random_views, config.new_angles = most, ()
+    # Cached examples would show each CT by one set of views for ever.
+    config.view_vqgan.train.cache = config.new_view.train.cache = config.diffusion.train.cache = False
 
 
 SCALES: dict[str, Callable[[], ConfigDict]] = {"tiny": tiny, "small": small, "paper": default_config}

@@ -52,7 +52,8 @@ class Reconstructor:
         Args:
           xrays: bright where dense, row 0 at the FOOT end as ``forward_project`` gives them and ``read_film`` reads
             them; h and w are the geometry's detector. Each is min-max normalised again.
-          angles_deg: of each view about the foot-head axis, 0 frontal, 90 lateral; in the model's order.
+          angles_deg: of each view about the foot-head axis, 0 frontal, 90 lateral; in the model's order. A model of
+            ``random_views`` takes any.
           key: decides the sample; ``jax.random.key(0)`` unless given. The same key gives the same volume.
           steps: sampling steps, 1 to the model's timesteps; as trained unless given.
 
@@ -126,8 +127,11 @@ class Reconstructor:
         views = np.asarray(xrays, np.float32)
         angles = tuple(float(a) for a in np.ravel(np.asarray(angles_deg)))
         trained, detector = self.dvg.angles, self.dvg.geometry.detector_shape
+        most = self.dvg.random_views
+        if most and not 1 <= len(angles) <= most:
+            raise UserError(f"angles are {angles}; allowed: 1 to {most} views, as the model was trained")
         far = [a for a, b in zip(angles, trained, strict=False) if abs(a - b) > ANGLE_TOLERANCE]
-        if len(angles) != len(trained) or far:
+        if not most and (len(angles) != len(trained) or far):
             raise UserError(
                 f"angles are {angles}; allowed: {len(trained)} views within {ANGLE_TOLERANCE:g} degrees of {trained}, "
                 "in this order, as the model was trained"

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     page = cli.output_file("report", report.value, (".html",)) if report.value else None
     enable_compilation_cache()
     folder = cli.workdir_path(workdir.value)
-    check_owner(config.value, folder, free=("data",))
+    check_owner(config.value, folder, free=("data", "angles") if config.value.random_views else ("data",))
     print("\n" + evaluate(config.value, folder, report=page))
     print(f"\nPer-case CSV, JSON and pictures: {folder / 'evaluation'}")
     if page:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvg_jax.data.bodymask import HostMask, body_mask
-from dvg_jax.data.frame import AIR_HU, Affine, HostVolume
+from dvg_jax.data.frame import AIR_HU, FIELD_MM, Affine, HostVolume
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.resample import resample_cube
 from dvg_jax.data.scans import Scan
@@ -34,14 +34,14 @@ class Prepared:
 
 
 def prepare_volume(
-    scan: Scan, size: int = 128, field_mm: float = 320.0, preset: str = "x2ct"
+    scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset: str = "x2ct"
 ) -> tuple[HostVolume, Affine]:
     """One scan as ``(size,) * 3`` in [0, 1] and its affine to RAS mm: ``prepare_scan`` without its checks."""
     prepared = prepare_scan(scan, size, field_mm, preset)
     return prepared.volume, prepared.affine
 
 
-def prepare_scan(scan: Scan, size: int = 128, field_mm: float = 320.0, preset: str = "x2ct") -> Prepared:
+def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset: str = "x2ct") -> Prepared:
     """Cut the cube of edge ``field_mm`` out of a scan, or pad it with air; value = clip(HU + 1024, 0, 2500) / 2500.
 
     ``preset="x2ct"``, as X2CT-GAN has it: the scan's middle in H and W; in D the head end is kept, and a shorter scan

@@ -8,6 +8,7 @@ every size. Axes: d foot to head, h anterior to posterior, w patient right to le
 import jax
 import jax.numpy as jnp
 
+from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.phantom_organs import abdomen, airways, heart_and_vessels, lungs, pathology
 from dvg_jax.data.phantom_person import Person, draw_person
@@ -16,7 +17,6 @@ from dvg_jax.data.phantom_wall import body, cage_distance
 from dvg_jax.data.solids import Points
 from dvg_jax.shapes import Key, Volume
 
-FIELD_MM = 320.0
 AIR = -1000.0
 NOISE_HU = 12.0
 

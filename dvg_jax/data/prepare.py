@@ -16,6 +16,7 @@ from pathlib import Path
 from dvg_jax.cli import run
 from dvg_jax.data.cube import PRESETS, prepare_volume
 from dvg_jax.data.folder import CHANGES, Job, Settings, prepare_folder
+from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.data.manifest import NAME, Row, patient_of
 from dvg_jax.data.splits import SplitRule, read_lists
 from dvg_jax.errors import UserError
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", type=Path, required=True, help="folder, searched with its sub-folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for NIfTI files and manifest.csv")
     parser.add_argument("--size", type=int, default=128, help="voxels an axis (default %(default)s)")
-    parser.add_argument("--field_mm", type=float, default=320.0, help="edge of the cube (default %(default)s)")
+    parser.add_argument("--field_mm", type=float, default=FIELD_MM, help="edge of the cube (default %(default)s)")
     parser.add_argument(
         "--preset", choices=PRESETS, default="x2ct",
         help="x2ct: head end and middle of the scan, as published; lung: around the lungs (default %(default)s)",

@@ -12,6 +12,7 @@ from dvg_jax.baselines import build_baseline
 from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, stage_settings
 from dvg_jax.experiments.catalogue import Row
+from dvg_jax.presets import any_views
 
 PIPELINE = ("dvg_diffusion", "vpge_diffusion", "dvg_net")
 STAGE_OF = {"newview_diffusion": "cddpm"}
@@ -109,8 +110,7 @@ def _job(config: ConfigDict, stage: str, method: str) -> Job:
         job.new_angles = ()
     if job.random_views:
         job.angles = (0.0,)
-        # Cached examples would show each CT by one set of views for ever.
-        job.view_vqgan.train.cache = job.diffusion.train.cache = False
+        any_views(job, job.random_views)
     name = stage if stage == "ct_vqgan" else f"{job.stage if stage in STAGES else method}@{_views(job)}"
     return Job(name, job)
 

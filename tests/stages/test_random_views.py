@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from dvg_jax.build import build_dvg
-from dvg_jax.config import check
+from dvg_jax.config import check, default_config
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
+from dvg_jax.presets import any_views, tiny
+from dvg_jax.reconstructor import Reconstructor
 from dvg_jax.stages import build_stage
 from dvg_jax.xray.views import random_view_sets
 from tests.tiny import get_config
@@ -52,3 +54,22 @@ def test_without_it_examples_draw_nothing(cts):
 def test_switches_that_do_not_go_with_it_are_refused(fields):
     with pytest.raises(UserError, match="random_views"):
         check(config_of(**fields))
+
+
+def test_the_trained_model_takes_any_set_and_no_more_than_it_was_trained_for():
+    config = config_of()
+    reconstructor = Reconstructor(config, build_dvg(config), {})
+    for count in (0, 4):
+        with pytest.raises(UserError, match="allowed: 1 to 3 views"):
+            reconstructor(np.zeros((count, 16, 16)), tuple(range(0, 30 * count, 30)))
+    with pytest.raises(UserError, match=r"allowed: \(2, 16, 16\)"):
+        reconstructor(np.zeros((2, 8, 8)), (33.0, 250.0))
+
+
+@pytest.mark.parametrize("preset", [tiny, default_config])
+def test_preset(preset):
+    config = preset()
+    any_views(config)
+    check(config)
+    assert (config.random_views, tuple(config.new_angles)) == (20, ())
+    assert not any(config[name].train.cache for name in ("view_vqgan", "new_view", "diffusion"))
