@@ -202,8 +202,8 @@ def _warnings(outcome: Outcome) -> list[str]:
     told = [f"{film.path.name}: {warning}" for film in outcome.films for warning in film.warnings]
     if model.config.data.source == "phantom":
         told.append("The model was trained on phantoms, not on patients.")
-    for film, trained in zip(outcome.films, model.dvg.angles, strict=True):
-        if film.angle != trained:
+    for film, trained in zip(outcome.films, model.dvg.angles, strict=False):
+        if film.angle != trained and not model.dvg.random_views:
             told.append(f"{film.path.name} is at {film.angle:g} degrees; the model was trained at {trained:g}.")
     share = float(unseen(_dvg(outcome)).mean())
     if share > _UNSEEN_SHARE:
