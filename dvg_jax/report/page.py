@@ -34,7 +34,7 @@ _WHOLE = ("whole range", (HU_RANGE / 2 - HU_OFFSET, HU_RANGE))
 def write_page(path: Path, page: Page) -> None:
     """Write ``page`` to ``path``, whole or not at all.
 
-    A volume of 128^3 voxels takes about 3 to 5 MB, one of 32^3 about 0.1 MB.
+    A volume of 128^3 voxels takes about 3 MB (2.8 MB for a real CT), one of 32^3 about 0.1 MB.
     """
     part = files(__package__)
     script, style = (part.joinpath(name).read_text("utf-8") for name in ("viewer.js", "style.css"))
@@ -96,7 +96,7 @@ def _layer(layer: Layer | Difference, places: Mapping[str, int]) -> dict[str, An
 
 
 def _packed(voxels: np.ndarray) -> str:
-    return base64.b64encode(gzip.compress(np.ascontiguousarray(voxels).tobytes(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(np.ascontiguousarray(voxels).tobytes(), 6, mtime=0)).decode()
 
 
 def _case(number: int, case: Case) -> str:
