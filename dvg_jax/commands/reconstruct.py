@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 import dvg_jax
 from dvg_jax import cli
-from dvg_jax.data.films import fit_film, read_film
+from dvg_jax.data.films_in import FRAMES, INTENSITIES, load_films, parse_request
 from dvg_jax.data.frame import Affine, frame_affine, spacing
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
@@ -21,24 +21,21 @@ from dvg_jax.reconstructor import load_reconstructor
 from dvg_jax.training.cache import enable_compilation_cache
 
 
-def parse_view(text: str) -> tuple[Path, float]:
-    """``FILE@ANGLE`` -> (file, degrees)."""
-    name, _, angle = text.rpartition("@")
-    try:
-        if not name:
-            raise ValueError
-        return Path(name), float(angle)
-    except ValueError:
-        raise UserError(f"--xray is {text}; allowed: FILE@ANGLE with an angle in degrees, such as ap.png@0") from None
-
-
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", "", "Folder of a trained run.", flag_values=values)
     xray = flags.DEFINE_multi_string(
-        "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90.", flag_values=values
+        "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90; FILE@ANGLE:flip mirrors it.", flag_values=values
     )
+    frame = flags.DEFINE_enum(
+        "frame", "auto", FRAMES, "auto finds the thorax, none crops the centre.", flag_values=values
+    )
+    intensity = flags.DEFINE_enum(
+        "intensity", None, INTENSITIES, "match: greys as in training; unless given, with --frame auto only.",
+        flag_values=values,
+    )  # fmt: skip
+    strict = flags.DEFINE_bool("strict", False, "Refuse films that give a warning.", flag_values=values)
     output = flags.DEFINE_string("output", "", "The NIfTI to write: .nii or .nii.gz.", flag_values=values)
     seed = flags.DEFINE_integer("seed", 0, "Decides the sample.", lower_bound=0, flag_values=values)
     steps = flags.DEFINE_integer("steps", None, "Sampling steps; as trained unless given.", flag_values=values)
@@ -50,24 +47,28 @@ def main(argv: list[str] | None = None) -> None:
     )
     cli.parse_flags(values, argv, required=("workdir", "xray", "output"))
     path = _output_path(output.value)
-    named = [parse_view(text) for text in xray.value]
-    films = [read_film(film) for film, _ in named]
+    named = [parse_request(text) for text in xray.value]
     enable_compilation_cache()
     reconstructor = load_reconstructor(cli.workdir_path(workdir.value))
     geometry = reconstructor.dvg.geometry
     affine = _affine(geometry.volume_shape, field_mm.value, like.value)
-    views = np.stack([fit_film(film, geometry.detector_shape) for film in films])
+    films = load_films(named, reconstructor, frame.value, intensity.value, field_mm.value, strict.value)
+    for warning in (line for film in films for line in film.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
+    views = np.stack([film.image for film in films])
     with tqdm(desc="reconstruction", file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        volume = reconstructor(views, [a for _, a in named], jax.random.key(seed.value), steps.value, progress)
+        volume = reconstructor(
+            views, [request.angle for request in named], jax.random.key(seed.value), steps.value, progress
+        )
     hu = intensity_to_hu(np.asarray(volume))
     save_nifti(path, hu, affine)
     facts = {
-        "xrays": [{"file": str(film), "angle_deg": angle} for film, angle in named],
+        "xrays": [film.record for film in films],
         "seed": seed.value,
         "steps": steps.value or reconstructor.dvg.sampler.steps or reconstructor.dvg.schedule.timesteps,
         "model": workdir.value,
