@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 import dvg_jax
 from dvg_jax import cli
-from dvg_jax.data.films_in import FRAMES, INTENSITIES, load_films, parse_request
+from dvg_jax.data.films import read_film
+from dvg_jax.data.films_in import FRAMES, INTENSITIES, frame_films, parse_request
 from dvg_jax.data.frame import Affine, frame_affine, spacing
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
@@ -48,11 +49,12 @@ def main(argv: list[str] | None = None) -> None:
     cli.parse_flags(values, argv, required=("workdir", "xray", "output"))
     path = _output_path(output.value)
     named = [parse_request(text) for text in xray.value]
+    read = [read_film(request.path) for request in named]
     enable_compilation_cache()
     reconstructor = load_reconstructor(cli.workdir_path(workdir.value))
     geometry = reconstructor.dvg.geometry
     affine = _affine(geometry.volume_shape, field_mm.value, like.value)
-    films = load_films(named, reconstructor, frame.value, intensity.value, field_mm.value, strict.value)
+    films = frame_films(read, named, reconstructor, frame.value, intensity.value, field_mm.value, strict.value)
     for warning in (line for film in films for line in film.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     views = np.stack([film.image for film in films])

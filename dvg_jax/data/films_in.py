@@ -12,7 +12,7 @@ from dvg_jax.data.film_intensity import match_greys, without_marks
 from dvg_jax.data.film_reference import FIELD_MM, Greys, field_share, thorax_template, training_greys
 from dvg_jax.data.films import Film, FilmFacts, fit_film, read_film, resized
 from dvg_jax.data.frame import HostImage
-from dvg_jax.data.framing import Examination, crop_square, examine, trim_borders
+from dvg_jax.data.framing import Examination, Match, crop_square, examine, trim_borders
 from dvg_jax.data.sources import PhantomSource
 from dvg_jax.errors import UserError
 from dvg_jax.reconstructor import Reconstructor
@@ -25,7 +25,7 @@ WORKING_SIDE = 1024
 CROP_SIDE = 512
 """Edge of the crop in which marks are looked for."""
 
-FOUND = 0.54
+FOUND = 0.55
 """Score below which no thorax is said to be found; the lowest of 10 real films and 16 views of real CTs is 0.57."""
 MIRROR_GAIN = {"frontal": 0.08, "lateral": 0.06}
 """By how much the mirrored template must be better. A frontal view is nearly symmetric, so its sign says less."""
@@ -34,6 +34,7 @@ NEGATIVE_GAIN = 0.08
 OUTSIDE = 0.2
 SIZE_RANGE = (0.75, 1.35)
 """Scale by tags over scale by anatomy, within which tags are believed: adults' lungs differ by less."""
+AS_IS = 0.1
 SAME_FIELD = 0.01
 NEAR_DEG = 30.0
 VIEWS = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
@@ -142,7 +143,8 @@ def frame_film(
     return FramedFilm(_stretched(view), record)
 
 
-def load_films(
+def frame_films(
+    films: Sequence[Film],
     requests: Sequence[Request],
     reconstructor: Reconstructor,
     frame: str = "auto",
@@ -153,7 +155,8 @@ def load_films(
     """Every film of a reconstruction, ready for the model.
 
     Args:
-      requests: in the model's order of views.
+      films: as read, in the model's order of views.
+      requests: what each was asked for as.
       reconstructor: whose geometry and training views are the measure.
       frame: ``auto`` or ``none``.
       intensity: ``match`` or ``none``; None matches where films are framed.
@@ -161,9 +164,9 @@ def load_films(
       strict: refuse a film that gives a warning.
 
     Raises:
-      UserError: as ``read_film``; a warning under ``strict``.
+      UserError: angles that the model was not trained for; a warning under ``strict``.
     """
-    films = [read_film(request.path) for request in requests]
+    reconstructor.check_angles([request.angle for request in requests])
     wanted = (intensity or ("match" if frame == "auto" else "none")) == "match"
     to_match = [r.angle for r, film in zip(requests, films, strict=True) if wanted and film.facts.rendered is None]
     greys = _greys(reconstructor, to_match) if to_match else {}
@@ -197,12 +200,16 @@ def _framed(
     if inside.shape != work.shape:
         log.repairs.append("constant borders removed")
     templates = {a: thorax_template(a)[0] for a in dict.fromkeys((angle, 0.0, 90.0))}
-    seen = examine(inside, angle, templates)
+    share = field_share(geometry)
+    # The largest centred crop, as fit_film takes it, and the square that the template covers when that is the view.
+    largest = min(n / s for n, s in zip(work.shape, share, strict=True))
+    middle = work.shape[0] / 2 - rows.start, work.shape[1] / 2 - columns.start
+    as_is = Match(0, *middle, *(largest * thorax_template(angle)[1],) * 2)
+    seen = examine(inside, angle, templates, as_is)
     if seen.negative_gain > NEGATIVE_GAIN:
         log.repairs.append("inverted: it is a negative, lungs bright")
         inside = 1 - inside
-        seen = examine(inside, angle, templates)
-    share = field_share(geometry)
+        seen = examine(inside, angle, templates, as_is)
     kind = _kind(angle)
     if seen.best.score < FOUND:
         log.warnings.append(
@@ -211,8 +218,9 @@ def _framed(
         found = {"method": "centre, no thorax found", "score": round(seen.best.score, 3)}
         return fit_film(inside, geometry.detector_shape), found
     _check_reading(seen, kind, log)
-    centre = seen.best.row, seen.best.column
-    side, measure = _cube_side(seen.best.side / thorax_template(angle)[1], facts, scale, field_mm, log)
+    place = as_is if seen.as_is_gain > -AS_IS else seen.best
+    centre = place.row, place.column
+    side, measure = _cube_side(place.side / thorax_template(angle)[1], facts, scale, field_mm, log)
     sides = side * share[0], side * share[1]
     crop, outside = crop_square(inside, centre, sides, (CROP_SIDE, CROP_SIDE))
     if outside > OUTSIDE:
@@ -223,13 +231,15 @@ def _framed(
         log.repairs.append(f"{marks} bright marks outside the chest painted over")
     top = image.shape[0] - (centre[0] + rows.start + sides[0] / 2) / scale
     left = (centre[1] + columns.start - sides[1] / 2) / scale
+    box = {"left": left, "top": top, "width": sides[1] / scale, "height": sides[0] / scale}
     found = {
-        "method": "thorax found",
+        "method": "thorax found" if place is seen.best else "thorax found where it should be, left as it is",
         "score": round(seen.best.score, 3),
-        "box": {"left": left, "top": top, "width": sides[1] / scale, "height": sides[0] / scale},
+        "box": {name: round(float(value), 1) for name, value in box.items()},
         "box_unit": "pixels of the file" + (", after mirroring" if "mirrored, as :flip asks" in log.repairs else ""),
         "scale_from": measure,
         "outside_share": round(outside, 3),
+        "as_is_gain": round(seen.as_is_gain, 3),
         "mirror_gain": round(seen.mirror_gain, 3),
         "negative_gain": round(seen.negative_gain, 3),
         "other_gain": {f"{a:g}": round(gain, 3) for a, gain in seen.other_gain.items()},
@@ -276,7 +286,7 @@ def _check_tags(facts: FilmFacts, angle: float, log: _Log) -> None:
     if said and kind and said != kind:
         log.warnings.append(f"its ViewPosition is {facts.view}, but its angle {angle:g} is {kind}")
     elif facts.view == "AP":
-        log.repairs.append("none for AP: the heart is shown larger than in the PA views that models are trained on")
+        log.warnings.append("is an AP film: the heart looks larger than in the PA views that models are trained on")
 
 
 def _check_rendered(rendered: dict[str, float], angle: float, geometry: ConeBeamGeometry, log: _Log) -> None:

@@ -32,6 +32,8 @@ STRETCH_COST = 0.3
 FLATTEST = 1e-3
 """Variance of equalised values (1/12 over the whole film) below which a place is taken as flat."""
 BORDER_TOLERANCE = 0.02
+AIR = 0.1
+"""Of white, up to which the edge of a film is taken for air beside the patient."""
 SMALLEST_SHARE = 0.2
 """Trimming stops when this share of a side is left."""
 
@@ -69,6 +71,7 @@ class Examination:
     """The thorax in a film, and by how much each other reading of the film scores better (below 0: worse)."""
 
     best: Match
+    as_is_gain: float
     mirrored: bool
     mirror_gain: float
     negative_gain: float
@@ -100,13 +103,14 @@ def trim_borders(image: HostImage) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def examine(image: HostImage, angle: float, templates: Mapping[float, Template]) -> Examination:
+def examine(image: HostImage, angle: float, templates: Mapping[float, Template], as_is: Match) -> Examination:
     """Look for the thorax as ``angle`` shows it, and for every other reading.
 
     Args:
       image: ``(h, w)``, row 0 the foot end, without borders.
       angle: of the view, one of the templates'.
       templates: by angle; every other one is tried too.
+      as_is: where the template would lie if the film were framed already; its score does not matter.
     """
     film, scale = _working(image)
     own = templates[angle]
@@ -125,8 +129,10 @@ def examine(image: HostImage, angle: float, templates: Mapping[float, Template])
         proportions=best.height / best.width * np.geomspace(0.94, 1.06, 3),
     )
     best = max(best, fine, key=lambda match: match.score)
+    unframed = max(_score_at(film, layers, as_is, scale) for layers in (own, _mirror(own)))
     return Examination(
         Match(best.score, *(value / scale for value in (best.row, best.column, best.height, best.width))),
+        unframed - best.score,
         mirrored.score > plain.score,
         mirrored.score - plain.score,
         negative - max(plain.score, mirrored.score),
@@ -139,20 +145,22 @@ def crop_square(
 ) -> tuple[HostImage, float]:
     """The box of edges ``sides`` around ``centre`` (row, column) in pixels, resized without aliasing to ``shape``.
 
-    Where the box leaves the film, the film's edge goes on. Also returns the share of the box that lies outside.
+    Where the box leaves the film, the film's edge goes on. Also returns the share of the box that was filled in so with
+    anything but air, which is black.
     """
     low = [c - side / 2 for c, side in zip(centre, sides, strict=True)]
     high = [c + side / 2 for c, side in zip(centre, sides, strict=True)]
     margins = [
         (max(0, int(np.ceil(-a))), max(0, int(np.ceil(b - n)))) for a, b, n in zip(low, high, image.shape, strict=True)
     ]
-    inside = [max(0.0, min(b, n) - max(a, 0.0)) for a, b, n in zip(low, high, image.shape, strict=True)]
     padded = np.pad(image, margins, mode="edge")
     (top, bottom), (left, right) = (
         (a + before, b + before) for a, b, (before, _) in zip(low, high, margins, strict=True)
     )
     box = (left, top, min(right, padded.shape[1]), min(bottom, padded.shape[0]))
-    return resized(padded, shape, box), 1 - float(np.prod(inside) / np.prod(sides))
+    crop = resized(padded, shape, box)
+    inside = resized(np.pad(np.ones_like(image), margins), shape, box)
+    return crop, float(((1 - inside) * (crop > AIR)).mean())
 
 
 def _working(image: HostImage) -> tuple[HostImage, float]:
@@ -165,6 +173,20 @@ def _working(image: HostImage) -> tuple[HostImage, float]:
 
 def _mirror(template: Template) -> Template:
     return tuple(Layer(picture[:, ::-1], weight[:, ::-1], share) for picture, weight, share in template)
+
+
+def _score_at(film: HostImage, template: Template, place: Match, scale: float) -> float:
+    """The score at one place, given in pixels of the film before it was scaled."""
+    side = max(1, round(place.side * scale))
+    crop, _ = crop_square(film, (place.row * scale, place.column * scale), (side, side), (side, side))
+    total = 0.0
+    for layer in template:
+        picture, weight = resized(layer.picture, (side, side)), resized(layer.weight, (side, side))
+        picture = picture - np.average(picture, weights=weight)
+        crop = crop - np.average(crop, weights=weight)
+        variance = max(float(np.average(crop**2, weights=weight)), FLATTEST) * np.average(picture**2, weights=weight)
+        total += layer.share * float(np.average(picture * crop, weights=weight) / np.sqrt(variance))
+    return total
 
 
 def _search(
