@@ -8,7 +8,7 @@ angle, that of a negative?
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +18,12 @@ from jaxtyping import Float
 from dvg_jax.data.films import resized
 from dvg_jax.data.frame import HostImage
 
-WORKING_SIDE = 64
+WORKING_SIDE = 48
 """Pixels of a film's longer side while it is searched."""
-PADDING = 32
-TRANSFORM = 128
-"""Edge of the Fourier transforms: the padded film (128) and no less, so that nothing wraps into the answer."""
-SIZES = np.geomspace(0.5, 1.5, 15)
+PADDING = 24
+TRANSFORM = 96
+"""Edge of the Fourier transforms: the padded film (96) and no less, so that nothing wraps into the answer."""
+SIZES = np.geomspace(0.5, 1.5, 13)
 """Edge of the template as a share of the film's longer side."""
 PROPORTIONS = np.geomspace(0.75, 1.33, 5)
 """Height over width; people are not phantoms."""
@@ -52,13 +52,17 @@ Template = tuple[Layer, ...]
 
 @dataclass(frozen=True)
 class Match:
-    """The best place of a template, in pixels of the film; (row, column) is its middle."""
+    """The best place of a template, in pixels of the film; (row, column) is its middle.
+
+    ``negative_score`` is that of the negative's best place, which may be another.
+    """
 
     score: float
     row: float
     column: float
     height: float
     width: float
+    negative_score: float = -np.inf
 
     @property
     def side(self) -> float:
@@ -116,7 +120,6 @@ def examine(image: HostImage, angle: float, templates: Mapping[float, Template],
     own = templates[angle]
     plain, mirrored = _search(film, own), _search(film, _mirror(own))
     best = max(plain, mirrored, key=lambda match: match.score)
-    negative = max(_search(1 - film, layers).score for layers in (own, _mirror(own)))
     others = {
         other: max(_search(film, layers).score, _search(film, _mirror(layers)).score) - best.score
         for other, layers in templates.items()
@@ -135,7 +138,7 @@ def examine(image: HostImage, angle: float, templates: Mapping[float, Template],
         unframed - best.score,
         mirrored.score > plain.score,
         mirrored.score - plain.score,
-        negative - max(plain.score, mirrored.score),
+        max(plain.negative_score, mirrored.negative_score) - max(plain.score, mirrored.score),
         others,
     )
 
@@ -197,7 +200,7 @@ def _search(
 ) -> Match:
     padded = np.pad(film, PADDING, mode="edge")
     values, squares = (np.fft.rfft2(part, (TRANSFORM, TRANSFORM)) for part in (padded, padded * padded))
-    best = Match(-np.inf, 0, 0, 1, 1)
+    best, negative = Match(-np.inf, 0, 0, 1, 1), -np.inf
     proportions = tuple(proportions)
     for size in sizes:
         for proportion in proportions:
@@ -207,10 +210,12 @@ def _search(
             scores = np.sum([_scores(values, squares, layer, (height, width)) for layer in template], axis=0)
             scores = scores[: padded.shape[0] - height + 1, : padded.shape[1] - width + 1]
             row, column = np.unravel_index(scores.argmax(), scores.shape)
-            score = float(scores[row, column]) - STRETCH_COST * float(np.log(proportion)) ** 2
+            cost = STRETCH_COST * float(np.log(proportion)) ** 2
+            score = float(scores[row, column]) - cost
+            negative = max(negative, -float(scores.min()) - cost)
             if score > best.score:
                 best = Match(score, row - PADDING + height / 2, column - PADDING + width / 2, height, width)
-    return best
+    return replace(best, negative_score=negative)
 
 
 def _scores(values: np.ndarray, squares: np.ndarray, layer: Layer, shape: tuple[int, int]) -> np.ndarray:
