@@ -7,7 +7,7 @@ What can be refused is refused before the model runs.
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 import dvg_jax
-from dvg_jax.data import dicom_out
+from dvg_jax.data import dicom_out, films_in
 from dvg_jax.data.files import replacing
-from dvg_jax.data.films import fit_film, read_film
+from dvg_jax.data.films import read_film
 from dvg_jax.data.frame import FIELD_MM, Affine, HostImage, HostVolume, frame_affine, spacing
 from dvg_jax.data.intensity import HU_RANGE, hu_to_intensity, intensity_to_hu
 from dvg_jax.data.nifti import save_nifti, save_voxels
@@ -49,7 +49,7 @@ class Request:
     """
 
     workdir: Path
-    xrays: tuple[tuple[Path, float], ...]
+    xrays: tuple[films_in.Request, ...]
     output: Path
     dicom: Path | None = None
     report: Path | None = None
@@ -60,6 +60,9 @@ class Request:
     field_mm: float = FIELD_MM
     like: Path | None = None
     compare: bool = False
+    frame: str = "auto"
+    intensity: str | None = None
+    strict: bool = False
 
     def beside(self, ending: str) -> Path:
         """A file beside the output: ``ct.nii.gz`` and ``_mean.nii.gz`` give ``ct_mean.nii.gz``."""
@@ -69,18 +72,19 @@ class Request:
 
 @dataclass(frozen=True)
 class ReadFilm:
-    """A film as it is shown to the model, and how it came to be so.
+    """A film as it was read, and as it is shown to the model."""
 
-    ``original``, ``box`` and ``record`` are what :class:`dvg_jax.report.Film` shows of it.
-    """
+    request: films_in.Request
+    original: HostImage
+    framed: films_in.FramedFilm
 
-    path: Path
-    angle: float
-    view: HostImage
-    original: HostImage | None = None
-    box: tuple[float, float, float, float] | None = None
-    record: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """What the framing kept, as :class:`dvg_jax.report.Film` wants it."""
+        box = self.framed.record["frame"].get("box")
+        if box is None or self.request.flip:
+            return None
+        return box["top"], box["left"], box["top"] + box["height"], box["left"] + box["width"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def reconstruct(request: Request) -> list[str]:
     told = [f"{request.output}: {shape} voxels, HU {hu.min():.0f} to {hu.max():.0f}"]
     told += _write_spread(request, outcome, note)
     if request.dicom is not None:
-        films = [film.path for film in outcome.films]
+        films = [film.request.path for film in outcome.films]
         dicom_out.save_series(request.dicom, hu, outcome.affine, films, settings)
         told.append(f"{request.dicom}: DICOM CT series of {len(hu)} slices")
     record = request.beside(".json")
@@ -137,18 +141,22 @@ def reconstruct(request: Request) -> list[str]:
 
 def _make(request: Request) -> Outcome:
     """Check all that is given, then run the model."""
-    pictures = [read_film(path) for path, _ in request.xrays]
+    pictures = [read_film(xray.path) for xray in request.xrays]
     reconstructor = load_reconstructor(request.workdir)
     geometry = reconstructor.dvg.geometry
     scan = _scan(request, geometry.volume_shape)
     depth, height, width = (request.field_mm / n for n in geometry.volume_shape)
     affine = scan.affine if scan else frame_affine(geometry.volume_shape, (depth, height, width))
     if request.dicom is not None:
-        dicom_out.check_series(request.dicom, [path for path, _ in request.xrays], affine)
+        dicom_out.check_series(request.dicom, [xray.path for xray in request.xrays], affine)
+    framed = films_in.frame_films(
+        pictures, request.xrays, reconstructor, request.frame, request.intensity, request.field_mm, request.strict
+    )
     films = [
-        ReadFilm(path, angle, fit_film(picture, geometry.detector_shape), picture)
-        for (path, angle), picture in zip(request.xrays, pictures, strict=True)
+        ReadFilm(xray, picture.image, film) for xray, picture, film in zip(request.xrays, pictures, framed, strict=True)
     ]
+    for warning in (warning for film in framed for warning in film.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
     with tqdm(desc="reconstruction", file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -156,8 +164,8 @@ def _make(request: Request) -> Outcome:
             bar.update(done - bar.n)
 
         samples = reconstructor.samples(
-            np.stack([film.view for film in films]),
-            [film.angle for film in films],
+            np.stack([film.image for film in framed]),
+            [xray.angle for xray in request.xrays],
             sample_keys(request.seed, request.samples),
             request.steps,
             progress,
@@ -183,7 +191,7 @@ def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
     """All that decided the result, as JSON holds it; goes into every output."""
     dvg = outcome.reconstructor.dvg
     return {
-        "xrays": [{"file": str(f.path), "angle_deg": f.angle, **f.record} for f in outcome.films],
+        "xrays": [film.framed.record for film in outcome.films],
         "seed": request.seed,
         "samples": request.samples,
         "steps": request.steps or dvg.sampler.steps or dvg.schedule.timesteps,
@@ -199,12 +207,13 @@ def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
 def _warnings(outcome: Outcome) -> list[str]:
     """What a reader of the result should know and would not see."""
     model = outcome.reconstructor
-    told = [f"{film.path.name}: {warning}" for film in outcome.films for warning in film.warnings]
+    told = [warning for film in outcome.films for warning in film.framed.warnings]
     if model.config.data.source == "phantom":
         told.append("The model was trained on phantoms, not on patients.")
     for film, trained in zip(outcome.films, model.dvg.angles, strict=False):
-        if film.angle != trained and not model.dvg.random_views:
-            told.append(f"{film.path.name} is at {film.angle:g} degrees; the model was trained at {trained:g}.")
+        xray = film.request
+        if xray.angle != trained and not model.dvg.random_views:
+            told.append(f"{xray.path.name} is at {xray.angle:g} degrees; the model was trained at {trained:g}.")
     share = float(unseen(_dvg(outcome)).mean())
     if share > _UNSEEN_SHARE:
         told.append(f"{100 * share:.0f} % of the volume is crossed by no ray of the films: it is guessed altogether.")
@@ -213,7 +222,7 @@ def _warnings(outcome: Outcome) -> list[str]:
 
 def _dvg(outcome: Outcome) -> DVG:
     """The method at the angles of the films."""
-    return replace(outcome.reconstructor.dvg, angles=tuple(film.angle for film in outcome.films))
+    return replace(outcome.reconstructor.dvg, angles=tuple(film.request.angle for film in outcome.films))
 
 
 def _write_spread(request: Request, outcome: Outcome, note: str) -> list[str]:
@@ -234,14 +243,14 @@ def _write_spread(request: Request, outcome: Outcome, note: str) -> list[str]:
 
 def _page(request: Request, outcome: Outcome, settings: dict[str, Any], metrics: dict[str, dict[str, float]]) -> Page:
     films, results = outcome.films, outcome.results(request)
-    views, dvg = np.stack([film.view for film in films])[None, ..., None], _dvg(outcome)
+    views, dvg = np.stack([film.framed.image for film in films])[None, ..., None], _dvg(outcome)
     new = outcome.reconstructor.new_view(views[0, ..., 0], dvg.angles)
     if new is not None:
         results["DVG-Net, the first CT"] = np.asarray(dvg.finish(new.ct)[0, ..., 0])
-    titles = [f"{film.path.name} at {film.angle:g} degrees" for film in films]
+    titles = [f"{film.request.path.name} at {film.request.angle:g} degrees" for film in films]
     shown = with_records(
         build_films(dvg, titles, jnp.asarray(views), outcome.samples[0]),
-        [film.record for film in films],
+        [film.framed.record for film in films],
         [film.original for film in films],
         [film.box for film in films],
     )
@@ -256,6 +265,6 @@ def _page(request: Request, outcome: Outcome, settings: dict[str, Any], metrics:
         outcome.spread_hu(),
         metrics or None,
     )
-    title = f"CT from {' and '.join(film.path.name for film in films)}"
+    title = f"CT from {' and '.join(film.request.path.name for film in films)}"
     facts = {name: value for name, value in settings.items() if name not in ("notice", "warnings")}
     return Page(title, (case,), facts, tuple(settings["warnings"]))

@@ -124,10 +124,18 @@ class Reconstructor:
         return dvg, minmax(views)[None, ..., None]
 
     def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
+        angles, detector = self.check_angles(angles_deg), self.dvg.geometry.detector_shape
         views = np.asarray(xrays, np.float32)
+        if views.shape != (len(angles), *detector):
+            raise UserError(f"X-rays have shape {views.shape}; allowed: {(len(angles), *detector)}")
+        if not np.isfinite(views).all():
+            raise UserError("X-rays hold values that are not finite; allowed: numbers")
+        return jnp.asarray(views), angles
+
+    def check_angles(self, angles_deg: ArrayLike | Sequence[float]) -> tuple[float, ...]:
+        """The angles in degrees, if the model was trained for them; UserError otherwise."""
         angles = tuple(float(a) for a in np.ravel(np.asarray(angles_deg)))
-        trained, detector = self.dvg.angles, self.dvg.geometry.detector_shape
-        most = self.dvg.random_views
+        trained, most = self.dvg.angles, self.dvg.random_views
         if most and not 1 <= len(angles) <= most:
             raise UserError(f"angles are {angles}; allowed: 1 to {most} views, as the model was trained")
         far = [a for a, b in zip(angles, trained, strict=False) if abs(a - b) > ANGLE_TOLERANCE]
@@ -136,11 +144,7 @@ class Reconstructor:
                 f"angles are {angles}; allowed: {len(trained)} views within {ANGLE_TOLERANCE:g} degrees of {trained}, "
                 "in this order, as the model was trained"
             )
-        if views.shape != (len(angles), *detector):
-            raise UserError(f"X-rays have shape {views.shape}; allowed: {(len(angles), *detector)}")
-        if not np.isfinite(views).all():
-            raise UserError("X-rays hold values that are not finite; allowed: numbers")
-        return jnp.asarray(views), angles
+        return angles
 
 
 def sample_keys(seed: int, count: int) -> Key:

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from dvg_jax import cli
+from dvg_jax.data.films_in import FRAMES, INTENSITIES, parse_request
 from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.errors import UserError
 from dvg_jax.reconstruction import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
@@ -12,24 +13,21 @@ from dvg_jax.reconstructor import BATCH
 from dvg_jax.training.cache import enable_compilation_cache
 
 
-def parse_view(text: str) -> tuple[Path, float]:
-    """``FILE@ANGLE`` -> (file, degrees)."""
-    name, _, angle = text.rpartition("@")
-    try:
-        if not name:
-            raise ValueError
-        return Path(name), float(angle)
-    except ValueError:
-        raise UserError(f"--xray is {text}; allowed: FILE@ANGLE with an angle in degrees, such as ap.png@0") from None
-
-
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", "", "Folder of a trained run.", flag_values=values)
     xray = flags.DEFINE_multi_string(
-        "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90.", flag_values=values
+        "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90; FILE@ANGLE:flip mirrors it.", flag_values=values
     )
+    frame = flags.DEFINE_enum(
+        "frame", "auto", FRAMES, "auto finds the thorax, none crops the centre.", flag_values=values
+    )
+    intensity = flags.DEFINE_enum(
+        "intensity", None, INTENSITIES, "match: greys as in training; unless given, with --frame auto only.",
+        flag_values=values,
+    )  # fmt: skip
+    strict = flags.DEFINE_bool("strict", False, "Refuse films that give a warning.", flag_values=values)
     output = flags.DEFINE_string(
         "output",
         "",
@@ -62,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--like and --truth are both given; allowed: one, --truth places the result too")
     request = Request(
         workdir=cli.workdir_path(workdir.value),
-        xrays=tuple(parse_view(text) for text in xray.value),
+        xrays=tuple(parse_request(text) for text in xray.value),
         output=cli.output_file("output", output.value, NIFTI_SUFFIXES),
         dicom=Path(dicom.value) if dicom.value else None,
         report=cli.output_file("report", report.value, (".html",)) if report.value else None,
@@ -73,6 +71,9 @@ def main(argv: list[str] | None = None) -> None:
         field_mm=field_mm.value,
         like=Path(like.value or truth.value) if like.value or truth.value else None,
         compare=bool(truth.value),
+        frame=frame.value,
+        intensity=intensity.value,
+        strict=strict.value,
     )
     enable_compilation_cache()
     print("\n".join(reconstruct(request)))

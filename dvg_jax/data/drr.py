@@ -16,6 +16,7 @@ import numpy as np
 from dvg_jax.cli import run
 from dvg_jax.config import GEOMETRIES
 from dvg_jax.data.cube import prepare_volume
+from dvg_jax.data.film_reference import field_share
 from dvg_jax.data.films import write_picture
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
@@ -34,8 +35,8 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
     poses = np.stack([view_pose(angle) for angle in angles])
     views = np.asarray(jax.jit(lambda v: minmax(forward_project_views(v, poses, geometry)))(volume))
     films = [output / f"xray_{angle:03g}.png" for angle in angles]
-    for film, view in zip(films, views, strict=True):
-        write_picture(film, view, bits=16)
+    for film, view, angle in zip(films, views, angles, strict=True):
+        write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
     save_nifti(output / "ct.nii.gz", np.asarray(intensity_to_hu(volume)), affine)
     return films
 

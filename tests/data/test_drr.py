@@ -33,7 +33,7 @@ def films(tmp_path_factory):
 
 def test_films_show_the_rod_where_it_is(films):
     for angle, columns in (("000", slice(0, 8)), ("090", slice(8, 16))):  # the patient's right; behind
-        film = read_film(films / f"xray_{angle}.png")
+        film = read_film(films / f"xray_{angle}.png").image
         row, column = np.unravel_index((film - film[::-1, ::-1]).argmax(), film.shape)
         assert row >= 8  # towards the head, which is at the array's end
         assert column in range(16)[columns]

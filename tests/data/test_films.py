@@ -21,23 +21,23 @@ def test_the_head_is_at_the_top_of_a_picture(tmp_path):
     stored = np.asarray(Image.open(tmp_path / "film.png"))
     assert stored[0, 0] == 255
     assert stored[-1, 0] == 0
-    np.testing.assert_allclose(read_film(tmp_path / "film.png"), ramp(), atol=1 / 255)
+    np.testing.assert_allclose(read_film(tmp_path / "film.png").image, ramp(), atol=1 / 255)
 
 
 @pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.tif"])
 def test_formats_agree(tmp_path, name):
     picture = (ramp()[::-1] * 255).round().astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / name)
-    np.testing.assert_allclose(read_film(tmp_path / name), ramp(), atol=0.02)
+    np.testing.assert_allclose(read_film(tmp_path / name).image, ramp(), atol=0.02)
 
 
 def test_sixteen_bits_and_colour(tmp_path):
     deep = (ramp()[::-1] * 60000).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_allclose(read_film(tmp_path / "deep.png"), ramp(), atol=1e-4)
+    np.testing.assert_allclose(read_film(tmp_path / "deep.png").image, ramp(), atol=1e-4)
     grey = (ramp()[::-1] * 255).astype(np.uint8)
     Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "colour.png")
-    np.testing.assert_allclose(read_film(tmp_path / "colour.png"), ramp(), atol=0.01)
+    np.testing.assert_allclose(read_film(tmp_path / "colour.png").image, ramp(), atol=0.01)
 
 
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
@@ -56,7 +56,7 @@ def test_dicom_films_are_bright_where_dense(tmp_path, kind):
     data.PhotometricInterpretation = kind
     data.PixelData = (4000 - pixels if kind == "MONOCHROME1" else pixels).tobytes()
     data.save_as(path, enforce_file_format=True)
-    np.testing.assert_allclose(read_film(path), ramp(), atol=1e-3)
+    np.testing.assert_allclose(read_film(path).image, ramp(), atol=1e-3)
 
 
 def test_fitting_crops_the_centre_and_keeps_proportions():
