@@ -90,7 +90,7 @@ def drawn(trained, tmp_path_factory, xrays):
     save_nifti(folder / "truth.nii.gz", hu, frame_affine(hu.shape, 20.0, (10, -20, 300)))
     shown = [f"--xray={film}@{angle}" for film, angle in zip(films, (0, 90), strict=True)]
     outputs = [f"--output={folder / 'ct.nii.gz'}", f"--dicom={folder / 'series'}", f"--report={folder / 'page.html'}"]
-    how = ["--samples=3", "--batch=2", "--seed=5", "--steps=2", f"--truth={folder / 'truth.nii.gz'}"]
+    how = ["--frame=none", "--samples=3", "--batch=2", "--seed=5", "--steps=2", f"--truth={folder / 'truth.nii.gz'}"]
     reconstruct.main([f"--workdir={trained}", *shown, *outputs, *how])
     return folder
 
