@@ -2,7 +2,8 @@
 
 A film is roughly the logarithm of the exposure, under a curve that nobody wrote down; a training view is the line
 integral itself. Both rise with what the ray passed, so some monotone curve leads from one to the other: here the one
-that gives the framed film the mean quantiles of the training views (histogram matching at 65 levels).
+of straight pieces that gives the framed film the mean quantiles of the training views (histogram matching at a few
+levels: the darkest and the brightest hundredth, which marks and metal may hold, are cut).
 """
 
 import numpy as np

@@ -6,6 +6,7 @@ patient's right in a frontal film and anterior in a lateral one, as both are hun
 """
 
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -140,7 +141,11 @@ def write_picture(
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, FilmFacts]:
-    with Image.open(path) as picture:
+    with warnings.catch_warnings():
+        # Pillow warns a little below the size that is refused here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(path)
+    with opened as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise UserError(f"{picture.width} x {picture.height} pixels; allowed: {MAX_PIXELS:,} in all")
         frames = getattr(picture, "n_frames", 1)
