@@ -49,7 +49,7 @@ class Request:
     """
 
     workdir: Path
-    xrays: tuple[films_in.Request, ...]
+    xrays: tuple[films_in.FilmRequest, ...]
     output: Path
     dicom: Path | None = None
     report: Path | None = None
@@ -74,7 +74,7 @@ class Request:
 class ReadFilm:
     """A film as it was read, and as it is shown to the model."""
 
-    request: films_in.Request
+    request: films_in.FilmRequest
     original: HostImage
     framed: films_in.FramedFilm
 

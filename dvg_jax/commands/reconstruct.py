@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from dvg_jax import cli
-from dvg_jax.data.films_in import FRAMES, INTENSITIES, parse_request
+from dvg_jax.data.films_in import FRAMES, INTENSITIES, parse_film_request
 from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.errors import UserError
 from dvg_jax.reconstruction import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--like and --truth are both given; allowed: one, --truth places the result too")
     request = Request(
         workdir=cli.workdir_path(workdir.value),
-        xrays=tuple(parse_request(text) for text in xray.value),
+        xrays=tuple(parse_film_request(text) for text in xray.value),
         output=cli.output_file("output", output.value, NIFTI_SUFFIXES),
         dicom=Path(dicom.value) if dicom.value else None,
         report=cli.output_file("report", report.value, (".html",)) if report.value else None,

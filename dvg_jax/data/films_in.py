@@ -40,7 +40,7 @@ NEAR_DEG = 30.0
 VIEWS = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
 
 
-class Request(NamedTuple):
+class FilmRequest(NamedTuple):
     """A film on the command line."""
 
     path: Path
@@ -67,7 +67,7 @@ class _Log:
     warnings: list[str] = field(default_factory=list)
 
 
-def parse_request(text: str) -> Request:
+def parse_film_request(text: str) -> FilmRequest:
     """``FILE@ANGLE`` or ``FILE@ANGLE:flip``; the file's name may hold @ itself."""
     name, _, rest = text.rpartition("@")
     angle, colon, word = rest.partition(":")
@@ -79,11 +79,11 @@ def parse_request(text: str) -> Request:
         raise UserError(
             f"--xray is {text}; allowed: FILE@ANGLE with an angle in degrees, such as ap.png@0, or FILE@ANGLE:flip"
         ) from None
-    return Request(Path(name), degrees, word == "flip")
+    return FilmRequest(Path(name), degrees, word == "flip")
 
 
 def load_film(
-    request: Request,
+    request: FilmRequest,
     geometry: ConeBeamGeometry,
     frame: str = "auto",
     greys: Greys | None = None,
@@ -107,7 +107,7 @@ def load_film(
 
 def frame_film(
     film: Film,
-    request: Request,
+    request: FilmRequest,
     geometry: ConeBeamGeometry,
     frame: str = "auto",
     greys: Greys | None = None,
@@ -145,7 +145,7 @@ def frame_film(
 
 def frame_films(
     films: Sequence[Film],
-    requests: Sequence[Request],
+    requests: Sequence[FilmRequest],
     reconstructor: Reconstructor,
     frame: str = "auto",
     intensity: str | None = None,

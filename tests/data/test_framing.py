@@ -9,7 +9,7 @@ import pytest
 from dvg_jax.data.film_intensity import match_greys, without_marks
 from dvg_jax.data.film_reference import FIELD_MM, LEVELS, Greys, field_share, thorax_template
 from dvg_jax.data.films import Film, FilmFacts, fit_film, read_film, resized, write_picture
-from dvg_jax.data.films_in import Request, frame_film
+from dvg_jax.data.films_in import FilmRequest, frame_film
 from dvg_jax.data.framing import blurred, crop_square, trim_borders
 from dvg_jax.xray import ConeBeamGeometry
 from tests.data.made_films import ANGLES, phantom_views
@@ -21,7 +21,9 @@ FACTS = FilmFacts("film.png", "PNG", 128, 128, 8, "L")
 
 
 def framed(image, angle, frame="auto", facts=FACTS, flip=False, geometry=GEOMETRY, greys=None):
-    return frame_film(Film(image.astype(np.float32), facts), Request("film.png", angle, flip), geometry, frame, greys)
+    return frame_film(
+        Film(image.astype(np.float32), facts), FilmRequest("film.png", angle, flip), geometry, frame, greys
+    )
 
 
 def disturbed(view, case):
@@ -64,10 +66,10 @@ def test_rendered_films_are_not_framed(tmp_path):
     told = {"angle_deg": 0.0, "field_share": field_share(GEOMETRY)[1]}
     write_picture(tmp_path / "xray.png", view, 16, told)
     film = read_film(tmp_path / "xray.png")
-    found = frame_film(film, Request(tmp_path / "xray.png", 0.0), GEOMETRY)
+    found = frame_film(film, FilmRequest(tmp_path / "xray.png", 0.0), GEOMETRY)
     np.testing.assert_allclose(found.image, fit_film(view, GEOMETRY.detector_shape), atol=1e-4)
     assert found.record["repairs"] == ["rendered by dvg_jax, not framed"]
-    elsewhere = frame_film(film, Request(tmp_path / "xray.png", 90.0), ConeBeamGeometry.paper(32))
+    elsewhere = frame_film(film, FilmRequest(tmp_path / "xray.png", 90.0), ConeBeamGeometry.paper(32))
     assert [w.split(": ")[1][:12] for w in elsewhere.warnings] == ["rendered for", "rendered at "]
 
 
@@ -169,7 +171,7 @@ def test_the_template_shows_lungs_where_the_cube_has_them():
 @pytest.mark.parametrize("name", [path.stem for path in sorted((SHARED / "xray").glob("*_pa.png"))])
 def test_real_frontal_films_are_found_and_read_as_frontal(name):
     film = read_film(SHARED / "xray" / f"{name}.png")
-    found = frame_film(film, Request(name, 0.0), GEOMETRY).record
+    found = frame_film(film, FilmRequest(name, 0.0), GEOMETRY).record
     assert found["frame"]["method"].startswith("thorax found")
     assert not [w for w in found["warnings"] if "swapped" in w or "mirrored" in w]
 
@@ -177,14 +179,14 @@ def test_real_frontal_films_are_found_and_read_as_frontal(name):
 @needs_shared
 def test_the_real_lateral_film_faces_right_and_is_said_to():
     film = read_film(SHARED / "xray" / "openi_iu_2_lat.png")
-    assert "looks mirrored" in frame_film(film, Request("lat", 90.0), GEOMETRY).warnings[0]
-    assert not frame_film(film, Request("lat", 90.0, True), GEOMETRY).warnings
+    assert "looks mirrored" in frame_film(film, FilmRequest("lat", 90.0), GEOMETRY).warnings[0]
+    assert not frame_film(film, FilmRequest("lat", 90.0, True), GEOMETRY).warnings
 
 
 @needs_shared
 def test_the_real_dicom_is_found_and_its_spacing_is_not_believed():
     path = next((SHARED / "dicom" / "xray").glob("*.dcm"))
-    found = frame_film(read_film(path), Request(path, 0.0), GEOMETRY)
+    found = frame_film(read_film(path), FilmRequest(path, 0.0), GEOMETRY)
     assert found.record["facts"]["view"] == "PA"
     assert found.record["frame"]["method"].startswith("thorax found")
     assert "pixel spacing 0.168 mm" in found.warnings[0]
