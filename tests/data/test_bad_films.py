@@ -11,7 +11,7 @@ from PIL import Image
 
 from dvg_jax.commands import reconstruct
 from dvg_jax.data.films import read_film
-from dvg_jax.data.films_in import parse_request
+from dvg_jax.data.films_in import parse_film_request
 from dvg_jax.errors import UserError
 from tests.data.made_films import write_dicom
 from tests.paths import SHARED, needs_shared
@@ -197,13 +197,13 @@ def test_a_window_is_applied_and_one_that_shows_nothing_is_not(tmp_path):
     ],
 )
 def test_names_of_any_kind(text, name, angle, flip):
-    assert parse_request(text) == (Path(name), angle, flip)
+    assert parse_film_request(text) == (Path(name), angle, flip)
 
 
 @pytest.mark.parametrize("text", ["film.png", "film.png@", "@0", "film.png@nan", "film.png@0:mirror", "film.png@1@"])
 def test_a_request_that_cannot_be_read(text):
     with pytest.raises(UserError, match="FILE@ANGLE"):
-        parse_request(text)
+        parse_film_request(text)
 
 
 def test_a_path_that_leads_elsewhere_is_read_as_a_film_or_refused(tmp_path):
