@@ -119,7 +119,7 @@ def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Re
     if not path.is_file():
         return None
     result = json.loads(path.read_text())
-    return result if (result["procedure"], result["trained"]) == (procedure.facts, trained) else None
+    return result if (result.get("procedure"), result.get("trained")) == (procedure.facts, trained) else None
 
 
 def measure(subject: Subject, test: TestSet, procedure: Procedure, path: Path) -> Result:
