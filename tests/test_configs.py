@@ -57,7 +57,7 @@ def test_unknown_arguments(module, said):
     "switches",
     [
         {"angles": (0.0,), "new_angles": (90.0,)},
-        {"angles": (0.0, 45.0, 90.0), "new_angles": ()},
+        pytest.param({"angles": (0.0, 45.0, 90.0), "new_angles": ()}, marks=pytest.mark.slow),
         {"use_vpge": False, "new_angles": ()},
         {"use_diffusion": False},
     ],

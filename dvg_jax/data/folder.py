@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dvg_jax import viz
 from dvg_jax.data.cube import Prepared, check_cube, cut, prepare_scan
 from dvg_jax.data.files import replacing
+from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.data.index import Candidate, choose_series, find_scans
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.manifest import NAME, Row, read_manifest, write_manifest
@@ -44,7 +45,7 @@ class Settings:
     """
 
     size: int = 128
-    field_mm: float = 320.0
+    field_mm: float = FIELD_MM
     preset: str = "x2ct"
     min_extent_mm: float = 32.0
 

@@ -262,6 +262,7 @@ def test_a_dicom_series_and_its_nifti_copy_prepare_alike():
 
 
 @needs_shared
+@pytest.mark.slow
 def test_a_real_scan_in_48_orders_of_axes_prepares_alike():
     scan = load_scan(SHARED / "ct" / "lidc_idri_0002.nii.gz")
     hu, affine = scan.hu[::3, ::3, ::3], scan.affine @ np.diag([3, 3, 3, 1])

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from dvg_jax import config as configs
+from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.phantom import chest
-from dvg_jax.data.prepare import prepare_folder
 from dvg_jax.errors import UserError
 from dvg_jax.experiments import command
 from dvg_jax.experiments.catalogue import Figures, Row
@@ -146,7 +146,7 @@ def test_all_scans_of_a_folder_are_tested_on(tmp_path):
     for i in range(3):
         hu = intensity_to_hu(np.asarray(jax.jit(chest, static_argnums=1)(jax.random.key(i), 32)))
         save_nifti(tmp_path / "scans" / f"p{i}.nii.gz", hu, np.diag([10.0, 10, 10, 1]))
-    prepare_folder(tmp_path / "scans", tmp_path / "real", size=16)
+    prepare_folder(tmp_path / "scans", Job(tmp_path / "real", Settings(16)))
     experiment = command.prepare(get_config(), tmp_path / "work", ROWS, [tmp_path / "real"])
     assert [(test.name, len(test.source)) for test in experiment.tests] == [("unseen phantoms", 4), ("real", 3)]
 

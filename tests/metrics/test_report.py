@@ -51,7 +51,16 @@ def test_rows_are_about_the_manifests_patients(tmp_path):
     rows = []
     for i, patient in enumerate(("p0", "p0", "p1")):
         save_nifti(tmp_path / f"{i}.nii.gz", np.full((8, 8, 8), 100.0 * i), np.eye(4))
-        rows.append(Row(patient, f"{i}.nii.gz", f"{i}.nii.gz", "1", "LPS", "test", "ok", "", "", ""))
+        facts = {
+            "series": "",
+            "spacing": "1",
+            "orientation": "LPS",
+            "checks": "",
+            "reason": "",
+            "stamp": "",
+            "settings": "",
+        }
+        rows.append(Row(patient, file=f"{i}.nii.gz", source=f"{i}.nii.gz", split="test", status="ok", **facts))
     write_manifest(tmp_path, rows)
     source = PreparedSource(tmp_path, "test", 8)
     labels = [row_labels(source, i, source[i]["ct"][..., 0]) for i in range(3)]
