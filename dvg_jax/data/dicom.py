@@ -32,6 +32,8 @@ _AXIAL = 0.8
 _SHARP = re.compile(r"bone|lung|edge|sharp|detail|^[bhi]r?[5-9]\d", re.I)
 _INDEX_OF_A_DISC = "1.2.840.10008.1.3.10"
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+"""Of compressed pixels, whose end a mark tells; where that is missing the decoder complains."""
 _LONG_BYTES = 1024
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "ImageType", "NumberOfFrames",
@@ -187,7 +189,7 @@ def _not_a_slice(path: Path, header: pydicom.Dataset, kinds: tuple[str, ...], ge
     pixels = header.get_item("PixelData", keep_deferred=True)
     if pixels is None:
         return "no pixels in the file"
-    if isinstance(pixels, RawDataElement) and pixels.value is None:
+    if isinstance(pixels, RawDataElement) and pixels.value is None and pixels.length != _UNDEFINED_LENGTH:
         end = pixels.value_tell + pixels.length
         if path.stat().st_size < end:
             return f"{path.name} is cut off: {path.stat().st_size} bytes, {end} stated"

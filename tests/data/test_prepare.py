@@ -262,6 +262,21 @@ def test_a_dicom_series_and_its_nifti_copy_prepare_alike():
 
 
 @needs_shared
+def test_a_series_of_lossless_jpeg_is_read(tmp_path):
+    series = SHARED / "dicom" / "ct" / "RICORD-1A-000082-part"
+    scan = load_scan(series)
+    assert scan.hu.shape[0] == 32
+    assert np.percentile(scan.hu, 99) < 1500
+    assert (scan.hu < -900).mean() > 0.2  # air around the patient
+    for path in series.glob("*.dcm"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    cut = sorted(tmp_path.glob("*.dcm"))[5]
+    cut.write_bytes(cut.read_bytes()[:60000])
+    with pytest.raises(UserError, match="missing slices"):
+        load_scan(tmp_path)
+
+
+@needs_shared
 @pytest.mark.slow
 def test_a_real_scan_in_48_orders_of_axes_prepares_alike():
     scan = load_scan(SHARED / "ct" / "lidc_idri_0002.nii.gz")
