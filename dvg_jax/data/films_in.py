@@ -132,7 +132,7 @@ def frame_film(
         reference = f"{greys.cases} views of {greys.source}"
         intensity = {"method": "histogram", "reference": reference, "curve": {"from": before, "to": after}}
     record = {
-        "file": film.facts.file,
+        "file": str(request.path),
         "angle_deg": request.angle,
         "facts": film.facts.record(),
         "frame": found,
