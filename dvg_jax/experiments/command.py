@@ -24,8 +24,8 @@ from dvg_jax.config import check
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
 from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
-from dvg_jax.experiments.figures import draw
-from dvg_jax.experiments.measure import Procedure, TestSet
+from dvg_jax.experiments.figures import check_drawable, draw
+from dvg_jax.experiments.measure import CaseSet, Procedure
 from dvg_jax.experiments.plan import equal_budget, shorten
 from dvg_jax.experiments.report import write_report
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
     options = _parser().parse_args(argv)
     tables = TABLES if options.table == "all" else (options.table,)
+    check_drawable(tables)
     rows = {table: rows_of(table, options.views, options.fig5 == "shared") for table in tables}
     base = configure(options.scale, options.data, options.seed, options.budget, options.set)
     experiment = prepare(base, options.workdir, [row for table in rows.values() for row in table], options.test)
@@ -81,11 +82,11 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
 def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) -> Experiment:
     """The experiment of these rows: tested on the data's own unseen cases and on every scan of the folders ``also``."""
     name = "unseen phantoms" if base.data.source == "phantom" else f"{Path(base.data.source).name}, test split"
-    tests = [TestSet(name, build_source(base, "test"))]
+    tests = [CaseSet(name, build_source(base, "test"))]
     for folder in also:
         if base.data.source != "phantom" and folder.resolve() == Path(base.data.source).resolve():
             raise UserError(f"--test is {folder}, the training data; allowed: a folder of other prepared scans")
-        tests.append(TestSet(folder.name, PreparedSource(folder, "all", base.size)))
+        tests.append(CaseSet(folder.name, PreparedSource(folder, "all", base.size)))
     evaluate = base.evaluate
     sizes = evaluate.cases, evaluate.batch_size, evaluate.pictures
     procedure = Procedure(build_measures(base), base.seed, *sizes)

@@ -1,6 +1,7 @@
 """The paper's figures from what was measured: slices and errors, synthesised views, curves over the number of views."""
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,12 @@ from dvg_jax.viz import methods_panel, views_panel
 
 PANELS = {"I": "Fig. 3", "II": "Fig. 4", "VII": "Fig. 8"}
 """Tables whose methods the paper shows as slices and error maps."""
+
+
+def check_drawable(tables: Sequence[str]) -> None:
+    """Raise UserError, before anything is trained, where a table's figures cannot be drawn."""
+    if "fig5" in tables and find_spec("matplotlib") is None:
+        raise UserError("curves need matplotlib, which is absent; allowed: pip install 'dvg-jax[figures]'")
 
 
 def draw(table: str, rows: Sequence[Row], experiment: Experiment, results: Results) -> Iterator[Path]:
@@ -66,10 +73,8 @@ def _views(
 
 
 def _curves(rows: Sequence[Row], experiment: Experiment, results: Results, data: str, path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("curves need matplotlib, which is absent; allowed: pip install 'dvg-jax[figures]'") from None
+    from matplotlib.figure import Figure  # an extra: tables do without it
+
     shown = [f for f in FIGURES if f in results[experiment.runs[rows[0]].name, data]["cases"][0]]
     figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):

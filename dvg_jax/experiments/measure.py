@@ -1,6 +1,7 @@
 """Measure a run on cases it was not trained on, and keep what was measured."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class TestSet:
+class CaseSet:
     """Cases to measure on; the name is for tables and files."""
 
     name: str
@@ -122,7 +123,7 @@ def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Re
     return result if (result.get("procedure"), result.get("trained")) == (procedure.facts, trained) else None
 
 
-def measure(subject: Subject, test: TestSet, procedure: Procedure, path: Path) -> Result:
+def measure(subject: Subject, test: CaseSet, procedure: Procedure, path: Path) -> Result:
     """Measure a subject on a test set and write it to ``path``.
 
     Returns:
@@ -142,7 +143,7 @@ def measure(subject: Subject, test: TestSet, procedure: Procedure, path: Path) -
         for i, case in enumerate(numbers):
             label = row_labels(test.source, case, truth[i, ..., 0])
             if not subject.makes_views:
-                cases.append(label | procedure.measures.volume(truth[i, ..., 0], result[i, ..., 0]))
+                cases.append(label | _as_json(procedure.measures.volume(truth[i, ..., 0], result[i, ..., 0])))
             for v, rows in enumerate(views.values()):
                 rows.append(label | procedure.measures.view(true[i, v, ..., 0], shown[i, v, ..., 0]))
             if case < procedure.pictures:
@@ -164,6 +165,11 @@ def measure(subject: Subject, test: TestSet, procedure: Procedure, path: Path) -
     with replacing(path) as part:
         part.write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _as_json(figures: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN, which a tissue that the truth lacks has: null."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def targets_of(run: Run) -> tuple[float, ...]:

@@ -13,10 +13,10 @@ from dvg_jax.config import stage_settings
 from dvg_jax.data.files import replacing
 from dvg_jax.experiments.catalogue import Row
 from dvg_jax.experiments.measure import (
+    CaseSet,
     Procedure,
     Result,
     Subject,
-    TestSet,
     ceiling_of,
     mean_of,
     measure,
@@ -44,7 +44,7 @@ class Experiment:
     base: ConfigDict
     workdir: Path
     runs: dict[Row, Run]
-    tests: tuple[TestSet, ...]
+    tests: tuple[CaseSet, ...]
     procedure: Procedure
 
     @property

@@ -10,15 +10,18 @@ import pytest
 from PIL import Image
 
 from dvg_jax import config as configs
+from dvg_jax.build import build_dvg
 from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.phantom import chest
+from dvg_jax.data.sources import ArraySource
 from dvg_jax.errors import UserError
 from dvg_jax.experiments import command
 from dvg_jax.experiments.catalogue import Figures, Row
 from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Claim, judge
 from dvg_jax.experiments.figures import draw
+from dvg_jax.experiments.measure import CaseSet, Subject, measure
 from dvg_jax.experiments.report import write_report
 from dvg_jax.experiments.reproduce import reproduce
 from tests.tiny import get_config
@@ -183,3 +186,19 @@ def test_configure_keeps_published_lengths_at_paper_scale():
     assert paper.seed == 3
     tiny = command.configure("tiny", "phantom", 0, 0.5, ["dtype=bfloat16", "sampler.steps=5"])
     assert (tiny.dtype, tiny.sampler.steps, tiny.ct_vqgan.train.steps) == ("bfloat16", 5, 500)
+
+
+def test_curves_without_matplotlib_are_refused_before_training(monkeypatch, fails, tmp_path):
+    monkeypatch.setattr("dvg_jax.experiments.figures.find_spec", lambda name: None)
+    assert "matplotlib" in fails(command.main, "--table", "fig5", "--workdir", tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_tissue_that_no_case_has_is_null(tmp_path, work):
+    whole = work[0]
+    nothing = Subject("air", lambda ct, key: ct, build_dvg(whole.base), False, (), {}, 0)
+    air = ArraySource({"ct": np.zeros((2, 16, 16, 16, 1), np.float32)})
+    measure(nothing, CaseSet("air", air), whole.procedure, tmp_path / "air.json")
+    case = json.loads((tmp_path / "air.json").read_text(), parse_constant=pytest.fail)["cases"][0]
+    assert case["mae_hu_bone"] is None
+    assert case["mae_hu_air"] == 0
