@@ -97,5 +97,11 @@ def _point(method: str, count: int, degrees: int, shared: bool, most: int) -> Ro
     any_views = most if shared and method != "reconnet" else 0
     label = f"{title}, {degrees} degrees"
     return Row(
-        "fig5", f"{count} views", label, method, angles, paper=printed[0] if printed else None, any_views=any_views
+        "fig5",
+        "1 view" if count == 1 else f"{count} views",
+        label,
+        method,
+        angles,
+        paper=printed[0] if printed else None,
+        any_views=any_views,
     )

@@ -76,7 +76,7 @@ def _curves(rows: Sequence[Row], experiment: Experiment, results: Results, data:
     from matplotlib.figure import Figure  # an extra: tables do without it
 
     shown = [f for f in FIGURES if f in results[experiment.runs[rows[0]].name, data]["cases"][0]]
-    figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(shown), 4.0), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for label in dict.fromkeys(row.label for row in rows):
             points = [row for row in rows if row.label == label]
@@ -91,7 +91,7 @@ def _curves(rows: Sequence[Row], experiment: Experiment, results: Results, data:
                 axes.plot(x, y, linestyle="", marker="x", color=line.get_color(), label=f"{label}, paper (128^3, LIDC)")
         axes.set(xlabel="input views", ylabel=UNITS[name], xticks=sorted({len(row.angles) for row in rows}))
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=7)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"{data}, bands: 95 % intervals of the mean", fontsize=9)
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=130)
