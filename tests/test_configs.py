@@ -58,7 +58,7 @@ def test_unknown_arguments(module, said):
     [
         {"angles": (0.0,), "new_angles": (90.0,)},
         pytest.param({"angles": (0.0, 45.0, 90.0), "new_angles": ()}, marks=pytest.mark.slow),
-        {"use_vpge": False, "new_angles": ()},
+        pytest.param({"use_vpge": False, "new_angles": ()}, marks=pytest.mark.slow),
         {"use_diffusion": False},
     ],
     ids=["single", "three views", "no encoder, no new view", "DVG-Net"],

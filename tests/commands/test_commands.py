@@ -64,7 +64,8 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
         write_picture(tmp_path / f"{name}.png", view)
     output = tmp_path / "ct.nii.gz"
     films = [f"--xray={tmp_path / 'ap.png'}@0", f"--xray={tmp_path / 'lat.png'}@90"]
-    reconstruct.main([f"--workdir={trained}", *films, f"--output={output}", "--seed=3", "--steps=2"])
+    how = ["--frame=none", "--seed=3", "--steps=2"]
+    reconstruct.main([f"--workdir={trained}", *films, f"--output={output}", *how])
     image = nib.load(output)
     assert image.shape == (16, 16, 16)
     # The file's axes are W, H, D: its third counts axial slices from foot to head.
