@@ -10,7 +10,7 @@ import numpy as np
 from dvg_jax.build import build_source
 from dvg_jax.data.film_intensity import match_greys, without_marks
 from dvg_jax.data.film_reference import Greys, field_share, thorax_template, training_greys
-from dvg_jax.data.films import Film, FilmFacts, fit_film, read_film, resized
+from dvg_jax.data.films import Film, FilmFacts, fit_film, resized
 from dvg_jax.data.frame import FIELD_MM, HostImage
 from dvg_jax.data.framing import Examination, Match, crop_square, examine, trim_borders
 from dvg_jax.data.sources import PhantomSource
@@ -82,7 +82,8 @@ def parse_film_request(text: str) -> FilmRequest:
     return FilmRequest(Path(name), degrees, word == "flip")
 
 
-def load_film(
+def frame_film(
+    film: Film,
     request: FilmRequest,
     geometry: ConeBeamGeometry,
     frame: str = "auto",
@@ -92,28 +93,14 @@ def load_film(
     """One film as the model's geometry shows a chest.
 
     Args:
-      request: file, angle in degrees and whether to mirror it.
+      film: as ``read_film`` gives it.
+      request: its angle in degrees and whether to mirror it.
       geometry: the model's.
       frame: ``auto`` finds the thorax and brings it to where training views have it; ``none`` takes the largest centred
         crop. Views that ``dvg_jax.data.drr`` rendered are never framed.
       greys: of training views at that angle, to be matched; None leaves the film's own.
       field_mm: edge of the cube that the model's volume stands for.
-
-    Raises:
-      UserError: as ``read_film``.
     """
-    return frame_film(read_film(request.path), request, geometry, frame, greys, field_mm)
-
-
-def frame_film(
-    film: Film,
-    request: FilmRequest,
-    geometry: ConeBeamGeometry,
-    frame: str = "auto",
-    greys: Greys | None = None,
-    field_mm: float = FIELD_MM,
-) -> FramedFilm:
-    """As ``load_film``, of a film that has been read."""
     log = _Log(list(film.facts.repairs))
     image = film.image[:, ::-1] if request.flip else film.image
     if request.flip:
