@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("jax", "jaxlib", "flax", "torch", "nanodrr")
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "nanodrr", "diffdrr")
 
 REST_S = 0.2
 """Between contestants: OpenMP's threads, PyTorch's among them, go on spinning for a while after their work is done."""

@@ -1,14 +1,20 @@
-"""Forward and back projection beside PyTorch, in one run.
+"""Forward and back projection beside public peers, in one run.
 
     python -m benchmarks.projector [--size 128] [--repeats 7]
 
-The peer is what PyTorch projects with where no CUDA extension is built: points along every ray, ``grid_sample``,
-sum (the reference form of nanodrr and DiffDRR); back projection by ``grid_sample`` of the image at the projected
-voxel. Same geometry, same 2 * size samples a ray, float32, all cores. The published poses are known beforehand, so our
-forward projection takes its plane-by-plane form; "any pose" is the general one.
+Same volume (a phantom), geometry and number of samples, float32, all cores or the GPU. Peers: PyTorch's ``grid_sample``
+alone, nanodrr and DiffDRR (``pip install nanodrr diffdrr``), on a CPU ``plastimatch drr`` (``apt install
+plastimatch``); one that is not installed is left out. Every image is compared with 2048 samples a ray, every gradient
+and back projection with PyTorch's, before anything is timed. The published poses are known beforehand, so our
+projectors take their line-by-line form; "any pose" is the general one.
 """
 
 import argparse
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,107 +22,136 @@ import numpy as np
 
 from benchmarks.common import finished, save, side_by_side
 from dvg_jax.cli import run
+from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
-from dvg_jax.xray import ConeBeamGeometry, back_project, forward_project, view_pose
-from dvg_jax.xray.geometry import detector_slopes, rotation, source_position
-from dvg_jax.xray.projector import forward_project_rays
+from dvg_jax.xray import ConeBeamGeometry, view_pose
+from dvg_jax.xray.projector import (
+    back_project_rays,
+    back_project_views,
+    forward_project_rays,
+    forward_project_views,
+)
 
-try:
-    import torch
-    from torch.nn.functional import grid_sample
-except ImportError:
-    torch = None
+OURS, ANY = "dvg_jax", "dvg_jax, any pose"
+BATCH = (0.0, 30.0, 60.0, 90.0)
 
-PEER = "torch grid_sample"
+ALLOWED = {"forward": 0.02, "forward with gradient": 0.05, "back": 1e-3}
+"""Of the rms difference. Images: peers that take voxels as constant are 1 % away, the others far less. Gradients: a
+voxel is met by one or two rays, so how it is shared between them shows."""
+
+Contestants = dict[str, Callable[[], Any]]
 
 
-class TorchProjector:
-    """Places are computed once, outside the timed part; PyTorch is timed on sampling and sums alone."""
+class Contest:
+    """One volume, one image a view, and everyone's functions of them."""
 
-    def __init__(self, geometry: ConeBeamGeometry, angle_deg: float) -> None:
-        pose = jnp.asarray(view_pose(angle_deg), jnp.float32)
-        turn, source = np.asarray(rotation(pose), np.float64), np.asarray(source_position(pose, geometry), np.float64)
-        rows, columns = (np.asarray(s, np.float64) for s in detector_slopes(geometry))
-        local = np.stack([*np.meshgrid(rows, columns, indexing="ij"), np.ones(geometry.detector_shape)], -1)
-        rays = local @ turn
-        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-        half = np.array(geometry.extent_mm) / 2
-        entry, leave = _crossing(source, rays, half)
-        n = geometry.samples_per_ray
-        step = np.maximum(leave - entry, 0) / n
-        t = entry[..., None] + (np.arange(n) + 0.5) * step[..., None]
-        points = (source + t[..., None] * rays[:, :, None]) / half
-        # grid_sample wants (x, y, z), x along the last axis.
-        self.points = torch.tensor(points[..., ::-1].copy(), dtype=torch.float32)[None]
-        self.step = torch.tensor(step, dtype=torch.float32)
+    def __init__(self, geometry: ConeBeamGeometry, angles_deg: tuple[float, ...]) -> None:
+        from benchmarks import projector_peers as peers
 
-        axes = [(np.arange(k) + 0.5 - k / 2) * v for k, v in zip(geometry.volume_shape, geometry.voxel_mm, strict=True)]
-        offset = np.stack(np.meshgrid(*axes, indexing="ij"), -1) - source
-        seen = offset @ turn.T
-        place = seen[..., :2] / seen[..., 2:] * geometry.source_detector_mm
-        detector = np.array(geometry.detector_shape) * np.array(geometry.pixel_mm) / 2
-        distance = np.linalg.norm(offset, axis=-1, keepdims=True)
-        entry, leave = _crossing(source, offset / distance, half)
-        flat = (place / detector)[..., ::-1].copy().reshape(1, geometry.volume_shape[0], -1, 2)
-        self.places = torch.tensor(flat, dtype=torch.float32)
-        self.length = torch.tensor(leave - entry, dtype=torch.float32)
+        self.geometry, self.angles = geometry, angles_deg
+        self.poses = np.stack([view_pose(angle) for angle in angles_deg])
+        self.traced = jnp.asarray(self.poses, jnp.float32)
+        self.volume = chest(jax.random.key(3), geometry.volume_shape[0])
+        # Nothing at the rim: an edge pixel reaches to its outer edge with us, to its centre with grid_sample.
+        self.images = jax.random.uniform(jax.random.key(0), (len(angles_deg), *geometry.detector_shape))
+        self.images = jnp.pad(self.images[:, 2:-2, 2:-2], ((0, 0), (2, 2), (2, 2)))
+        self.peer = peers.GridSample(geometry, angles_deg)
+        self.peers = [self.peer]
+        if importlib.util.find_spec("nanodrr"):
+            self.peers.append(peers.NanoDRR(geometry, angles_deg))
+        if importlib.util.find_spec("diffdrr"):
+            self.peers += [peers.DiffDRR(geometry, angles_deg, kind) for kind in ("trilinear", "siddon")]
+        self.theirs = peers.tensor(np.asarray(self.volume)), peers.tensor(np.asarray(self.images))
+        self.wait = functools.partial(_wait, peers.DEVICE)
 
-    def forward(self, volume):  # type: ignore[no-untyped-def]
-        return grid_sample(volume[None, None], self.points, align_corners=False)[0, 0].sum(-1) * self.step
+    @functools.cached_property
+    def truth(self) -> np.ndarray:
+        """The same projections from 2048 samples a ray."""
+        fine = dataclasses.replace(self.geometry, samples_per_ray=2048)
+        return np.stack([np.asarray(forward_project_rays(self.volume, pose, fine)) for pose in self.poses])
 
-    def back(self, image):  # type: ignore[no-untyped-def]
-        sampled = grid_sample(image[None, None], self.places, align_corners=False)
-        return sampled.reshape(self.length.shape) / self.length
+    def forward(self) -> Contestants:
+        """Of all views at once."""
+        known = jax.jit(lambda v: forward_project_views(v, self.poses, self.geometry))
+        general = jax.jit(lambda v, p: forward_project_views(v, list(p), self.geometry))
+        ours = {OURS: finished(known, self.volume), ANY: finished(general, self.volume, self.traced)}
+        return ours | {p.name: lambda p=p: self.wait(p.forward(self.theirs[0])) for p in self.peers}
 
-    def gradient(self, volume):  # type: ignore[no-untyped-def]
-        volume = volume.clone().requires_grad_()
-        (self.forward(volume) ** 2).sum().backward()
+    def gradient(self) -> Contestants:
+        """Of the sum of squared values, with respect to the volume."""
+
+        def loss(volume: jax.Array, poses: Any) -> jax.Array:
+            return jnp.sum(forward_project_views(volume, poses, self.geometry) ** 2)
+
+        known = jax.jit(jax.grad(lambda v: loss(v, self.poses)))
+        general = jax.jit(jax.grad(lambda v, p: loss(v, list(p))))
+        ours = {OURS: finished(known, self.volume), ANY: finished(general, self.volume, self.traced)}
+        # Where voxels are constant the gradient is another one: half of its norm away.
+        smooth = [p for p in self.peers if p.name != "DiffDRR siddon"]
+        return ours | {p.name: lambda p=p: self.wait(self._their_gradient(p)) for p in smooth}
+
+    def _their_gradient(self, peer: Any) -> Any:
+        volume = self.theirs[0].clone().requires_grad_()
+        (peer.forward(volume) ** 2).sum().backward()
         return volume.grad
 
+    def back(self) -> Contestants:
+        """V_bp of all views, Eqs. (1) and (2)."""
+        known = jax.jit(lambda i: back_project_views(i, self.poses, self.geometry))
 
-def _crossing(source: np.ndarray, rays: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    safe = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
-    low, high = (-half - source) / safe, (half - source) / safe
-    return np.minimum(low, high).max(-1), np.maximum(low, high).min(-1)
+        def spread(images: jax.Array, poses: jax.Array) -> jax.Array:
+            return sum(back_project_rays(i, p, self.geometry) for i, p in zip(images, poses, strict=True))
 
+        ours = {OURS: finished(known, self.images), ANY: finished(jax.jit(spread), self.images, self.traced)}
+        return ours | {self.peer.name: lambda: self.wait(self.peer.back(self.theirs[1]))}
 
-def contest(geometry: ConeBeamGeometry, angle_deg: float, repeats: int) -> dict[str, dict]:
-    """Times by task and contestant, and how far the two libraries' results lie apart."""
-    rng = np.random.default_rng(0)
-    volume, image = (rng.random(s).astype(np.float32) for s in (geometry.volume_shape, geometry.detector_shape))
-    v, i = jnp.asarray(volume), jnp.asarray(image)
-    tv, ti = torch.tensor(volume), torch.tensor(image)
-    peer, pose = TorchProjector(geometry, angle_deg), view_pose(angle_deg)
-    traced = jnp.asarray(pose, jnp.float32)
-    planes = jax.jit(lambda v: forward_project(v, pose, geometry))
-    rays = jax.jit(lambda v, p: forward_project_rays(v, p, geometry))
-    gradient = jax.jit(jax.grad(lambda v: jnp.sum(forward_project(v, pose, geometry) ** 2)))
-    gradient_rays = jax.jit(jax.grad(lambda v, p: jnp.sum(forward_project_rays(v, p, geometry) ** 2)))
-    back = jax.jit(lambda i: back_project(i, pose, geometry))
-    tasks = {
-        "forward projection": {
-            "dvg_jax": finished(planes, v),
-            "dvg_jax, any pose": finished(rays, v, traced),
-            PEER: lambda: peer.forward(tv),
-        },
-        "forward projection with gradient": {
-            "dvg_jax": finished(gradient, v),
-            "dvg_jax, any pose": finished(gradient_rays, v, traced),
-            PEER: lambda: peer.gradient(tv),
-        },
-        "back projection": {"dvg_jax": finished(back, i), PEER: lambda: peer.back(ti)},
-    }
-    agreement = {
-        "forward projection": _apart(rays(v, traced), peer.forward(tv)),
-        "back projection": _apart(back(i), peer.back(ti)),
-    }
-    times = {task: side_by_side(contestants, repeats) for task, contestants in tasks.items()}
-    return {"seconds": times, "rms difference to the peer": agreement}
+    def run(self, repeats: int) -> dict[str, Any]:
+        """Times by task and contestant, and how far each is from the truth (forward) or from the peer (others)."""
+        tasks = {"forward": self.forward(), "forward with gradient": self.gradient(), "back": self.back()}
+        results: dict[str, Any] = {}
+        for task, contestants in tasks.items():
+            made = {name: _numpy(function()) for name, function in contestants.items()}
+            reference = self.truth if task == "forward" else made[self.peer.name]
+            apart = {name: _apart(image, reference) for name, image in made.items()}
+            for name, difference in apart.items():
+                if not difference < ALLOWED[task]:
+                    raise UserError(f"{task}: {name} is {difference:.3g} away; allowed: {ALLOWED[task]}")
+            results[task] = {"seconds": side_by_side(contestants, repeats), "rms difference": apart}
+        return results
 
 
-def _apart(ours: jax.Array, theirs) -> float:  # type: ignore[no-untyped-def]
-    a, b = np.asarray(ours, np.float64), theirs.numpy().astype(np.float64)
-    return float(np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2)))
+def plastimatch(geometry: ConeBeamGeometry) -> dict[str, Any]:
+    """Seconds of one forward projection at 270 degrees, and the rms difference to the truth."""
+    from benchmarks.projector_peers import Plastimatch
+
+    if jax.default_backend() != "cpu" or not Plastimatch.is_installed():
+        return {}
+    contest = Contest(geometry, (Plastimatch.angle,))
+    results = {}
+    for algorithm in ("exact", "uniform"):
+        peer = Plastimatch(geometry, algorithm)
+        image, seconds = peer.run(np.asarray(contest.volume))
+        apart = _apart(image[None], contest.truth)
+        if not apart < ALLOWED["forward"]:
+            raise UserError(f"forward: {peer.name} is {apart:.3g} away; allowed: {ALLOWED['forward']}")
+        results[peer.name] = {"median": seconds, "rms difference": apart}
+    return results
+
+
+def _wait(device: str, result: Any) -> Any:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return result
+
+
+def _numpy(result: Any) -> np.ndarray:
+    return np.asarray(result if isinstance(result, jax.Array) else result.detach().cpu(), np.float64)
+
+
+def _apart(image: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((image - reference) ** 2) / np.mean(reference**2)))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -125,18 +160,35 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args(argv)
-    if torch is None:
+    if importlib.util.find_spec("torch") is None:
         raise UserError('PyTorch is missing; allowed: pip install ".[bench]"')
     geometry = ConeBeamGeometry.paper(args.size)
-    results = {f"{angle:g} degrees": contest(geometry, angle, args.repeats) for angle in (0.0, 45.0)}
+    results: dict[str, Any] = {"size": args.size, "samples_per_ray": geometry.samples_per_ray}
     print(f"{args.size}^3 to {args.size}^2, {geometry.samples_per_ray} samples a ray, medians of {args.repeats}\n")
-    print("| view | task | contestant | ms | times as fast as the peer |\n|---|---|---|---|---|")
-    for view, result in results.items():
-        for task, times in result["seconds"].items():
-            for name, seconds in times.items():
-                ratio = times[PEER]["median"] / seconds["median"]
-                print(f"| {view} | {task} | {name} | {1000 * seconds['median']:.1f} | {ratio:.1f} |")
+    print("| views | task | contestant | ms | ours is ... times as fast | rms difference |\n|---|---|---|---|---|---|")
+    for angles in ((0.0,), (45.0,), (0.0, 90.0), BATCH):
+        contest = Contest(geometry, angles)
+        views = ", ".join(f"{angle:g}" for angle in angles)
+        results[views] = contest.run(args.repeats)
+        if angles == (0.0,):
+            results[views]["plastimatch"] = plastimatch(geometry)
+        _print(views, results[views])
     print(f"\nwritten: {save(f'projector_{jax.default_backend()}', results)}")
+
+
+def _print(views: str, result: dict[str, Any]) -> None:
+    ours = result["forward"]["seconds"][OURS]["median"]
+    for task in ("forward", "forward with gradient", "back"):
+        times = result[task]["seconds"]
+        for name, seconds in times.items():
+            ratio, apart = seconds["median"] / times[OURS]["median"], result[task]["rms difference"][name]
+            print(
+                f"| {views} | {task} | {name} | {1000 * seconds['median']:.1f} | {ratio:.1f} | {apart:.1e} |",
+                flush=True,
+            )
+    for name, figures in result.get("plastimatch", {}).items():
+        ms, ratio = 1000 * figures["median"], figures["median"] / ours
+        print(f"| 270 | forward | {name} | {ms:.1f} | {ratio:.1f} | {figures['rms difference']:.1e} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,34 +4,30 @@ Voxel i is centred at i + 1/2. Between voxel centres a volume is trilinear; beyo
 zero over one voxel, so that it has no edges that a ray could jump over.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.shapes import Image, Pose, Poses, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes, rotation, source_position
-from dvg_jax.xray.planes import forward_project_planes
+from dvg_jax.xray.level import back_project_level, forward_project_level, is_level
 
 SAMPLES_AT_ONCE = 16
 """Samples of each ray that are held at a time; memory does not grow with their number."""
 
 
-def is_level(pose: Pose) -> bool:
-    """Whether a pose is known at trace time and its rows run along D: no tilt about H or W."""
-    return not isinstance(pose, Array) and not np.any(np.asarray(pose)[1:3])
-
-
 def forward_project(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
     """Line integrals of a volume along the rays of a view, Eq. (9): sum of value * step, in value * mm.
 
-    A level pose given as a NumPy array (as ``view_pose`` makes it from plain numbers) is projected plane by plane,
-    several times faster; a JAX array by :func:`forward_project_rays`, with gradients for all six of its numbers. The
-    two sample a ray at different places, which makes less than 0.5 % rms on smooth volumes and 3 % on chests at 32^3,
-    whose edges each blurs in its own way.
+    A level pose given as a NumPy array (as ``view_pose`` makes it from plain numbers) is projected line by line
+    (``level.py``), several times faster; a JAX array by :func:`forward_project_rays`, with gradients for all six of its
+    numbers. The two sample a ray at different places, which makes less than 0.5 % rms on smooth volumes and 3 % on
+    chests at 32^3, whose edges each blurs in its own way.
     """
-    project = forward_project_planes if is_level(pose) else forward_project_rays
+    project = forward_project_level if is_level(pose) else forward_project_rays
     return project(volume, pose, geometry)
 
 
@@ -67,7 +63,16 @@ def forward_project_rays(volume: Volume, pose: Pose, geometry: ConeBeamGeometry)
 def back_project(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
     """Spread an image along its rays, Eq. (1): each voxel takes the image where its ray meets the detector, divided by
     the length in mm of that ray in the volume. Zero where the ray misses the detector.
+
+    A level pose given as a NumPy array is known beforehand, which makes it about twice as fast; the values are the same
+    up to rounding.
     """
+    project = back_project_level if is_level(pose) else back_project_rays
+    return project(image, pose, geometry)
+
+
+def back_project_rays(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
+    """:func:`back_project` for any pose."""
     pose = jnp.asarray(pose, jnp.float32)
     turn, source = rotation(pose), source_position(pose, geometry)
     axes = [
@@ -91,8 +96,8 @@ def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeomet
 
 def back_project_views(images: Float[Array, "V h w"], poses: Poses, geometry: ConeBeamGeometry) -> Volume:
     """V_bp, Eq. (2): the sum of the back projections of all views."""
-    parts = [back_project(image, pose, geometry) for image, pose in zip(images, poses, strict=True)]
-    return jnp.sum(jnp.stack(parts), axis=0)
+    parts = (back_project(image, pose, geometry) for image, pose in zip(images, poses, strict=True))
+    return functools.reduce(jnp.add, parts)
 
 
 def ray_coverage(poses: Poses, geometry: ConeBeamGeometry) -> Volume:

@@ -1,0 +1,170 @@
+"""Both projections for level views: their detector's rows run along D, and their pose is known beforehand.
+
+In such a view a ray's path in (H, W) depends on its column alone, and its place along D is its row's slope times its
+depth. So all that depends on columns is worked out once, in NumPy, when a program is traced; what is left is vector
+work on whole lines of voxels.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from dvg_jax.shapes import Image, Pose, Volume
+from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes
+from dvg_jax.xray.sparse import SparseMatrix
+
+ROW_SHIFT = 0.4
+"""Voxels by which the outermost row moves along D from one depth to the next at which lines are resampled. On chests at
+128^3 this costs 0.03 % rms."""
+
+
+@dataclass(frozen=True)
+class LevelView:
+    """A level pose in numbers, mm. ``column`` and ``beam`` are the detector's axes in (H, W), ``source`` is (D, H, W)
+    from the volume's centre.
+    """
+
+    column: Float[np.ndarray, "2"]
+    beam: Float[np.ndarray, "2"]
+    source: Float[np.ndarray, "3"]
+
+    @classmethod
+    def of(cls, pose: Pose, geometry: ConeBeamGeometry) -> "LevelView":
+        """From a NumPy pose without tilt."""
+        numbers = np.asarray(pose, np.float64)
+        angle = np.deg2rad(numbers[0] - 90)
+        column, beam = np.array([np.cos(angle), -np.sin(angle)]), np.array([np.sin(angle), np.cos(angle)])
+        row, across, along = numbers[3:] - np.array([0, 0, geometry.source_isocentre_mm])
+        return cls(column, beam, np.array([row, *(across * column + along * beam)]))
+
+
+def is_level(pose: Pose) -> bool:
+    """Whether a pose is known at trace time and its rows run along D: no tilt about H or W."""
+    return not isinstance(pose, Array) and not np.any(np.asarray(pose)[1:3])
+
+
+def forward_project_level(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
+    """Line integrals in value * mm, in two steps.
+
+    1. What a column's rays see at each of a few depths is one line along D: a weighted sum of the lines of voxels that
+       the column meets near this depth.
+    2. At one depth, a row's place along D is the same for all columns: a matrix.
+    """
+    view = LevelView.of(pose, geometry)
+    rows, columns = (s.astype(np.float64) for s in detector_slopes(geometry))
+    depths, fan = _fan(view, columns, np.abs(rows).max(), geometry)
+
+    index_d = (view.source[0] + depths[:, None] * rows) / geometry.voxel_mm[0] + (geometry.volume_shape[0] - 1) / 2
+    # Voxels beyond the outermost rows are left alone: a tenth of them with the published detector.
+    seen = slice(max(int(index_d.min()), 0), max(int(index_d.max()) + 2, 1))
+    along_d = np.arange(geometry.volume_shape[0])[seen]
+    resample = np.maximum(1 - np.abs(along_d[:, None] - index_d[:, None]), 0).astype(np.float32)
+
+    lines = volume[seen].transpose(1, 2, 0).reshape(-1, len(along_d))
+    at_depth = (fan @ lines).reshape(len(depths), len(columns), -1)
+    # A product a depth, then the sum: on a CPU depths run in parallel, one long contraction does not.
+    image = jnp.einsum("ewd,edh->ewh", at_depth, resample, precision=jax.lax.Precision.HIGHEST).sum(axis=0).T
+    length = np.sqrt(1 + rows[:, None] ** 2 + columns**2)
+    return image * length.astype(np.float32)
+
+
+def _fan(
+    view: LevelView, columns: Float[np.ndarray, "w"], steepest_row: float, geometry: ConeBeamGeometry
+) -> tuple[Float[np.ndarray, "e"], SparseMatrix]:
+    """Depths in mm, and the matrix from lines of voxels, (H W), to lines at these depths, (e w), in mm of depth.
+
+    Along every column's ray in (H, W) the volume is sampled ``samples_per_ray`` times, bilinearly; each sample is
+    shared between the two depths beside it, as linear interpolation would. More samples cost nothing when a volume is
+    projected.
+    """
+    size, voxel = np.array(geometry.volume_shape[1:]), np.array(geometry.voxel_mm[1:])
+    rays, source = columns[:, None] * view.column + view.beam, view.source[1:]
+    # A ray parallel to a face is turned by an amount that moves it less than a micrometre.
+    safe = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
+    faces = np.stack([(-size * voxel / 2 - source) / safe, (size * voxel / 2 - source) / safe])
+    entry, leave = faces.min(axis=0).max(axis=1), faces.max(axis=0).min(axis=1)
+    step = np.maximum(leave - entry, 0) / geometry.samples_per_ray
+    depth = entry[:, None] + (np.arange(geometry.samples_per_ray) + 0.5) * step[:, None]
+
+    met = step > 0
+    first, last = (depth[met].min(), depth[met].max()) if met.any() else (1.0, 1.0)
+    spacing = ROW_SHIFT * geometry.voxel_mm[0] / max(steepest_row, 1e-6)
+    depths = first + spacing * np.arange(int((last - first) / spacing) + 2)
+
+    column = np.broadcast_to(np.arange(len(columns))[:, None], depth.shape)[met]
+    step = np.broadcast_to(step[:, None], depth.shape)[met]
+    place = (source + depth[met][..., None] * rays[met, None]) / voxel + (size - 1) / 2
+    places = np.stack([(depth[met] - first) / spacing, place[..., 0], place[..., 1]])
+    below, fraction = np.floor(places).astype(np.int64), places % 1
+    entries = []
+    for sides in itertools.product((0, 1), repeat=3):
+        side = np.array(sides)[:, None, None]
+        (e, h, w), weight = below + side, np.abs(1 - side - fraction).prod(axis=0) * step
+        # Beyond the outermost voxel centres a volume falls to zero.
+        inside = (h >= 0) & (h < size[0]) & (w >= 0) & (w < size[1])
+        entries.append(((e * len(columns) + column)[inside], (h * size[1] + w)[inside], weight[inside]))
+    row, line, weight = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    return depths, SparseMatrix.summed((len(depths) * len(columns), int(size.prod())), row, line, weight)
+
+
+def back_project_level(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
+    """Eq. (1): the image, bilinear, where a voxel's ray meets the detector, over the ray's length in mm in the volume.
+
+    What depends on (H, W) alone comes from tables; a voxel is left with its row, four gathers and its length.
+    """
+    view = LevelView.of(pose, geometry)
+    axes = [
+        (np.arange(n) + 0.5 - n / 2) * v - s
+        for n, v, s in zip(geometry.volume_shape, geometry.voxel_mm, view.source, strict=True)
+    ]
+    d, h, w = (axis.reshape(shape) for axis, shape in zip(axes, ((-1, 1, 1), (-1, 1), (1, -1)), strict=True))
+    magnification = geometry.source_detector_mm / (h * view.beam[0] + w * view.beam[1])
+    height, width = geometry.detector_shape
+
+    column = (h * view.column[0] + w * view.column[1]) * magnification / geometry.pixel_mm[1] + width / 2 - 0.5
+    seen = np.abs(column - (width - 1) / 2) <= width / 2
+    column = np.clip(column, 0, width - 1)
+    left = np.floor(column).astype(np.int32)
+    right_weight = _f32(seen * (column - left))
+    left_weight = _f32(seen) - right_weight
+
+    # Edge pixels reach to their outer edge: a pixel's copy around the detector, and nothing outside of that.
+    padded = jnp.pad(image.astype(jnp.float32), ((1, 2), (0, 1)), mode="edge")
+    value, below = padded.reshape(-1), (jnp.roll(padded, -1, axis=0) - padded).reshape(-1)
+    from_middle = _f32(d) * _f32(magnification / geometry.pixel_mm[0])
+    row = jnp.clip(from_middle + _f32((height + 1) / 2), 0, _f32(height + 1))
+    top = row.astype(jnp.int32)
+    at, fraction = top * (width + 1) + left, row - top.astype(jnp.float32)
+
+    def between_rows(at: Array) -> Array:
+        upper, change = (x.at[at].get(mode="promise_in_bounds") for x in (value, below))
+        return upper + fraction * change
+
+    spread = left_weight * between_rows(at) + right_weight * between_rows(at + 1)
+    spread = jnp.where(jnp.abs(from_middle) <= height / 2, spread, 0)
+    return spread / _length_in_volume(view, (d, h, w), geometry)
+
+
+def _length_in_volume(view: LevelView, offset: tuple[np.ndarray, ...], geometry: ConeBeamGeometry) -> Array:
+    """Length in mm of the ray through each voxel; ``offset`` from the source along D (D, 1, 1), H (H, 1), W (1, W)."""
+    entry, leave = [], []
+    for o, source, extent in zip(offset, view.source, geometry.extent_mm, strict=True):
+        # A ray parallel to a face is turned by an amount that moves it less than a micrometre.
+        safe = np.where(np.abs(o) < 1e-9, 1e-9, o)
+        faces = (-extent / 2 - source) / safe, (extent / 2 - source) / safe
+        entry.append(np.minimum(*faces))
+        leave.append(np.maximum(*faces))
+    d, h, w = offset
+    inside = jnp.minimum(_f32(leave[0]), _f32(np.minimum(*leave[1:]))) - jnp.maximum(
+        _f32(entry[0]), _f32(np.maximum(*entry[1:]))
+    )
+    return inside * jnp.sqrt(_f32(d**2) + _f32(h**2 + w**2))
+
+
+def _f32(x: np.ndarray | float) -> Array:
+    return jnp.asarray(x, jnp.float32)
