@@ -32,13 +32,13 @@ def side_by_side(
     In every round each contestant runs ``warm_ups`` times before the run that counts, so that a busy moment of the
     machine hits all alike and nobody starts from another's caches. A contestant returns only when its work is done.
     """
-    times: dict[str, list[float]] = {name: [_seconds(function)] for name, function in contestants.items()}
+    times: dict[str, list[float]] = {name: [seconds_of(function)] for name, function in contestants.items()}
     for _ in range(repeats):
         for name, function in contestants.items():
             time.sleep(REST_S)
             for _ in range(warm_ups):
                 function()
-            times[name].append(_seconds(function))
+            times[name].append(seconds_of(function))
     return {
         name: {
             "first": seconds[0],
@@ -50,7 +50,8 @@ def side_by_side(
     }
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def seconds_of(function: Callable[[], Any]) -> float:
+    """Of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

@@ -6,7 +6,7 @@ Weights are drawn by PyTorch and reach ours through ``dvg_jax.torch_import``, as
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import torch
 from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
+from benchmarks.contest import Contestant, Figures
 from benchmarks.torch_peer import adversary, unet3d, vqgan3d
 from benchmarks.torch_peer.training import DiffusionStep, Manner, VQGANStep
 from dvg_jax import torch_import
@@ -28,16 +29,6 @@ from dvg_jax.stages.latent import DiffusionTask
 from dvg_jax.stages.vqgan import VQGANTask
 from dvg_jax.training.optim import Training
 from dvg_jax.training.state import TrainState, update
-
-Figures = dict[str, np.ndarray]
-"""What a first run came to, by name, in our layout: the contestants' must be equal."""
-
-
-class Contestant(NamedTuple):
-    """``run`` returns when its work is done; ``figures`` tells what the first run came to."""
-
-    run: Callable[[], Any]
-    figures: Callable[[], Figures]
 
 
 @dataclass(frozen=True)
@@ -207,7 +198,7 @@ class VQGANTraining:
         critics = {"slices": 2, "volume": 3} if self.with_critics else {}
         judges = {k: adversary.PatchDiscriminator(dims, self.size.critics) for k, dims in critics.items()}
         with torch.no_grad():
-            rows = model.encode(torch.from_numpy(self.x).movedim(-1, 1)).movedim(1, -1).flatten(0, -2)
+            rows = model.encode(torch.tensor(self.x).movedim(-1, 1)).movedim(1, -1).flatten(0, -2)
             codes = rows.mean(0) + rows.std(0) * torch.randn(model.codebook.embeddings.shape)
         for buffer, value in zip(model.codebook.buffers(), (codes, torch.ones(len(codes)), codes), strict=True):
             buffer.copy_(value)
@@ -258,7 +249,10 @@ class VQGANTraining:
                 for name, judge in judges.items()
             }
             told["gradient of critics"] = _flat(critics)
-        return told | {"codes' use": _flat(found["codebook"]["N"]), "codes' sums": np.asarray(found["codebook"]["z_avg"])}
+        return told | {
+            "codes' use": _flat(found["codebook"]["N"]),
+            "codes' sums": np.asarray(found["codebook"]["z_avg"]),
+        }
 
 
 CASES: dict[str, Callable[[Size], Any]] = {

@@ -202,10 +202,10 @@ class UNet3D(nn.Module):
         self.time_rel_pos_bias = PositionBias(heads)
         self.init_conv = nn.Conv3d(channels, dim, (1, 3, 3), padding=(0, 1, 1))
         self.init_temporal_attn = along(dim)
-        self.time_mlp = nn.Sequential(TimeFeatures(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
-        self.downs = nn.ModuleList(
-            stage(i, o, resample(nn.Conv3d, o, n == last)) for n, (i, o) in enumerate(pairs)
+        self.time_mlp = nn.Sequential(
+            TimeFeatures(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim)
         )
+        self.downs = nn.ModuleList(stage(i, o, resample(nn.Conv3d, o, n == last)) for n, (i, o) in enumerate(pairs))
         self.mid_block1 = ResnetBlock(outer[-1], outer[-1], groups, 4 * dim)
         self.mid_spatial_attn = Residual(
             PreNorm(outer[-1], WithinSlices(Attention(outer[-1], heads, head_dim, rotary=False)))
