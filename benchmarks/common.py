@@ -24,26 +24,34 @@ WARM_UPS = 3
 """The first two runs after a rest are up to twice as slow as those that follow."""
 
 
-def side_by_side(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of each contestant: first call, median, and fastest of ``repeats`` rounds.
+def side_by_side(
+    contestants: dict[str, Callable[[], Any]], repeats: int, warm_ups: int = WARM_UPS
+) -> dict[str, dict[str, float]]:
+    """Seconds of each contestant: first call, median, fastest and slowest of ``repeats`` rounds.
 
-    In every round each contestant runs ``WARM_UPS`` times before the run that counts, so that a busy moment of the
+    In every round each contestant runs ``warm_ups`` times before the run that counts, so that a busy moment of the
     machine hits all alike and nobody starts from another's caches. A contestant returns only when its work is done.
     """
-    times: dict[str, list[float]] = {name: [_seconds(function)] for name, function in contestants.items()}
+    times: dict[str, list[float]] = {name: [seconds_of(function)] for name, function in contestants.items()}
     for _ in range(repeats):
         for name, function in contestants.items():
             time.sleep(REST_S)
-            for _ in range(WARM_UPS):
+            for _ in range(warm_ups):
                 function()
-            times[name].append(_seconds(function))
+            times[name].append(seconds_of(function))
     return {
-        name: {"first": seconds[0], "median": statistics.median(seconds[1:]), "fastest": min(seconds[1:])}
+        name: {
+            "first": seconds[0],
+            "median": statistics.median(seconds[1:]),
+            "fastest": min(seconds[1:]),
+            "slowest": max(seconds[1:]),
+        }
         for name, seconds in times.items()
     }
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def seconds_of(function: Callable[[], Any]) -> float:
+    """Of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
