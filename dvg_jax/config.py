@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dvg_jax.config_baselines import BASELINES, baseline_settings
+from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
@@ -100,8 +101,9 @@ def default_config() -> ConfigDict:
             "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
             "timesteps": 100,
-            # 0 steps: all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
-            "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},
+            # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
+            # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
+            "sampler": {"name": "", "steps": 0, "eta": 1.0, "clip": 0.0},
             "init": dict.fromkeys((*STAGES, *BASELINES), ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
@@ -160,6 +162,8 @@ def check(config: ConfigDict) -> None:
             f"config.random_views is {config.random_views}, with new_angles {tuple(config.new_angles)} and use_vpge "
             f"{config.use_vpge}; allowed: 0, or 1 and more with use_vpge and no new_angles"
         )
+    if config.sampler.name:
+        _one_of("sampler.name", config.sampler.name, tuple(SAMPLERS))
     steps = config.sampler.steps
     if not 0 <= steps <= config.timesteps:
         raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")
