@@ -51,5 +51,5 @@ def of_program() -> str:
     folder = Path(dvg_jax.__file__).parent
     code = of_files(sorted(folder.rglob("*.py")))
     device = jax.devices()[0]
-    precision = str(jax.config.jax_default_matmul_precision)
+    precision = str(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
     return of_settings([code, jax.__version__, jaxlib.__version__, device.platform, device.device_kind, precision])
