@@ -40,7 +40,7 @@ def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             "ema_decay": 0.0,  # 0 is no averaging
             "ema_every": 1,
             "ema_start": 0,  # until this step the average is a plain copy
-            "cache": False,  # compute what the frozen stages give once, before training
+            "cache": False,  # make all examples once, before training; those of frozen stages are kept on disk
         }
     )
 
@@ -81,8 +81,9 @@ def _unet(dim: int) -> ConfigDict:
 
 def default_config() -> ConfigDict:
     """The paper's biplanar setting at 128^3."""
-    diffusion = _training(500_000, batch_size=2, learning_rate=2e-4)
-    diffusion.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000})
+    new_view, diffusion = (_training(500_000, batch_size=2, learning_rate=2e-4) for _ in range(2))
+    new_view.cache = True
+    diffusion.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000, "cache": True})
     config = ConfigDict(
         {
             "stage": "all",
@@ -113,7 +114,7 @@ def default_config() -> ConfigDict:
             "ct_vqgan": _vqgan(45_800),
             "view_vqgan": _vqgan(22_900),
             "new_view_vqgan": _vqgan(22_900),
-            "new_view": {"network": _unet(64), "train": _training(500_000, 2, 2e-4)},
+            "new_view": {"network": _unet(64), "train": new_view},
             "diffusion": {"network": _unet(128), "train": diffusion},
             "baselines": baseline_settings(_training),
             "log": {

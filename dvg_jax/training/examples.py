@@ -61,7 +61,8 @@ class Preparation:
         own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
         self.name, self.width = stage.name, len(own)
         self._mesh = Mesh(np.array(own), ("data",))
-        here = jax.tree.map(lambda x: x.addressable_data(0), frozen)
+        # Where all devices are this process's, they hold the weights already.
+        here = frozen if len(own) == mesh.size else jax.tree.map(lambda x: x.addressable_data(0), frozen)
         self._frozen = jax.device_put(here, sharding.replicated(self._mesh))
 
         @jax.jit
