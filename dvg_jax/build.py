@@ -37,7 +37,7 @@ def build_dvg(config: ConfigDict) -> DVG:
             downsample=factor,
         ),
         schedule=Schedule(config.timesteps),
-        sampler=Sampler(config.sampler.steps or None, config.sampler.eta, config.sampler.clip or None),
+        sampler=build_sampler(config),
         use_vpge=config.use_vpge,
         use_diffusion=config.use_diffusion,
         random_views=config.random_views,
@@ -46,6 +46,13 @@ def build_dvg(config: ConfigDict) -> DVG:
         decode_quantized=config.decode_quantized,
         floor=config.floor,
     )
+
+
+def build_sampler(config: ConfigDict) -> Sampler:
+    """The sampler that ``config.sampler`` names, or the one of its eta."""
+    chosen = config.sampler
+    sampler = Sampler(chosen.steps or None, chosen.eta, chosen.clip or None)
+    return sampler.called(chosen.name) if chosen.name else sampler
 
 
 def build_geometry(config: ConfigDict) -> ConeBeamGeometry:

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dvg_jax.config_baselines import BASELINES, baseline_settings
+from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
@@ -39,7 +40,7 @@ def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             "ema_decay": 0.0,  # 0 is no averaging
             "ema_every": 1,
             "ema_start": 0,  # until this step the average is a plain copy
-            "cache": False,  # compute what the frozen stages give once, before training
+            "cache": False,  # make all examples once, before training; those of frozen stages are kept on disk
         }
     )
 
@@ -80,8 +81,9 @@ def _unet(dim: int) -> ConfigDict:
 
 def default_config() -> ConfigDict:
     """The paper's biplanar setting at 128^3."""
-    diffusion = _training(500_000, batch_size=2, learning_rate=2e-4)
-    diffusion.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000})
+    new_view, diffusion = (_training(500_000, batch_size=2, learning_rate=2e-4) for _ in range(2))
+    new_view.cache = True
+    diffusion.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000, "cache": True})
     config = ConfigDict(
         {
             "stage": "all",
@@ -100,8 +102,9 @@ def default_config() -> ConfigDict:
             "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
             "timesteps": 100,
-            # 0 steps: all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
-            "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},
+            # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
+            # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
+            "sampler": {"name": "", "steps": 0, "eta": 1.0, "clip": 0.0},
             "init": dict.fromkeys((*STAGES, *BASELINES), ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
@@ -111,7 +114,7 @@ def default_config() -> ConfigDict:
             "ct_vqgan": _vqgan(45_800),
             "view_vqgan": _vqgan(22_900),
             "new_view_vqgan": _vqgan(22_900),
-            "new_view": {"network": _unet(64), "train": _training(500_000, 2, 2e-4)},
+            "new_view": {"network": _unet(64), "train": new_view},
             "diffusion": {"network": _unet(128), "train": diffusion},
             "baselines": baseline_settings(_training),
             "log": {
@@ -160,6 +163,8 @@ def check(config: ConfigDict) -> None:
             f"config.random_views is {config.random_views}, with new_angles {tuple(config.new_angles)} and use_vpge "
             f"{config.use_vpge}; allowed: 0, or 1 and more with use_vpge and no new_angles"
         )
+    if config.sampler.name:
+        _one_of("sampler.name", config.sampler.name, tuple(SAMPLERS))
     steps = config.sampler.steps
     if not 0 <= steps <= config.timesteps:
         raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")

@@ -57,6 +57,7 @@ class Request:
     samples: int = 1
     batch: int = BATCH
     steps: int | None = None
+    sampler: str | None = None
     field_mm: float = FIELD_MM
     like: Path | None = None
     compare: bool = False
@@ -168,6 +169,7 @@ def _make(request: Request) -> Outcome:
             [xray.angle for xray in request.xrays],
             sample_keys(request.seed, request.samples),
             request.steps,
+            request.sampler,
             progress,
             request.batch,
         )
@@ -189,14 +191,16 @@ def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:
 
 def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
     """All that decided the result, as JSON holds it; goes into every output."""
-    dvg = outcome.reconstructor.dvg
+    model = outcome.reconstructor
+    sampler = model.sampler(request.steps, request.sampler)
     return {
         "xrays": [film.framed.record for film in outcome.films],
         "seed": request.seed,
         "samples": request.samples,
-        "steps": request.steps or dvg.sampler.steps or dvg.schedule.timesteps,
+        "sampler": sampler.name,
+        "steps": sampler.steps or model.dvg.schedule.timesteps,
         "model": str(request.workdir),
-        "model_fingerprint": outcome.reconstructor.fingerprint,
+        "model_fingerprint": model.fingerprint,
         "voxel_mm": spacing(outcome.affine),
         "version": dvg_jax.__version__,
         "notice": NOTICE,

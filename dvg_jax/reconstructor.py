@@ -1,6 +1,5 @@
 """A trained folder as one function: X-rays in, CT out."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,9 +13,10 @@ from ml_collections import ConfigDict
 
 from dvg_jax import config as configs
 from dvg_jax.build import build_dvg, required_stages
-from dvg_jax.diffusion.samplers import Progress
+from dvg_jax.diffusion.samplers import Progress, Sampler
 from dvg_jax.dvg import DVG, NewView, minmax
 from dvg_jax.errors import UserError
+from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, Variables, Views, Volume
 from dvg_jax.training.run import load_stages
 
@@ -45,6 +45,7 @@ class Reconstructor:
         angles_deg: Float[ArrayLike, "V"] | Sequence[float],
         key: Key | None = None,
         steps: int | None = None,
+        sampler: str | None = None,
         progress: Progress | None = None,
     ) -> Volume:
         """Reconstruct one CT.
@@ -55,15 +56,17 @@ class Reconstructor:
           angles_deg: of each view about the foot-head axis, 0 frontal, 90 lateral; in the model's order. A model of
             ``random_views`` takes any.
           key: decides the sample; ``jax.random.key(0)`` unless given. The same key gives the same volume.
-          steps: sampling steps, 1 to the model's timesteps; as trained unless given.
+          steps: sampling steps, 1 to the model's timesteps; those of its config unless given.
+          sampler: ``ancestral``, ``ddim`` or ``dpmpp_2m``; that of its config unless given.
 
         Returns:
           (D, H, W), float32 in [0, 1]; ``intensity_to_hu`` turns it to HU.
 
         Raises:
-          UserError: wrong number, size or angles of views, values that are not finite, steps out of range.
+          UserError: wrong number, size or angles of views, values that are not finite, steps out of range, a sampler
+            that is none.
         """
-        dvg, views = self._prepared(xrays, angles_deg, steps)
+        dvg, views = self._prepared(xrays, angles_deg, steps, sampler)
         key = jax.random.key(0) if key is None else key
         return dvg.reconstruct(self.variables, views, key, progress)[0, ..., 0]
 
@@ -73,6 +76,7 @@ class Reconstructor:
         angles_deg: Float[ArrayLike, "V"] | Sequence[float],
         keys: Key,
         steps: int | None = None,
+        sampler: str | None = None,
         progress: Progress | None = None,
         batch: int = BATCH,
     ) -> Float[np.ndarray, "K D H W"]:
@@ -87,7 +91,7 @@ class Reconstructor:
         Raises:
           UserError: as a call does, and for several samples of a model that draws nothing.
         """
-        dvg, views = self._prepared(xrays, angles_deg, steps)
+        dvg, views = self._prepared(xrays, angles_deg, steps, sampler)
         count = len(keys)
         if not dvg.use_diffusion and count > 1:
             raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
@@ -112,16 +116,24 @@ class Reconstructor:
         return fingerprint(self.variables)
 
     def _prepared(
-        self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float], steps: int | None = None
+        self,
+        xrays: ArrayLike,
+        angles_deg: ArrayLike | Sequence[float],
+        steps: int | None = None,
+        sampler: str | None = None,
     ) -> tuple[DVG, Views]:
-        """The method at these angles and steps, and the views as it takes them, (1, V, h, w, 1)."""
+        """The method at these angles, steps and sampler, and the views as it takes them, (1, V, h, w, 1)."""
         views, angles = self._check(xrays, angles_deg)
-        dvg = replace(self.dvg, angles=angles)
-        if steps is not None:
-            sampler = replace(dvg.sampler, steps=steps)
-            sampler.coefficients(dvg.schedule)
-            dvg = replace(dvg, sampler=sampler)
+        dvg = replace(self.dvg, angles=angles, sampler=self.sampler(steps, sampler))
         return dvg, minmax(views)[None, ..., None]
+
+    def sampler(self, steps: int | None = None, name: str | None = None) -> Sampler:
+        """The model's sampler, with other steps or as another one; UserError for one that cannot be."""
+        chosen = self.dvg.sampler if name is None else self.dvg.sampler.called(name)
+        if steps is not None:
+            chosen = replace(chosen, steps=steps)
+            chosen.coefficients(self.dvg.schedule)
+        return chosen
 
     def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
         angles, detector = self.check_angles(angles_deg), self.dvg.geometry.detector_shape
@@ -150,15 +162,6 @@ class Reconstructor:
 def sample_keys(seed: int, count: int) -> Key:
     """(K,) keys: of ``seed``, ``seed + 1`` and so on, so that each sample can be made again alone."""
     return jnp.stack([jax.random.key(seed + k) for k in range(count)])
-
-
-def fingerprint(variables: dict[str, Variables]) -> str:
-    """16 hexadecimal digits of the SHA-256 of every learned number and its name."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | None:

@@ -83,6 +83,7 @@ def test_output_of_another_kind(fails, trained, tmp_path, film):
     [
         (["--report=page.txt"], "--report is page.txt; allowed: a name that ends in .html"),
         (["--report=nowhere/page.html"], "allowed: a file in a folder that exists"),
+        (["--sampler=euler"], "sampler"),
         (["--samples=65"], "samples"),
         (["--samples=0"], "samples"),
         (["--like=a.nii.gz", "--truth=b.nii.gz"], "--like and --truth are both given"),
@@ -147,6 +148,8 @@ def test_missing_config_file(fails, tmp_path):
         ("--config.ct_vqgan.train.warmup_steps=12", "warmup_steps is 12; allowed: 0 or more, fewer than the 12 steps"),
         ("--config.ct_vqgan.train.batch_size=0", "config.ct_vqgan.train has steps 12 and batch_size 0"),
         ("--config.data.source=nowhere", "nowhere"),
+        ("--config.sampler.name=euler", "config.sampler.name is 'euler'; allowed: ancestral, ddim, dpmpp_2m"),
+        ("--config.sampler.eta=2.0", "eta is 2.0"),
         ("--config.sampler.steps=11", "config.sampler.steps is 11; allowed: 1 to 10"),
     ],
 )

@@ -42,9 +42,26 @@ def test_a_field_younger_than_a_saved_config_has_its_default(tmp_path):
     config = tiny()
     config.floor = 0.1
     fields = config.to_dict()
-    del fields["projector"], fields["sampler"]["eta"]
+    del fields["projector"], fields["sampler"]["eta"], fields["sampler"]["name"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
     assert load(tmp_path / "config.json").to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "ancestral"),
+        ({"eta": 0.0}, "ddim"),
+        ({"name": "ddim"}, "ddim"),
+        ({"name": "dpmpp_2m", "steps": 5}, "dpmpp_2m"),
+        ({"name": "ancestral", "eta": 0.0, "clip": 1.0}, "ancestral"),
+    ],
+)
+def test_a_name_chooses_the_sampler_and_without_one_eta_does(fields, name):
+    config = tiny()
+    config.sampler.update(fields)
+    sampler = build_dvg(config).sampler
+    assert (sampler.name, sampler.steps, sampler.clip) == (name, fields.get("steps"), fields.get("clip"))
 
 
 @pytest.mark.parametrize(("module", "said"), [(quickstart, "quickstart.py:three"), (paper, "paper.py:three")])

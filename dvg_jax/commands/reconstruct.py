@@ -7,6 +7,7 @@ from absl import flags
 from dvg_jax import cli
 from dvg_jax.data.films_in import FRAMES, INTENSITIES, parse_film_request
 from dvg_jax.data.frame import FIELD_MM
+from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 from dvg_jax.reconstruction import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
 from dvg_jax.reconstructor import BATCH
@@ -47,7 +48,12 @@ def main(argv: list[str] | None = None) -> None:
         "batch", BATCH, "Samples made at a time; fewer need less memory.",
         lower_bound=1, flag_values=values,
     )  # fmt: skip
-    steps = flags.DEFINE_integer("steps", None, "Sampling steps; as trained unless given.", flag_values=values)
+    sampler = flags.DEFINE_enum(
+        "sampler", None, tuple(SAMPLERS), "That of the model's config unless given.", flag_values=values
+    )
+    steps = flags.DEFINE_integer(
+        "steps", None, "Sampling steps; those of the model's config unless given.", flag_values=values
+    )
     field_mm = flags.DEFINE_float(
         "field_mm", FIELD_MM, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
     )
@@ -68,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         samples=samples.value,
         batch=batch.value,
         steps=steps.value,
+        sampler=sampler.value,
         field_mm=field_mm.value,
         like=Path(like.value or truth.value) if like.value or truth.value else None,
         compare=bool(truth.value),

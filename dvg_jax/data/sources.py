@@ -6,7 +6,7 @@ the same ``i`` gives the same bits in every process and after every restart.
 
 import threading
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,12 +18,16 @@ from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.manifest import SPLITS, read_manifest
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
+from dvg_jax.fingerprint import fingerprint, of_files, of_settings
 
 Example = dict[str, Any]
 
 
 class Source(Protocol):
-    """What grain calls a random access data source."""
+    """What grain calls a random access data source; sources of equal ``identity`` hold the same examples."""
+
+    @property
+    def identity(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -40,6 +44,10 @@ class ArraySource:
             raise UserError(f"arrays have lengths {lengths}, want equal lengths above 0")
         self._arrays = dict(arrays)
         self._length = next(iter(lengths.values()))
+
+    @property
+    def identity(self) -> str:
+        return fingerprint(self._arrays)
 
     def __len__(self) -> int:
         return self._length
@@ -64,6 +72,7 @@ class PhantomSource:
         """Raises UserError for a count or size below 1 or an unknown split."""
         if count < 1 or size < 1:
             raise UserError(f"phantom count = {count}, size = {size}: want both at least 1")
+        self.identity = of_settings({"phantoms": count, "size": size, "seed": seed, "split": split})
         self._key, self._size = jax.random.fold_in(jax.random.key(seed), _split_number(split)), size
         self._kept: list[np.ndarray | None] = [None] * count
         self._lock = threading.Lock()
@@ -106,6 +115,10 @@ class PreparedSource:
             shape = _image(file).shape
             if shape != (size,) * 3:
                 raise UserError(f"{file}: shape {shape}, want {(size,) * 3}; prepare with --size {size}")
+
+    @cached_property
+    def identity(self) -> str:
+        return of_files(self.files)
 
     def __len__(self) -> int:
         return len(self.files)

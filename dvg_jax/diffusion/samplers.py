@@ -2,16 +2,21 @@
 
     z_T ~ N(0, I)
     for t = T-1 ... 0:   z0  = denoise(variables, condition, z, t)
-                         z  <- a_t z0 + b_t z + sigma_t noise
+                         z  <- a_t z0 + b_t z + sigma_t noise + c_t (z0 of the step before)
 
-One formula covers the paper's ancestral sampler (eta 1, every step) and DDIM (eta 0, any subset of steps): both draw
-from the family of Song et al. 2021, Eq. (12), which shares the marginals of the trained process.
+One formula covers three samplers, which differ in the table of a, b, c and sigma alone (``docs/sampling.md``):
+
+    ancestral   the paper's: eta 1; all steps
+    ddim        eta 0, any subset of steps. Both are of the family of Song et al. 2021, Eq. (12), which shares the
+                marginals of the trained process; c is 0
+    dpmpp_2m    DPM-Solver++ (2M), Lu et al. 2022, Algorithm 2: DDIM is the first order of its kind, and this the
+                second. z0 is continued along a line through its last two values over lambda = log(alpha / sigma)
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +30,23 @@ from dvg_jax.shapes import Key, Latent, Times
 Denoiser = Callable[[Any, Latent, Times], Latent]
 """(arguments, z_t, t) -> z_0. ``arguments`` is any pytree: weights and condition."""
 
+Carry = tuple[Latent, Latent]
+"""z, and the z_0 predicted at the step before; zeros before the first."""
+
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
+
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "ancestral": {"eta": 1.0, "order": 1},
+    "ddim": {"eta": 0.0, "order": 1},
+    "dpmpp_2m": {"eta": 0.0, "order": 2},
+}
+"""Samplers by name."""
+
+
+NOISE = -3.0
+"""The lambda under which z_t is as good as noise (abar below 0.0025): no step but the first is spent there."""
 
 
 class Coefficients(NamedTuple):
@@ -36,31 +56,85 @@ class Coefficients(NamedTuple):
     of_z0: np.ndarray
     of_z: np.ndarray
     sigma: np.ndarray
+    of_previous: np.ndarray
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How many steps, how much fresh noise, and the range z_0 is clipped to (None: not clipped)."""
+    """How many steps, how much fresh noise, the range z_0 is clipped to (None: not clipped), and the order in the
+    step's length: 2 makes use of the prediction before, and draws no noise.
+    """
 
     steps: int | None = None
     eta: float = 1.0
     clip: float | None = None
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise UserError(f"eta is {self.eta}; allowed: 0 (DDIM) to 1 (ancestral)")
+        if self.order not in (1, 2) or (self.order == 2 and self.eta):
+            raise UserError(f"order is {self.order} with eta {self.eta}; allowed: 1, or 2 with eta 0")
+
+    def called(self, name: str) -> Self:
+        """The sampler of that name with these steps and this clipping; UserError for a name that is none."""
+        if name not in SAMPLERS:
+            raise UserError(f"sampler is {name!r}; allowed: {', '.join(SAMPLERS)}")
+        return replace(self, **SAMPLERS[name])
+
+    @property
+    def name(self) -> str:
+        """What :meth:`called` takes, or ``ddim`` with its eta where that is between the two."""
+        own = {"eta": self.eta, "order": self.order}
+        return next((name for name, fields in SAMPLERS.items() if fields == own), f"ddim, eta {self.eta:g}")
 
     def coefficients(self, schedule: Schedule) -> Coefficients:
-        """The table of the reverse process on ``steps`` of the schedule's times, evenly spaced, T - 1 first."""
+        """The table of the reverse process on ``steps`` of the schedule's times, T - 1 first and 0 last.
+
+        They are evenly spaced, for the second order over lambda. The last step leads to abar = 1, where z is the
+        network's z_0 itself.
+        """
         steps = schedule.timesteps if self.steps is None else self.steps
         if not 1 <= steps <= schedule.timesteps:
             raise UserError(f"steps is {steps}; allowed: 1 to {schedule.timesteps}")
-        if not 0 <= self.eta <= 1:
-            raise UserError(f"eta is {self.eta}; allowed: 0 (DDIM) to 1 (ancestral)")
-        t = np.round(np.linspace(schedule.timesteps - 1, 0, steps)).astype(np.int32)
+        even = np.linspace(schedule.timesteps - 1, 0, steps)
+        t = np.round(even if self.order == 1 else _even_in_lambda(schedule, steps)).astype(np.int32)
         abar = schedule.alphas_cumprod[t]
         after = np.append(abar[1:], 1.0)
         variance = self.eta**2 * (1 - after) / (1 - abar) * (1 - abar / after)
         of_z = np.sqrt(np.maximum(1 - after - variance, 0) / (1 - abar))
         of_z0 = np.sqrt(after) - np.sqrt(abar) * of_z
-        table = (a.astype(np.float32) for a in (of_z0, of_z, np.sqrt(variance)))
-        return Coefficients(t, *table)
+        ahead = _extrapolation(abar) if self.order == 2 else np.zeros(steps)
+        columns = (of_z0 * (1 + ahead), of_z, np.sqrt(variance), -of_z0 * ahead)
+        return Coefficients(t, *(column.astype(np.float32) for column in columns))
+
+
+def log_snr(abar: np.ndarray) -> np.ndarray:
+    """lambda = log(alpha / sigma), the half of the logarithm of the signal-to-noise ratio."""
+    return 0.5 * np.log(abar / (1 - abar))
+
+
+def _even_in_lambda(schedule: Schedule, steps: int) -> np.ndarray:
+    """Different times that divide lambda as evenly as whole numbers can, from ``NOISE`` on; T - 1 comes first."""
+    lam = log_snr(schedule.alphas_cumprod)
+    wanted = np.linspace(max(NOISE, lam[-1]), lam[0], steps)
+    found = np.abs(lam[:, None] - wanted).argmin(axis=0)
+    found[0] = schedule.timesteps - 1
+    # Near t = 0 neighbours are farther apart in lambda than the wanted places: those move up to the next free times.
+    left = np.arange(steps)[::-1]
+    free = np.maximum.accumulate((found - left)[::-1])[::-1]
+    return left + np.clip(free, 0, schedule.timesteps - steps)
+
+
+def _extrapolation(abar: np.ndarray) -> np.ndarray:
+    """How far each step looks beyond its z_0, as a share of the way from the z_0 before: 1 / (2 r) of Algorithm 2.
+
+    0 at the first step, which has none before it, and at the last, whose way in lambda is infinite.
+    """
+    way = np.diff(log_snr(abar))
+    share = np.zeros(len(abar))
+    share[1:-1] = way[1:] / (2 * way[:-1])
+    return share
 
 
 def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent:
@@ -72,18 +146,20 @@ def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent
     return keep * z0 + spread * noise
 
 
-def reverse_step(row: Coefficients, z: Latent, z0: Latent, noise: Latent) -> Latent:
-    """One step of the reverse process; ``row`` holds scalars."""
-    return row.of_z0 * z0 + row.of_z * z + row.sigma * noise
+def reverse_step(row: Coefficients, z: Latent, z0: Latent, previous: Latent, noise: Latent) -> Latent:
+    """One step of the reverse process; ``row`` holds scalars, ``previous`` is the z_0 of the step before."""
+    # The previous z_0 comes last: where its weight is 0 it then changes no bit of the sum.
+    return row.of_z0 * z0 + row.of_z * z + row.sigma * noise + row.of_previous * previous
 
 
 def _denoise_and_step(
-    denoise: Denoiser, clip: float | None, arguments: Any, key: Key, row: Coefficients, z: Latent
-) -> Latent:
+    denoise: Denoiser, clip: float | None, arguments: Any, key: Key, row: Coefficients, carry: Carry
+) -> Carry:
+    z, previous = carry
     z0 = denoise(arguments, z, jnp.full(z.shape[:1], row.t))
     if clip is not None:
         z0 = jnp.clip(z0, -clip, clip)
-    return reverse_step(row, z, z0, _noise(key, row.t, z.shape))
+    return reverse_step(row, z, z0, previous, _noise(key, row.t, z.shape)), z0
 
 
 def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Latent:
@@ -122,19 +198,20 @@ def sample(
         scan = jax.default_backend() != "cpu"
     if scan:
         return _scan(denoise, sampler.clip, arguments, key, table, z)
+    carry = (z, jnp.zeros_like(z))
     for leaf in jax.tree.leaves(arguments)[-1:]:
         # Placed as the step will place its result: otherwise the second step is compiled anew.
-        z = jax.device_put(z, leaf.sharding)
+        carry = jax.device_put(carry, leaf.sharding)
     for i in range(len(table.t)):
-        z = _compiled_step(denoise, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), z)
+        carry = _compiled_step(denoise, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), carry)
         if progress is not None:
             progress(i + 1, len(table.t))
-    return z
+    return carry[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
 def _scan(denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Latent) -> Latent:
-    def body(z: Latent, row: Coefficients) -> tuple[Latent, None]:
-        return _denoise_and_step(denoise, clip, arguments, key, row, z), None
+    def body(carry: Carry, row: Coefficients) -> tuple[Carry, None]:
+        return _denoise_and_step(denoise, clip, arguments, key, row, carry), None
 
-    return jax.lax.scan(body, z, table)[0]
+    return jax.lax.scan(body, (z, jnp.zeros_like(z)), table)[0][0]

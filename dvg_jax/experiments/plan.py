@@ -66,7 +66,10 @@ def equal_budget(config: ConfigDict) -> None:
     volumes = sum(config[name].train.steps * config[name].train.batch_size for name in STAGES)
     for settings in config.baselines.values():
         settings.train.steps = max(volumes // settings.train.batch_size, 1)
-    config.baselines.cddpm.train.update(config.diffusion.train)
+    cddpm = config.baselines.cddpm
+    cddpm.train.update(config.diffusion.train)
+    # In pixels an example is as large as the CTs themselves, and is held in memory.
+    cddpm.train.cache &= cddpm.space == "latent"
 
 
 def plan_run(base: ConfigDict, folder: Path, row: Row) -> Run:

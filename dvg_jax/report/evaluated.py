@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 import dvg_jax
 from dvg_jax.data.frame import FIELD_MM, frame_affine
 from dvg_jax.dvg import DVG
+from dvg_jax.fingerprint import fingerprint
 from dvg_jax.metrics.report import Row
-from dvg_jax.reconstructor import fingerprint
 from dvg_jax.report import Case, Page, write_page
 from dvg_jax.report.cases import build_case, build_films, means_tables
 from dvg_jax.scores import MEAN, Scores

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from ml_collections import ConfigDict
 from dvg_jax.build import build_source
 from dvg_jax.config import BASELINES, STAGES, stage_field, stage_settings
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
-from dvg_jax.data.sources import ArraySource
+from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
 from dvg_jax.shapes import Variables
 from dvg_jax.stages.base import Example, Stage
 from dvg_jax.training import sharding
 from dvg_jax.training.checkpoint import Checkpoints, save_model
+from dvg_jax.training.examples import Preparation, kept_examples, origin, prepared_ahead
 from dvg_jax.training.log import RunLog
 from dvg_jax.training.optim import Training
 from dvg_jax.training.state import TrainState, create, update
@@ -44,6 +46,7 @@ class StageRun:
     def __init__(self, config: ConfigDict, stage: Stage, variables: dict[str, Variables], workdir: Path) -> None:
         self.config, self.stage, self.folder = config, stage, workdir / stage.name
         self.training = Training(**stage_settings(config, stage.name).train)
+        self.ahead = prepared_ahead(config, stage, self.training.cache)
         self.recipe, self.rate = self.training.recipe, jax.jit(self.training.rate())
         self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
         self.key = jax.random.fold_in(jax.random.key(config.seed), (*STAGES, *BASELINES).index(stage.name))
@@ -54,22 +57,33 @@ class StageRun:
         self.source = build_source(config, "train")
         self.test = build_source(config, "test")
 
-    def _examples(self) -> Example:
-        """All examples of the training set, computed once by the frozen stages."""
+    def _examples(self) -> Source:
+        """All examples of the training set, computed once; what frozen stages give is kept in the folder."""
+        if self.ahead:
+            facts = origin(self.config, self.stage, self.frozen, self.source)
+            return kept_examples(self.folder / "examples", self.preparation, self.source, facts)
         rows = []
         for batch in evaluation_batches(self.source, self.config.evaluate.batch_size):
             example = self._prepare(batch)
             rows.append(jax.tree.map(lambda x, m=batch["mask"] > 0: np.asarray(x)[m], example))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+        return ArraySource(jax.tree.map(lambda *parts: np.concatenate(parts), *rows))
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """The frozen stages, case by case."""
+        return Preparation(self.stage, self.frozen, self.mesh)
 
     def _prepare(self, batch: Example) -> Example:
         """What the stage learns from, outside of a step; what is drawn depends on the batch's first case alone."""
+        if self.ahead:
+            return self.preparation(batch["ct"])
         return self.stage.prepare(self.frozen, batch["ct"], jax.random.fold_in(self.key, batch["index"][0]))
 
     def _step(self, state: TrainState, batch: Example) -> tuple[TrainState, dict[str, jax.Array]]:
-        prepare = None if self.training.cache else self.stage.prepare
-        # Where examples are cached the compiled step must not depend on what made them.
-        frozen = {} if self.training.cache else self.frozen
+        ready = self.training.cache or self.ahead
+        prepare = None if ready else self.stage.prepare
+        # Where examples are ready the compiled step must not depend on what made them.
+        frozen = {} if ready else self.frozen
         batch = {name: value for name, value in batch.items() if name != "index"}
         rate = self.rate(state.step)
         return update(self.stage.task, self.recipe, prepare, state, frozen, self.constants, batch, self.key, rate)
@@ -99,7 +113,7 @@ class StageRun:
           SystemExit: a signal asked to stop; the state has been saved.
         """
         if self.training.cache:
-            self.source = ArraySource(self._examples())
+            self.source = self._examples()
         with StopRequest() as stop:
             state = self._train(stop)
         self._finish(state)
@@ -116,7 +130,10 @@ class StageRun:
         before = None
         try:
             while step < steps:
-                state, metrics = self._step(state, sharding.put_batch(self.mesh, next(data)))
+                rows = next(data)
+                if self.ahead and not self.training.cache:
+                    rows = self._prepare(rows)
+                state, metrics = self._step(state, sharding.put_batch(self.mesh, rows))
                 step += 1
                 self._check_finite(before, step - 1, saved)
                 before = metrics["loss"]

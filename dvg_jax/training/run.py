@@ -15,7 +15,7 @@ from dvg_jax.training.checkpoint import load_model
 from dvg_jax.training.loop import StageRun
 
 FREE_FIELDS = ("stage", "log", "evaluate", "init", "sampler")
-"""What may differ between two runs in one folder; training lengths may too."""
+"""What may differ between two runs in one folder; training lengths may too, and whether examples are cached."""
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -79,7 +79,7 @@ def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -
         was, now = _flat(configs.load(path)), _flat(config)
         for field in sorted(was.keys() | now.keys()):
             part = field.split(".")
-            may_differ = part[0] in (*FREE_FIELDS, *free) or field.endswith("train.steps")
+            may_differ = part[0] in (*FREE_FIELDS, *free) or field.endswith(("train.steps", "train.cache"))
             may_differ |= part[0] == "baselines" and not (workdir / part[1]).exists()
             if not may_differ and was.get(field) != now.get(field):
                 raise UserError(

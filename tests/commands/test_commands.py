@@ -19,6 +19,7 @@ from dvg_jax.data.films import write_picture
 from dvg_jax.data.frame import frame_affine
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.scans import load_scan
+from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 from dvg_jax.reconstructor import Reconstructor, sample_keys
 from tests.tiny import get_config
@@ -64,7 +65,7 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
         write_picture(tmp_path / f"{name}.png", view)
     output = tmp_path / "ct.nii.gz"
     films = [f"--xray={tmp_path / 'ap.png'}@0", f"--xray={tmp_path / 'lat.png'}@90"]
-    how = ["--frame=none", "--seed=3", "--steps=2"]
+    how = ["--frame=none", "--seed=3", "--steps=3", "--sampler=dpmpp_2m"]
     reconstruct.main([f"--workdir={trained}", *films, f"--output={output}", *how])
     image = nib.load(output)
     assert image.shape == (16, 16, 16)
@@ -76,7 +77,7 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
     assert hu.max() <= 1476
     record = json.loads((tmp_path / "ct.json").read_text())
     assert record["seed"] == 3
-    assert record["steps"] == 2
+    assert (record["sampler"], record["steps"]) == ("dpmpp_2m", 3)
     assert [x["angle_deg"] for x in record["xrays"]] == [0.0, 90.0]
 
 
@@ -164,6 +165,15 @@ def test_the_key_decides_the_sample(reconstructor, xrays):
     np.testing.assert_array_equal(first, again)
     other = reconstructor(xrays, (0, 90), key=jax.random.key(2))
     assert float(np.abs(first - other).max()) > 0
+
+
+def test_the_sampler_is_chosen_by_name(reconstructor, xrays):
+    named = {name: np.asarray(reconstructor(xrays, (0, 90), steps=3, sampler=name)) for name in (None, *SAMPLERS)}
+    np.testing.assert_array_equal(named[None], named["ancestral"])
+    assert np.abs(named["ddim"] - named["ancestral"]).max() > 0
+    assert np.abs(named["ddim"] - named["dpmpp_2m"]).max() > 0
+    with pytest.raises(UserError, match="sampler is 'euler'; allowed: ancestral, ddim, dpmpp_2m"):
+        reconstructor(xrays, (0, 90), sampler="euler")
 
 
 def test_contrast_and_brightness_of_a_film_do_not_matter(reconstructor, xrays):

@@ -23,7 +23,7 @@ def exact_moments(sampler, schedule=SCHEDULE):
     """Mean and variance of what the sampler draws from a Gaussian: each of its steps is affine in z."""
     table = sampler.coefficients(schedule)
     mean, variance = 0.0, 1.0
-    for t, of_z0, of_z, sigma in zip(*(np.asarray(a, np.float64) for a in table), strict=True):
+    for t, of_z0, of_z, sigma, _ in zip(*(np.asarray(a, np.float64) for a in table), strict=True):
         abar = schedule.alphas_cumprod[int(t)]
         gain = STD**2 * np.sqrt(abar) / (STD**2 * abar + 1 - abar)
         slope = of_z0 * gain + of_z

@@ -74,7 +74,8 @@ def test_reverse_step(t, golden, compare):
     row = Coefficients(*(a[99 - t] for a in Sampler().coefficients(SCHEDULE)))
     z0 = jnp.clip(golden["post_net_output"], -1, 1)
     z_t, noise = golden[f"post{t}/x_t"], golden[f"post{t}/noise"]
-    compare(f"post{t}/mean", reverse_step(row, z_t, z0, jnp.zeros_like(noise)), relative)
-    compare(f"post{t}/x_prev", reverse_step(row, z_t, z0, noise), relative)
+    unused = jnp.zeros_like(z0)  # the z_0 before, which the published sampler does not keep
+    compare(f"post{t}/mean", reverse_step(row, z_t, z0, unused, jnp.zeros_like(noise)), relative)
+    compare(f"post{t}/x_prev", reverse_step(row, z_t, z0, unused, noise), relative)
     log_variance = np.log(np.maximum(SCHEDULE.posterior_variance[t], SMALLEST_VARIANCE))
     compare(f"post{t}/log_var_clipped", np.full((2, 1, 1, 1, 1), log_variance))

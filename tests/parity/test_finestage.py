@@ -149,7 +149,7 @@ def test_sampling_with_the_recorded_noise(official, golden, close):
     @jax.jit
     def step(row: Coefficients, z: jax.Array, noise: jax.Array) -> jax.Array:
         z0 = dvg.denoiser.predict(arguments, z, jnp.full(z.shape[:1], row.t))
-        return reverse_step(row, z, jnp.clip(z0, -dvg.sampler.clip, dvg.sampler.clip), noise)
+        return reverse_step(row, z, jnp.clip(z0, -dvg.sampler.clip, dvg.sampler.clip), jnp.zeros_like(z), noise)
 
     table = dvg.sampler.coefficients(dvg.schedule)
     assert list(table.t) == list(range(99, -1, -1))

@@ -1,0 +1,166 @@
+"""What frozen stages make of each CT, computed once and kept in the stage's folder.
+
+    CT --prepare, one case at a time--> example --> <workdir>/<stage>/examples/<name>.npy, facts.json
+
+Every case passes the frozen stages alone. So an example has the same bits whether it is computed for the step that
+needs it, with any other cases, or once for all steps, and training with and without the cache is the same.
+
+A kept example is used only where all that it depends on is unchanged; ``facts.json`` holds digests of that.
+"""
+
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from dvg_jax.config import stage_field
+from dvg_jax.data.files import new_folder
+from dvg_jax.data.pipeline import evaluation_batches
+from dvg_jax.data.sources import ArraySource, Source
+from dvg_jax.errors import UserError
+from dvg_jax.fingerprint import fingerprint, of_file, of_program, of_settings
+from dvg_jax.shapes import Variables, Volumes
+from dvg_jax.stages.base import Example, Stage
+from dvg_jax.training import sharding
+
+FACTS = "facts.json"
+
+NOT_READ = ("stage", "log", "evaluate", "init", "sampler", "data", "train", "loss")
+"""Parts of a config that no ``prepare`` depends on; of ``data`` the source itself tells what matters."""
+
+
+def prepared_ahead(config: ConfigDict, stage: Stage, cached: bool) -> bool:
+    """Whether the stage's examples are made by frozen stages and are the same at every step.
+
+    Raises:
+      UserError: examples are to be cached whose views are drawn anew at each step.
+    """
+    if config.random_views and cached and stage.name != "ct_vqgan":
+        raise UserError(
+            f"config.{stage_field(stage.name)}.train.cache is True with random_views {config.random_views}; "
+            "allowed: False, since views are drawn at each step"
+        )
+    return bool(stage.requires) and not config.random_views
+
+
+class Preparation:
+    """A stage's ``prepare`` for one case a device: CTs in, examples out, both on the host.
+
+    The devices are those of this process, so that several processes need not wait for each other.
+    """
+
+    def __init__(self, stage: Stage, frozen: dict[str, Variables], mesh: Mesh) -> None:
+        own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+        self.name, self.width = stage.name, len(own)
+        self._mesh = Mesh(np.array(own), ("data",))
+        # Where all devices are this process's, they hold the weights already.
+        here = frozen if len(own) == mesh.size else jax.tree.map(lambda x: x.addressable_data(0), frozen)
+        self._frozen = jax.device_put(here, sharding.replicated(self._mesh))
+
+        @jax.jit
+        @partial(
+            jax.shard_map,
+            mesh=self._mesh,
+            in_specs=(PartitionSpec(), PartitionSpec("data")),
+            out_specs=PartitionSpec("data"),
+            check_vma=False,
+        )
+        def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+            return stage.prepare(frozen, ct, jax.random.key(0))  # nothing is drawn
+
+        self._compiled = prepare
+
+    def __call__(self, ct: np.ndarray) -> Example:
+        """(B, D, H, W, 1) -> the examples of these cases, NumPy arrays of B rows."""
+        cases = np.arange(-(-len(ct) // self.width) * self.width)
+        rows = np.minimum(cases, len(ct) - 1).reshape(-1, self.width)
+        parts = [self._compiled(self._frozen, sharding.put_batch(self._mesh, ct[row])) for row in rows]
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(ct)], *parts)
+
+
+def origin(config: ConfigDict, stage: Stage, frozen: dict[str, Variables], source: Source) -> dict[str, str]:
+    """Digests of all that a stage's examples depend on, by what they are of."""
+    settings = {"stage": stage.name} | _read(config.to_dict())
+    return {
+        "weights": fingerprint(frozen),
+        "data": source.identity,
+        "settings": of_settings(settings),
+        "program": of_program(),
+    }
+
+
+def kept_examples(folder: Path, preparation: Preparation, source: Source, facts: dict[str, str]) -> Source:
+    """The examples of all cases: those in ``folder`` if they belong to ``facts``, or computed and kept there.
+
+    They are read where they lie, so that memory does not bound their number. The first process writes; others that
+    find nothing hold theirs in memory.
+    """
+    arrays = _read_kept(folder, preparation.name, facts)
+    if arrays is None and jax.process_index() == 0:
+        for old in (folder, *folder.parent.glob(f".partial-*-{folder.name}")):
+            shutil.rmtree(old, ignore_errors=True)
+        _write(folder, preparation, source, facts)
+        arrays = _read_kept(folder, preparation.name, facts)
+    if arrays is None:
+        rows = [example for _, example in _computed(preparation, source)]
+        arrays = jax.tree.map(lambda *x: np.concatenate(x), *rows)
+    return ArraySource(arrays)
+
+
+def _computed(preparation: Preparation, source: Source):  # type: ignore[no-untyped-def]
+    """(number of the first case, examples) of all cases in order, as many at a time as there are devices."""
+    bar = tqdm(total=len(source), desc=f"{preparation.name} examples", disable=jax.process_index() > 0)
+    for i, batch in enumerate(evaluation_batches(source, preparation.width)):
+        ct = batch["ct"][batch["mask"] > 0]
+        yield i * preparation.width, preparation(ct)
+        bar.update(len(ct))
+    bar.close()
+
+
+def _write(folder: Path, preparation: Preparation, source: Source, facts: dict[str, str]) -> None:
+    """Fill a folder beside, which takes the name once all is in it."""
+    with new_folder(folder) as part:
+        arrays: dict[str, np.memmap] = {}
+        for first, example in _computed(preparation, source):
+            for name, rows in example.items():
+                if name not in arrays:
+                    shape = (len(source), *rows.shape[1:])
+                    arrays[name] = np.lib.format.open_memmap(part / f"{name}.npy", "w+", rows.dtype, shape)
+                arrays[name][first : first + len(rows)] = rows
+        for array in arrays.values():
+            array.flush()
+        files = {f"{name}.npy": of_file(part / f"{name}.npy") for name in arrays}
+        (part / FACTS).write_text(json.dumps({"of": facts, "sha256": files}, indent=2) + "\n")
+
+
+def _read_kept(folder: Path, name: str, facts: dict[str, str]) -> dict[str, np.ndarray] | None:
+    """The arrays in ``folder``; None, and a line that says why, where they cannot be used."""
+    if not folder.exists():
+        return None
+    try:
+        found = json.loads((folder / FACTS).read_text())
+        changed = [part for part, digest in facts.items() if found["of"].get(part) != digest]
+        broken = [file for file, digest in found["sha256"].items() if of_file(folder / file) != digest]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        changed, broken = [], [f"{FACTS} ({error})"]
+    if changed or broken:
+        reason = f"other {', '.join(changed)}" if changed else f"not as written: {', '.join(broken)}"
+        print(f"{name}: the examples in {folder} are of no use ({reason}) and are computed anew", file=sys.stderr)
+        return None
+    # A plain view: rows of it become plain arrays.
+    return {Path(file).stem: np.load(folder / file, mmap_mode="r").view(np.ndarray) for file in found["sha256"]}
+
+
+def _read(settings: Any) -> Any:
+    """Settings without the parts that are named in ``NOT_READ``, at any depth."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _read(value) for name, value in settings.items() if name not in NOT_READ}
