@@ -99,6 +99,8 @@ def default_config() -> ConfigDict:
             "decode_quantized": True,  # D_ct from the nearest codes; so in the released code too
             "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
+            # several devices: each holds a share of weights, moments and averages between steps, not all of them
+            "shard_parameters": False,
             "timesteps": 100,
             # 0 steps: all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
             "sampler": {"steps": 0, "eta": 1.0, "clip": 0.0},
