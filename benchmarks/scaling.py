@@ -144,6 +144,9 @@ def counted(devices: int) -> dict[str, Any]:
 
 # The estimate.
 
+GIGABIT = 1e9 / 8
+"""Bytes a second."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -154,14 +157,14 @@ class Machine:
       utilisation: the share of ``peak`` that a training step reaches.
       per_machine: GPUs joined by ``local``.
       local: bytes a second each GPU sends within a machine (NVLink 4, one direction).
-      network: bytes a second each GPU sends between machines; every GPU has a network port of its own.
+      network: bytes a second a machine sends to the next.
     """
 
     peak: float = 495e12
     utilisation: float = 0.3
     per_machine: int = 8
     local: float = 450e9
-    network: float = 400e9 / 8
+    network: float = GIGABIT * 400
 
 
 FORWARD_MULTIPLY_ADDS = 209.0e9
@@ -171,18 +174,18 @@ TRAINING_FACTOR = 3
 """A backward pass takes about two forward ones."""
 
 GPUS = (8, 16, 32, 64)
-NETWORKS = {"400 Gb/s": 400e9 / 8, "200 Gb/s": 200e9 / 8}
+NETWORKS = {"200 Gb/s": GIGABIT * 200, "400 Gb/s": GIGABIT * 400, "8 x 400 Gb/s": GIGABIT * 3200}
+"""What joins machines: one port each, or one a GPU, over which as many rings run side by side."""
 
 
 def ring_seconds(size: float, devices: int, bandwidth: float) -> float:
-    """A ring all-reduce: every device sends 2 (n - 1) / n of the bytes over its link; latency is left out."""
+    """A ring all-reduce: every link carries 2 (n - 1) / n of the bytes; latency is left out."""
     return 2 * (devices - 1) / devices * size / bandwidth
 
 
 def step_estimate(devices: int, cases: int, gradient_bytes: int, machine: Machine) -> dict[str, float]:
-    """Seconds of g_theta's step: arithmetic, all-reduce over the slowest link, and both without and with overlap.
-
-    ``efficiency`` is the share of a step that is arithmetic: speed-up over one GPU, per GPU, at ``cases`` a GPU.
+    """Seconds of g_theta's step: arithmetic, all-reduce at the speed of the slowest link, both one after the other, and
+    both at once. ``efficiency`` is the share of arithmetic in the former.
     """
     operations = 2 * FORWARD_MULTIPLY_ADDS * TRAINING_FACTOR * cases
     arithmetic = operations / (machine.peak * machine.utilisation)
@@ -220,8 +223,7 @@ def estimates() -> dict[str, Any]:
         | step_estimate(n, cases, gradients["diffusion"], Machine(network=speed))
         for cases in (2, 8)
         for n in GPUS
-        for network, speed in NETWORKS.items()
-        if n > Machine().per_machine or network == "400 Gb/s"
+        for network, speed in (NETWORKS if n > Machine().per_machine else {"NVLink": Machine.local}).items()
     ]
     return {"not_run": True, "gradient_bytes": gradients, "assumed": vars(Machine()), "steps": rows}
 
@@ -240,9 +242,8 @@ def tables(results: dict[str, Any]) -> str:
     lines += ["", "| cases a GPU | GPUs | link | arithmetic | all-reduce | step | overlapped | efficiency |"]
     lines.append("|---" * 8 + "|")
     for row in estimate["steps"]:
-        link = "NVLink" if row["gpus"] <= Machine().per_machine else row["network"]
         times = " | ".join(f"{1000 * row[k]:.1f} ms" for k in ("arithmetic", "exchange", "step", "step_overlapped"))
-        lines.append(f"| {row['cases']} | {row['gpus']} | {link} | {times} | {row['efficiency']:.0%} |")
+        lines.append(f"| {row['cases']} | {row['gpus']} | {row['network']} | {times} | {row['efficiency']:.0%} |")
     return "\n".join(lines)
 
 

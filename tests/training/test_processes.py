@@ -28,31 +28,37 @@ FLAGS = (
     *(f"--config.{stage}.train.batch_size=4" for stage in STAGES),
     "--config.ct_vqgan.train.cache=False",
 )  # fmt: skip
+FIRST = ("--config.stage=ct_vqgan", "--config.ct_vqgan.train.steps=30")
+
+
+def command(workdir: Path, *flags: str) -> list[str]:
+    return ["train.py", "--config", str(ROOT / "tests/tiny.py"), "--workdir", str(workdir), *FLAGS, *flags]
 
 
 class Pair:
     """``train.py`` in two processes of one device each."""
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, *flags: str) -> None:
         self.metrics = workdir / "ct_vqgan" / "metrics.jsonl"
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        command = [sys.executable, "train.py", "--config", "tests/tiny.py", "--workdir", str(workdir), *FLAGS]
-        place = (f"--coordinator={address}", "--processes=2")
+        flags = (*flags, f"--coordinator={address}", "--processes=2")
         self.processes = [
             subprocess.Popen(
-                [*command, *place, f"--process={i}"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+                [sys.executable, *command(workdir, *flags, f"--process={i}")],
+                cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
             )
             for i in range(2)
-        ]
+        ]  # fmt: skip
 
     def interrupt_second(self) -> None:
         """SIGTERM to one process alone, once two steps have been logged."""
         end = time.monotonic() + DEADLINE_S
         while not self.metrics.exists() or len(self.metrics.read_text().splitlines()) < 2:
             assert time.monotonic() < end, "the run did not get there"
+            assert self.processes[0].poll() is None, self.codes()
             time.sleep(0.002)
         self.processes[1].send_signal(signal.SIGTERM)
 
@@ -68,52 +74,69 @@ class Pair:
         return [process.returncode for process in self.processes]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Folders of one process and of two, of which one was asked to stop; exit codes and the step they stopped at."""
-    folder = tmp_path_factory.mktemp("processes")
-    pair = Pair(folder / "two")
-    pair.interrupt_second()
-    stopped = pair.codes()
-    step = _last_checkpoint(folder / "two" / "ct_vqgan")
-    finished = Pair(folder / "two").codes()
+def alone(workdir: Path, *flags: str) -> None:
+    """The same command in this process, on one device."""
     with pytest.MonkeyPatch.context() as patch:
         devices = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda: devices)
-        train.main(["--config", str(ROOT / "tests/tiny.py"), "--workdir", str(folder / "one"), *FLAGS])
-    return folder / "one", folder / "two", stopped, finished, step
+        patch.setattr(sys, "argv", command(workdir, *flags))
+        train.main()
 
 
-def _last_checkpoint(stage: Path) -> int:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of one process and of two that trained the same stages, one uncached and one cached."""
+    folder = tmp_path_factory.mktemp("processes")
+    pair = Pair(folder / "two")
+    alone(folder / "one")
+    assert pair.codes() == [0, 0]
+    return folder / "one", folder / "two"
+
+
+def last_checkpoint(stage: Path) -> int:
     return max(int(path.name) for path in (stage / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def test_a_signal_to_one_process_stops_both_and_they_go_on(runs):
-    _, two, stopped, finished, step = runs
-    assert stopped == [128 + signal.SIGTERM] * 2
-    assert 2 < step < STEPS
-    assert finished == [0, 0]
-    assert [_last_checkpoint(two / stage) for stage in STAGES] == [STEPS, STEPS]
+def assert_equal_models(one: Path, two: Path) -> None:
+    (a, facts), (b, facts_of_two) = (load_model(stage / "model") for stage in (one, two))
+    assert facts == facts_of_two
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-5 * np.abs(x).max())
+
+
+def losses(stage: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_learn_what_one_does(runs, stage):
-    (one, facts), (two, facts_of_two) = (load_model(workdir / stage / "model") for workdir in runs[:2])
-    assert facts == facts_of_two
-    assert jax.tree.structure(one) == jax.tree.structure(two)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+    one, two = (workdir / stage for workdir in runs)
+    assert_equal_models(one, two)
+    assert last_checkpoint(two) == STEPS
+    assert (two / "pictures").is_dir()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_step_is_logged_once(runs, stage):
-    logged = [
-        [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
-        for workdir in runs[:2]
-    ]
-    one, two = ([(line["step"], line["loss"]) for line in lines if "loss" in line] for lines in logged)
+    one, two = (losses(workdir / stage) for workdir in runs)
     assert [step for step, _ in two] == list(range(1, STEPS + 1))
     np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path):
+    one, two = (tmp_path / name / "ct_vqgan" for name in ("one", "two"))
+    pair = Pair(two.parent, *FIRST)
+    pair.interrupt_second()
+    assert pair.codes() == [128 + signal.SIGTERM] * 2
+    step = last_checkpoint(two)
+    assert 2 < step < 30
+    assert Pair(two.parent, *FIRST).codes() == [0, 0]
+    alone(one.parent, *FIRST)
+    assert_equal_models(one, two)
+    assert [step for step, _ in losses(two)] == list(range(1, 31))
 
 
 SRUN = dict.fromkeys(distributed.SLURM, "0") | {"SLURM_NTASKS": "16"}
