@@ -187,7 +187,8 @@ class StageRun:
 
     def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
-        metrics, volumes = self.stage.show(variables, batch["ct"], self.key)
+        ct = batch["ct"] if self.mesh.size == 1 else sharding.place(batch["ct"], self.everywhere)
+        metrics, volumes = self.stage.show(variables, ct, self.key)
         record.write(step, metrics)
         if volumes and distributed.is_first():
             named = {name: np.asarray(volume) for name, volume in volumes.items()}
