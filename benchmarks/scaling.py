@@ -258,7 +258,7 @@ def _kib(size: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--devices", type=int, nargs="*", default=[1, 2, 4, 8], help="other counts in the file stay")
     parser.add_argument("--estimate", action="store_true", help="count nothing anew")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.estimate:
         print(tables(json.loads(before.read_text())["results"] | {"estimate": estimates()}))
         return
-    counts = {}
+    counts = json.loads(before.read_text())["results"]["counts"] if before.exists() else {}
     for n in options.devices:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
@@ -279,7 +279,7 @@ def main(argv: list[str] | None = None) -> None:
         done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True, env=environment)
         counts[str(n)] = json.loads(done.stdout.splitlines()[-1])
         print(n, {name: _told(entry["collectives"]) for name, entry in counts[str(n)].items()}, flush=True)
-    results = {"counts": counts, "estimate": estimates()}
+    results = {"counts": dict(sorted(counts.items(), key=lambda item: int(item[0]))), "estimate": estimates()}
     print(f"written: {save(RESULT, results)}")
     print(tables(results))
 
