@@ -101,6 +101,8 @@ def default_config() -> ConfigDict:
             "decode_quantized": True,  # D_ct from the nearest codes; so in the released code too
             "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
+            # several devices: each holds a share of weights, moments and averages between steps, not all of them
+            "shard_parameters": False,
             "timesteps": 100,
             # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
             # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code

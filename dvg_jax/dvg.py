@@ -140,7 +140,8 @@ class DVG:
             return self.finish(self.synthesize_view(variables, self.view_latent(variables, views)).ct)
         condition = self.condition(variables, views)
         if key.ndim:
-            condition = tuple(jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
+            samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
+            condition = jax.device_put(tuple(samples), key.sharding)  # over the devices that the keys are on
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
         arguments = (variables["diffusion"]["params"], condition)
         z = sample(self.denoiser.predict, arguments, key, shape, self.schedule, self.sampler, progress)

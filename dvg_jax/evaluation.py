@@ -19,6 +19,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.report.evaluated import EvaluationPage
 from dvg_jax.scores import CEILING, MEAN, Scores, build_measures, row_labels
 from dvg_jax.shapes import Key, Variables, Views, Volumes
+from dvg_jax.training import sharding
 from dvg_jax.training.run import finished_steps, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
 
@@ -43,6 +44,9 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
     own = needed if not baselines or any(finished_steps(config, workdir, name) for name in needed) else ()
     names = dict.fromkeys([*own, *(name for b in baselines for name in (*b.requires, b.name))])
     variables = jax.device_put(load_stages(config, workdir, tuple(names), wanted_by="evaluation"))
+    # Where batches divide by the devices, each device predicts its share; figures are taken on one.
+    mesh = sharding.even_mesh(config.evaluate.batch_size)
+    everywhere = variables if mesh is None else jax.device_put(variables, sharding.replicated(mesh))
     folder = workdir / "evaluation"
     key = jax.random.key(config.seed)
     mean = mean_volume(build_source(config, "train"))
@@ -54,8 +58,13 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
     for cases, truth in case_batches(test, config.evaluate.batch_size, count):
         # The key belongs to the batch's first case: a result depends on the batch size, which the config fixes.
         case_key = jax.random.fold_in(key, cases[0])
-        results, made = predict(dvg, variables, truth, case_key) if own else ({}, None)
-        others, synthesised = predict_baselines(dvg, baselines, variables, truth, case_key)
+        split = truth if mesh is None else jax.device_put(truth, sharding.rows_split(mesh))
+        results, made = predict(dvg, everywhere, split, case_key) if own else ({}, None)
+        others, synthesised = predict_baselines(dvg, baselines, everywhere, split, case_key)
+        if mesh is not None:
+            results, made, others, synthesised = jax.device_put(
+                (results, made, others, synthesised), jax.local_devices()[0]
+            )
         results = {MEAN: jnp.broadcast_to(mean, truth.shape), **others, **results}
         if made is not None:
             synthesised[DVG_NET] = made

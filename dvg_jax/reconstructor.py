@@ -19,6 +19,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, Variables, Views, Volume
 from dvg_jax.training.run import load_stages
+from dvg_jax.training.sharding import even_mesh, replicated, rows_split
 
 ANGLE_TOLERANCE = 20.0
 """Degrees by which a view may differ from the angle that the model was trained for."""
@@ -82,7 +83,8 @@ class Reconstructor:
     ) -> Float[np.ndarray, "K D H W"]:
         """Draw one CT a key from the same views, ``batch`` at a time in one compiled call that encodes the views once.
 
-        Sample k is what a call with ``keys[k]`` gives, up to rounding. Memory on the device grows with ``batch``.
+        Sample k is what a call with ``keys[k]`` gives, up to rounding. Memory on the device grows with ``batch``. Where
+        the samples of a call divide by the process's devices, each device makes an equal share of them.
 
         Args:
           keys: (K,); :func:`sample_keys` makes them.
@@ -97,10 +99,14 @@ class Reconstructor:
             raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
         batch = min(batch, count)
         parts, calls = [], -(-count // batch)
+        variables, split = self.variables, None
+        if (mesh := even_mesh(batch)) is not None:
+            variables, views = jax.device_put((variables, views), replicated(mesh))
+            split = rows_split(mesh)
         for first in range(0, count, batch):
-            rows = keys[np.minimum(np.arange(first, first + batch), count - 1)]
+            rows = jax.device_put(keys[np.minimum(np.arange(first, first + batch), count - 1)], split)
             told = _shifted(progress, first // batch, calls)
-            parts.append(np.asarray(dvg.reconstruct(self.variables, views, rows, told)[..., 0]))
+            parts.append(np.asarray(dvg.reconstruct(variables, views, rows, told)[..., 0]))
         return np.concatenate(parts)[:count]
 
     def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:

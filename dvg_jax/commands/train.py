@@ -5,6 +5,7 @@ from ml_collections import config_flags
 
 from dvg_jax import cli
 from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.training.distributed import join
 from dvg_jax.training.run import train
 
 
@@ -17,6 +18,15 @@ def main(argv: list[str] | None = None) -> None:
     workdir = flags.DEFINE_string(
         "workdir", "", "Folder of the run; the same command goes on where it stopped.", flag_values=values
     )
+    coordinator = flags.DEFINE_string(
+        "coordinator",
+        "",
+        "HOST:PORT of process 0, to train in several processes (docs/scaling.md).",
+        flag_values=values,
+    )
+    processes = flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
+    process = flags.DEFINE_integer("process", None, "Which one this is, from 0.", flag_values=values)
     cli.parse_flags(values, argv, required=("config", "workdir"))
+    join(coordinator.value, processes.value, process.value)
     enable_compilation_cache()
     train(config.value, cli.workdir_path(workdir.value))

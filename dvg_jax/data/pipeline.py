@@ -22,19 +22,20 @@ def training_iterator(
     arrays.
 
     Every epoch is a new permutation; epochs follow each other without a gap, so no example is left out and a
-    batch may hold the end of one and the start of the next. ``batch_size`` counts all processes; each gets
-    ``batch_size / process_count`` rows, and together they hold, at every step, the examples that one process
-    alone would draw. ``get_state()`` (JSON-able) and ``set_state(state)`` continue the sequence exactly;
-    ``close()`` ends the reading threads. Raises UserError for a batch size that is below 1, above the source,
-    or not a multiple of the processes.
+    batch may hold the end of one and the start of the next. ``batch_size`` counts all processes; each reads its
+    own ``batch_size / process_count`` rows of every batch, which stand one process after the other in the batch
+    that one process alone would draw. ``get_state()`` (JSON-able, the same in all processes) and
+    ``set_state(state)`` continue the sequence exactly; ``close()`` ends the reading threads. Raises UserError for
+    a batch size that is below 1, above the source, or not a multiple of the processes.
     """
     if not 1 <= batch_size <= len(source):
         raise UserError(f"batch_size = {batch_size}, want 1 to {len(source)}, the number of examples")
     if batch_size % process_count:
         raise UserError(f"batch_size = {batch_size}, want a multiple of the {process_count} processes")
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(EPOCHS)
-    mine = stream[process_index::process_count].batch(batch_size // process_count)
-    return iter(mine.to_iter_dataset(_READ))
+    share = batch_size // process_count
+    mine = slice(process_index * share, (process_index + 1) * share)
+    numbers = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(EPOCHS).batch(batch_size)
+    return iter(numbers.map(lambda batch: _stack([source[int(i)] for i in batch[mine]])).to_iter_dataset(_READ))
 
 
 def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, Any]]:
@@ -46,5 +47,8 @@ def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, An
     for start in range(0, len(source), batch_size):
         places = np.arange(start, start + batch_size)
         rows = [source[int(i)] for i in np.minimum(places, len(source) - 1)]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        yield batch | {"mask": (places < len(source)).astype(np.float32)}
+        yield _stack(rows) | {"mask": (places < len(source)).astype(np.float32)}
+
+
+def _stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -48,7 +48,14 @@ def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Features:
         raise UserError(f"padding mode is {mode!r}; allowed: zeros, replicate")
     if amounts == VALID:
         return x
-    return jnp.pad(x, ((0, 0), *amounts, (0, 0)), mode="constant" if mode == "zeros" else "edge")
+    if mode == "zeros":
+        return jnp.pad(x, ((0, 0), *amounts, (0, 0)))
+    # jnp.pad takes an edge of the batch as well, to add none of it: over devices that is a collective each time.
+    for axis, (low, high) in enumerate(amounts, start=1):
+        first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+        last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+        x = jnp.concatenate([*[first] * low, x, *[last] * high], axis=axis)
+    return x
 
 
 def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form = "auto") -> Features:
@@ -327,7 +334,9 @@ class BatchNorm(nn.Module):
         mean, var = running_mean.value, running_var.value
         if train:
             axes = tuple(range(x.ndim - 1))
-            mean, var = x.mean(axes), x.var(axes)
+            mean = x.mean(axes)
+            # The variance does not change with the mean it is taken about: its gradient needs no sum of its own.
+            var = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axes)
             if not self.is_initializing():
                 count = x.size / channels
                 unbiased = var * count / max(count - 1, 1)

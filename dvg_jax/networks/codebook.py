@@ -15,30 +15,34 @@ from dvg_jax.shapes import Key
 Codebook = dict[str, Array]
 Rows = Float[Array, "n c"]
 
-ROWS_AT_ONCE = 4096
-"""Distances are computed for this many rows at a time, so that 32768 x 16384 of them never exist together."""
+ROWS_AT_ONCE = 2048
+"""Distances are computed for this many rows of a case at a time, so that 32768 x 16384 of them never exist together."""
 
 DECAY = 0.99
 EPSILON = 1e-7
 NOISE = 0.01
 
 
-def nearest(embeddings: Float[Array, "K c"], rows: Rows) -> Int[Array, "n"]:
-    """The nearest code of each row by squared distance in float32; the first of equals."""
+def nearest(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> Int[Array, "*B n"]:
+    """The nearest code of each row by squared distance in float32; the first of equals.
+
+    Cases stay on an axis of their own: split over devices, each device looks up the rows of its cases.
+    """
     embeddings = embeddings.astype(jnp.float32)
     norms = jnp.sum(embeddings**2, axis=1)
 
     def block(rows: Rows) -> Array:
         rows = rows.astype(jnp.float32)
         products = jnp.dot(rows, embeddings.T, precision=jax.lax.Precision.HIGHEST)
-        distance = jnp.sum(rows**2, axis=1, keepdims=True) - 2 * products + norms
-        return jnp.argmin(distance, axis=1).astype(jnp.int32)
+        distance = jnp.sum(rows**2, axis=-1, keepdims=True) - 2 * products + norms
+        return jnp.argmin(distance, axis=-1).astype(jnp.int32)
 
-    n, c = rows.shape
+    *cases, n, c = rows.shape
     if n <= ROWS_AT_ONCE:
         return block(rows)
-    padded = jnp.pad(rows, ((0, -n % ROWS_AT_ONCE), (0, 0)))
-    return jax.lax.map(block, padded.reshape(-1, ROWS_AT_ONCE, c)).reshape(-1)[:n]
+    padded = jnp.pad(rows, (*((0, 0) for _ in cases), (0, -n % ROWS_AT_ONCE), (0, 0)))
+    blocks = jnp.moveaxis(padded.reshape(*cases, -1, ROWS_AT_ONCE, c), -3, 0)
+    return jnp.moveaxis(jax.lax.map(block, blocks), 0, -2).reshape(*cases, -1)[..., :n]
 
 
 def perplexity(indices: Int[Array, "n"], n_codes: int) -> Array:
@@ -54,7 +58,8 @@ def candidates(key: Key, rows: Rows, n_codes: int) -> Float[Array, "K c"]:
     if n < n_codes:
         rows = jnp.tile(rows, (-(-n_codes // n), 1))
         rows = rows + jax.random.normal(key_noise, rows.shape) * NOISE / jnp.sqrt(c)
-    return jax.random.permutation(key_order, rows)[:n_codes]
+    # The order of the rows and not the rows in order: over devices, no more of them move than are taken.
+    return rows[jax.random.permutation(key_order, len(rows))[:n_codes]]
 
 
 def from_data(rows: Float[Array, "K c"]) -> Codebook:

@@ -155,7 +155,7 @@ class VQGAN3D(nn.Module):
     def quantize(self, h: Latent) -> tuple[Latent, Codes]:
         """The nearest codes and their numbers."""
         table = self.embeddings.value
-        indices = codebook.nearest(table, jax.lax.stop_gradient(h).reshape(-1, h.shape[-1]))
+        indices = codebook.nearest(table, jax.lax.stop_gradient(h).reshape(len(h), -1, h.shape[-1]))
         return table[indices].reshape(h.shape), indices.reshape(h.shape[:-1])
 
     def decode(self, embeddings: Latent) -> Volumes:

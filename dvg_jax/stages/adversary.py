@@ -4,7 +4,9 @@ The critics' loss and the autoencoder's are one sum with one backward pass: each
 parameters, so its gradient is that of both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -100,14 +102,41 @@ class Adversary:
     ) -> tuple[Array, Array, Array, Variables]:
         """Generator loss, feature matching, critic loss and running statistics after the fake and the real pass."""
         critic = self.critics[name]
-        frozen = jax.lax.stop_gradient(params)
 
         def judge(params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
             out, new = critic.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
             return *out, new["batch_stats"]
 
-        logits, features_fake, stats = judge(frozen, stats, fake)
+        (logits, features_fake, stats), (logits_fake, _, _) = twice(judge, params, stats, fake)
         logits_real, features_real, stats = judge(params, stats, real)
-        logits_fake, _, _ = judge(params, stats, jax.lax.stop_gradient(fake))
         critic_loss = KINDS[self.weights.gan_kind](logits_real, logits_fake)
         return -jnp.mean(logits), feature_distance(features_real, features_fake), critic_loss, stats
+
+
+Judge = Callable[[Variables, Variables, Features], tuple[Array, list[Array], Variables]]
+"""(parameters, running statistics, what is judged) -> logits, features, the next statistics."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def twice(judge: Judge, params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
+    """What ``judge`` says of ``x``, twice: for the generator, with gradients to ``x`` alone, and for the critic, with
+    gradients to ``params`` alone.
+
+    It is computed once. On one device XLA would see that the two are equal; over several it does not, since each has
+    sums over the devices of its own.
+    """
+    out = judge(params, stats, x)
+    return out, out
+
+
+def _forward(judge: Judge, params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
+    out, pull = jax.vjp(lambda params, x: judge(params, stats, x), params, x)
+    return (out, out), (pull, stats)
+
+
+def _backward(judge: Judge, saved, cotangents):  # type: ignore[no-untyped-def]
+    (pull, stats), (of_generator, of_critic) = saved, cotangents
+    return pull(of_critic)[0], jax.tree.map(jnp.zeros_like, stats), pull(of_generator)[1]
+
+
+twice.defvjp(_forward, _backward)

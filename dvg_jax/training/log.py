@@ -14,17 +14,23 @@ except ImportError:
 
 
 class RunLog:
-    """Scalars of one stage. A resumed run first drops the lines it is about to write again."""
+    """Scalars of one stage. A resumed run first drops the lines it is about to write again.
 
-    def __init__(self, folder: Path, name: str, start: int, steps: int, visible: bool = True) -> None:
+    Of several processes one writes; in the others nothing comes of any call.
+    """
+
+    def __init__(self, folder: Path, name: str, start: int, steps: int, writes: bool = True) -> None:
+        self._bar = tqdm(total=steps, initial=start, desc=f"{name:>15}", disable=not writes, dynamic_ncols=True)
+        self._file, self._board = None, None
+        if not writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.jsonl"
-        if self._path.exists():
-            lines = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
-            self._path.write_text("".join(line + "\n" for line in lines))
-        self._file = self._path.open("a", buffering=1)
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
+            path.write_text("".join(line + "\n" for line in lines))
+        self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
-        self._bar = tqdm(total=steps, initial=start, desc=f"{name:>15}", disable=not visible, dynamic_ncols=True)
 
     def advance(self) -> None:
         """One more step is done."""
@@ -32,6 +38,8 @@ class RunLog:
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
         """Record scalars at a step."""
+        if self._file is None:
+            return
         values = {k: float(v) for k, v in scalars.items()}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
@@ -43,7 +51,8 @@ class RunLog:
     def close(self) -> None:
         """Finish the bar and the files."""
         self._bar.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from functools import cached_property
@@ -18,8 +19,8 @@ from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
 from dvg_jax.shapes import Variables
-from dvg_jax.stages.base import Example, Stage
-from dvg_jax.training import sharding
+from dvg_jax.stages.base import Example, Metrics, Stage
+from dvg_jax.training import distributed, sharding
 from dvg_jax.training.checkpoint import Checkpoints, save_model
 from dvg_jax.training.examples import Preparation, kept_examples, origin, prepared_ahead
 from dvg_jax.training.log import RunLog
@@ -34,6 +35,9 @@ EXPORT_CASES = 256
 
 class StageRun:
     """One stage being trained: goes on from its last checkpoint if there is one.
+
+    Of several processes each reads its own rows of every batch; all else they do alike and in the same order, since
+    every computation needs all of them. The first one writes logs and pictures; checkpoints and models all together.
 
     Args:
       variables: what the stages before have learned, by name; all of ``stage.requires``.
@@ -50,10 +54,11 @@ class StageRun:
         self.recipe, self.rate = self.training.recipe, jax.jit(self.training.rate())
         self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
         self.key = jax.random.fold_in(jax.random.key(config.seed), (*STAGES, *BASELINES).index(stage.name))
-        replicated = sharding.replicated(self.mesh)
-        self.variables = jax.device_put(variables, replicated)
+        self.layout = sharding.Layout(self.mesh, config.shard_parameters)
+        self.everywhere = sharding.replicated(self.mesh)
+        self.variables = sharding.place(variables, self.everywhere)
         self.frozen = {name: self.variables[name] for name in stage.requires}
-        self.constants = jax.device_put(stage.task.constants(), replicated)
+        self.constants = sharding.place(stage.task.constants(), self.everywhere)
         self.source = build_source(config, "train")
         self.test = build_source(config, "test")
 
@@ -74,30 +79,52 @@ class StageRun:
         return Preparation(self.stage, self.frozen, self.mesh)
 
     def _prepare(self, batch: Example) -> Example:
-        """What the stage learns from, outside of a step; what is drawn depends on the batch's first case alone."""
+        """What the stage learns from, outside of a step; what is drawn depends on the batch's first case alone.
+
+        Devices share the work where the batch divides by them; what comes out is on all of them or on the host.
+        """
         if self.ahead:
             return self.preparation(batch["ct"])
-        return self.stage.prepare(self.frozen, batch["ct"], jax.random.fold_in(self.key, batch["index"][0]))
+        key = jax.random.fold_in(self.key, batch["index"][0])
+        example = self.stage.prepare(self.frozen, sharding.share_out(self.mesh, batch["ct"]), key)
+        return example if self.mesh.size == 1 else jax.device_put(example, self.everywhere)
 
-    def _step(self, state: TrainState, batch: Example) -> tuple[TrainState, dict[str, jax.Array]]:
-        ready = self.training.cache or self.ahead
-        prepare = None if ready else self.stage.prepare
+    def _next(self, data: Iterator[Example]) -> Example:
+        """This process's rows of the next batch: examples where frozen stages make them ahead of the step, or CTs."""
+        rows = next(data)
+        rows = self._prepare(rows) if self.ahead and not self.training.cache else rows
+        return {name: value for name, value in rows.items() if name != "index"}
+
+    def _step(self, state: TrainState, rows: Example, stopping: bool) -> tuple[TrainState, Metrics]:
+        """One step on this process's ``rows`` of the batch."""
+        prepare = None if self.training.cache or self.ahead else self.stage.prepare
         # Where examples are ready the compiled step must not depend on what made them.
-        frozen = {} if ready else self.frozen
-        batch = {name: value for name, value in batch.items() if name != "index"}
+        frozen = self.frozen if prepare else {}
+        batch = sharding.put_batch(self.mesh, rows)
+        asked = None
+        if jax.process_count() > 1:
+            count = len(next(iter(rows.values())))
+            asked = sharding.put_batch(self.mesh, np.full(count, stopping, np.float32))
         rate = self.rate(state.step)
-        return update(self.stage.task, self.recipe, prepare, state, frozen, self.constants, batch, self.key, rate)
+        return update(
+            self.stage.task, self.recipe, prepare, state, frozen, self.constants, batch, self.key, rate, self.layout,
+            asked,
+        )  # fmt: skip
 
     def _start(self, saved: Checkpoints, data: Any) -> TrainState:
         """A new state, or the one last saved; ``data`` is left at the place that belongs to it."""
         place = data.get_state()
         batch = next(data)
         data.set_state(place)
-        example = batch if self.training.cache else self._prepare(batch)
+        if self.ahead and not self.training.cache:
+            batch = self._prepare(batch)
+        if self.mesh.size > 1:
+            # Every row on every device: what a state starts from does not depend on their number.
+            batch = jax.device_put(sharding.put_batch(self.mesh, batch), self.everywhere)
+        example = batch if self.training.cache or self.ahead else self._prepare(batch)
         example.pop("index", None)
         key = jax.random.fold_in(self.key, self.training.steps)
-
-        state = jax.device_put(create(self.stage.task, self.recipe, key, example), sharding.replicated(self.mesh))
+        state = create(self.stage.task, self.recipe, key, example, self.layout)
         latest = saved.latest()
         if latest is None:
             return state
@@ -126,28 +153,26 @@ class StageRun:
         saved = Checkpoints(self.folder / "checkpoints", log.checkpoints_kept)
         state = self._start(saved, data)
         step = int(state.step)
-        record = RunLog(self.folder, name, step, steps, visible=jax.process_index() == 0)
-        before = None
+        record = RunLog(self.folder, name, step, steps, writes=distributed.is_first())
+        told: Metrics = {}
         try:
             while step < steps:
-                rows = next(data)
-                if self.ahead and not self.training.cache:
-                    rows = self._prepare(rows)
-                state, metrics = self._step(state, sharding.put_batch(self.mesh, rows))
+                before = told
+                state, told = self._step(state, self._next(data), stop.signal is not None)
                 step += 1
                 self._check_finite(before, step - 1, saved)
-                before = metrics["loss"]
                 record.advance()
-                if step % log.metrics_every == 0 or step == steps:
-                    record.write(step, metrics)
-                due = step % log.checkpoint_every == 0 or step == steps or stop.signal is not None
-                if due:
-                    self._check_finite(before, step, saved)
+                last = step == steps
+                stopping = self._stopping(stop, told if last else before)
+                if step % log.metrics_every == 0 or last:
+                    record.write(step, {name: value for name, value in told.items() if name != "asked"})
+                if step % log.checkpoint_every == 0 or last or stopping:
+                    self._check_finite(told, step, saved)
                     saved.save(step, state, data.get_state())
-                if stop.signal is not None:
+                if stopping:
                     print(f"\n{name}: stopped by signal, saved at step {step}", file=sys.stderr)
-                    raise SystemExit(128 + stop.signal)
-                if log.evaluate_every and step % log.evaluate_every == 0 and step < steps:
+                    raise SystemExit(128 + (stop.signal or signal.SIGTERM))
+                if log.evaluate_every and step % log.evaluate_every == 0 and not last:
                     self._show(self._with(state), step, record)
             self._show(self._with(state), step, record)
         finally:
@@ -155,8 +180,16 @@ class StageRun:
             saved.close()
         return state
 
-    def _check_finite(self, loss: jax.Array | None, step: int, saved: Checkpoints) -> None:
-        if loss is not None and not math.isfinite(value := float(loss)):
+    def _stopping(self, stop: StopRequest, told: Metrics) -> bool:
+        """Whether to stop now. Several processes must do so at the same step, and a signal may reach one alone: each
+        puts what it knows into its rows of a step, and all stop by what that step told.
+        """
+        if jax.process_count() == 1:
+            return stop.signal is not None
+        return bool(told) and float(told["asked"]) > 0
+
+    def _check_finite(self, told: Metrics, step: int, saved: Checkpoints) -> None:
+        if told and not math.isfinite(value := float(told["loss"])):
             raise UserError(
                 f"{self.stage.name}: loss is {value} at step {step}; the last good checkpoint is of step "
                 f"{saved.latest() or 0}"
@@ -164,8 +197,9 @@ class StageRun:
 
     def _with(self, state: TrainState) -> dict[str, Variables]:
         """The variables of all stages, this one as it stands."""
-        exported = self.stage.export(state.model, state.model_state, self._batches())
-        return self.variables | {self.stage.name: jax.device_put(exported, sharding.replicated(self.mesh))}
+        params, model_state = sharding.place((state.model, state.model_state), self.everywhere)
+        exported = self.stage.export(params, model_state, self._batches())
+        return self.variables | {self.stage.name: sharding.place(exported, self.everywhere)}
 
     def _batches(self) -> Iterator[Example]:
         """Examples of the training set in order, for statistics."""
@@ -175,9 +209,10 @@ class StageRun:
 
     def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
-        metrics, volumes = self.stage.show(variables, batch["ct"], self.key)
+        ct = batch["ct"] if self.mesh.size == 1 else sharding.place(batch["ct"], self.everywhere)
+        metrics, volumes = self.stage.show(variables, ct, self.key)
         record.write(step, metrics)
-        if volumes and jax.process_index() == 0:
+        if volumes and distributed.is_first():
             named = {name: np.asarray(volume) for name, volume in volumes.items()}
             comparison_panel(named.pop("truth"), named, self.folder / "pictures" / f"step_{step:07d}.png")
 

@@ -12,14 +12,17 @@ from dvg_jax.errors import UserError
 from dvg_jax.shapes import Variables
 from dvg_jax.stages import build_stage
 from dvg_jax.training.checkpoint import load_model
+from dvg_jax.training.distributed import is_first
 from dvg_jax.training.loop import StageRun
 
-FREE_FIELDS = ("stage", "log", "evaluate", "init", "sampler")
+FREE_FIELDS = ("stage", "log", "evaluate", "init", "sampler", "shard_parameters")
 """What may differ between two runs in one folder; training lengths may too, and whether examples are cached."""
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Train ``config.stage``, or every stage the method needs; finished stages are kept as they are.
+
+    Several processes (``distributed.join``) share ``workdir``.
 
     Raises:
       UserError: a bad config, a stage whose predecessors are missing, or a folder that belongs to another config.
@@ -38,8 +41,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
         stage = baseline_stage(name, config, dvg) if name in BASELINES else build_stage(name, config, dvg)
         variables = load_stages(config, workdir, stage.requires, wanted_by=name)
         run = StageRun(config, stage, variables, workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        configs.save(config, workdir / "config.json")
+        if is_first():
+            workdir.mkdir(parents=True, exist_ok=True)
+            configs.save(config, workdir / "config.json")
         run.run()
 
 

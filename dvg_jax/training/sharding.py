@@ -1,13 +1,20 @@
-"""Data parallelism: the batch is split over a mesh of devices, everything else is on each of them."""
+"""Data parallelism: the batch is split over a mesh of devices, everything else is on each of them or, if asked for,
+split too.
+"""
 
 import math
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dvg_jax.errors import UserError
+
+SMALLEST_SPLIT = 2**14
+"""Elements under which an array is not worth splitting: 64 KiB of float32."""
 
 
 def data_mesh(batch_size: int, field: str) -> Mesh:
@@ -27,12 +34,78 @@ def data_mesh(batch_size: int, field: str) -> Mesh:
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=devices[:count])
 
 
+def even_mesh(rows: int) -> Mesh | None:
+    """All of this process's devices where ``rows`` cases or samples split over them evenly; None where one does all."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or rows % len(devices):
+        return None
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
+def rows_split(mesh: Mesh) -> NamedSharding:
+    """An equal share of the first axis on every device."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
 def put_batch(mesh: Mesh, batch: Any) -> Any:
     """Host arrays of this process's share of the batch -> one global array each, split along the first axis."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows_split(mesh), x), batch)
+
+
+def share_out(mesh: Mesh, rows: Any) -> Any:
+    """Rows that every process holds -> split along the first axis where it divides, otherwise as they are."""
+    return rows if mesh.size == 1 or len(rows) % mesh.size else place(rows, rows_split(mesh))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process holds whole -> global arrays; ``shardings`` is one for all or a tree of them."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        # device_put would send every array to every process, to see that all hold the same.
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def split_axis(shape: tuple[int, ...], devices: int) -> int | None:
+    """The axis along which a parameter is split: the longest that divides; None where it is small or none does."""
+    axes = [axis for axis, n in enumerate(shape) if n % devices == 0]
+    if devices == 1 or math.prod(shape) < SMALLEST_SPLIT or not axes:
+        return None
+    return max(axes, key=lambda axis: shape[axis])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a training state lies between steps: whole on every device or, with ``split``, by :func:`split_axis`."""
+
+    mesh: Mesh
+    split: bool = False
+
+    def of(self, tree: Any) -> Any:
+        """The sharding of each array, or of each that a ``jax.eval_shape`` tells of."""
+        return jax.tree.map(lambda x: NamedSharding(self.mesh, self._spec(x.shape)), tree)
+
+    def keep(self, tree: Any) -> Any:
+        """Inside a compiled function: arrays are put where they belong."""
+        return jax.lax.with_sharding_constraint(tree, self.of(tree))
+
+    def gather(self, tree: Any) -> Any:
+        """Inside a compiled function: arrays are whole on every device."""
+        return jax.lax.with_sharding_constraint(tree, replicated(self.mesh)) if self.split else tree
+
+    def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
+        axis = split_axis(shape, self.mesh.size) if self.split else None
+        return PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, "data")

@@ -1,39 +1,109 @@
-"""The same training on one device and on four."""
+"""The same training on one device and on four, with the state on each of them or split among them."""
 
 import jax
 import numpy as np
 import pytest
 
 from dvg_jax.build import build_dvg
+from dvg_jax.data.pipeline import training_iterator
 from dvg_jax.stages import build_stage
+from dvg_jax.training import sharding
+from dvg_jax.training.checkpoint import Checkpoints
 from dvg_jax.training.loop import StageRun
 from tests.tiny import get_config
 
+pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices; conftest makes fake ones on a CPU")
+STEPS = 3
 
-def losses(monkeypatch, workdir, count):
-    devices = jax.devices()[:count]
-    monkeypatch.setattr(jax, "devices", lambda: devices)
+
+def stage_run(workdir, split=False):
     config = get_config()
-    config.ct_vqgan.train.update({"steps": 3, "batch_size": 4, "cache": False})
-    run = StageRun(config, build_stage("ct_vqgan", config, build_dvg(config)), {}, workdir)
-    told = []
+    config.shard_parameters = split
+    config.ct_vqgan.train.update({"steps": STEPS, "batch_size": 4, "cache": False, "ema_decay": 0.9})
+    return StageRun(config, build_stage("ct_vqgan", config, build_dvg(config)), {}, workdir)
+
+
+def trained(workdir, split=False):
+    """Metrics of every step, and the state after the last."""
+    run = stage_run(workdir, split)
+    told, states = [], []
     original = run._step
 
-    def step(state, batch):
-        state, metrics = original(state, batch)
+    def step(*arguments):
+        state, metrics = original(*arguments)
         told.append({name: float(value) for name, value in metrics.items()})
+        states[:] = [state]
         return state, metrics
 
-    monkeypatch.setattr(run, "_step", step)
+    run._step = step
     run.run()
-    return told
+    return told, states[0]
 
 
-@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices; conftest makes fake ones on a CPU")
-def test_four_devices_give_the_loss_of_one(monkeypatch, tmp_path):
-    one = losses(monkeypatch, tmp_path / "one", 1)
-    four = losses(monkeypatch, tmp_path / "four", 4)
-    for a, b in zip(one, four, strict=True):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "SMALLEST_SPLIT", 64)
+        found = {"four": trained(folder / "four"), "split": trained(folder / "split", split=True)}
+        devices = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda: devices)
+        found["one"] = trained(folder / "one")
+    return folder, found
+
+
+@pytest.mark.parametrize("name", ["four", "split"])
+def test_four_devices_give_the_loss_of_one(runs, name):
+    _, found = runs
+    for a, b in zip(found["one"][0], found[name][0], strict=True):
         # Sums over the batch are taken in another order; float32 keeps seven digits.
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
         np.testing.assert_allclose(a["perplexity"], b["perplexity"], rtol=1e-4)
+
+
+def held(state):
+    """Elements that the first device holds of parameters, moments and average."""
+    leaves = jax.tree.leaves((state.params, state.opt_state, state.ema))
+    return sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+
+
+def test_a_split_state_takes_a_quarter_of_each_device(runs, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    _, found = runs
+    whole, split = held(found["four"][1]), held(found["split"][1])
+    # Biases and gains stay whole.
+    assert 0.25 < split / whole < 0.26
+    for leaf in jax.tree.leaves(found["split"][1].params):
+        axis = sharding.split_axis(leaf.shape, 4)
+        quarter = tuple(n // 4 if i == axis else n for i, n in enumerate(leaf.shape))
+        assert leaf.addressable_shards[0].data.shape == quarter
+
+
+@pytest.mark.parametrize(("written", "split"), [("four", True), ("split", False), ("split", True)])
+def test_a_checkpoint_is_read_in_either_layout(runs, monkeypatch, written, split):
+    folder, found = runs
+    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    run = stage_run(folder / written, split)
+    saved = Checkpoints(run.folder / "checkpoints", 1)
+    state = run._start(saved, training_iterator(run.source, 4, 0))
+    saved.close()
+    assert held(state) == held(found["split" if split else "four"][1])
+    jax.tree.map(np.testing.assert_array_equal, state, found[written][1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "devices", "axis"),
+    [
+        ((3, 3, 3, 64, 128), 4, 4),
+        ((3, 3, 3, 128, 64), 4, 3),
+        ((4, 4, 4, 130, 130), 4, 0),  # the longest does not divide
+        ((16384, 8), 8, 0),
+        ((16384, 8), 1, None),
+        ((16384, 7), 3, None),  # none divides
+        ((128,), 4, None),  # small
+        ((), 4, None),
+    ],
+)
+def test_what_is_split_where(shape, devices, axis):
+    assert sharding.split_axis(shape, devices) == axis

@@ -1,0 +1,79 @@
+"""Several processes as one run, by ``jax.distributed``: under SLURM or Open MPI unasked, elsewhere by three flags."""
+
+import os
+import signal
+from collections.abc import Mapping
+
+import jax
+
+from dvg_jax.errors import UserError
+
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+"""What ``srun`` sets for every task. The script of a batch job lacks some of them, and is one process."""
+
+
+def join(coordinator: str, processes: int | None, process: int | None) -> None:
+    """Make this process one of several, where flags or a cluster say so. Must come before JAX touches a device.
+
+    Args:
+      coordinator: HOST:PORT at which process 0 listens, "" where the cluster is to say it.
+      processes: how many there are; None as above.
+      process: which one this is, from 0; None as above.
+
+    Raises:
+      UserError: flags that make no sense, or a cluster whose processes cannot find each other.
+    """
+    given = {"coordinator": coordinator or None, "processes": processes, "process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if cluster_tasks(os.environ) > 1:
+            _initialize()
+        return
+    if missing:
+        raise UserError(f"--{missing[0]} is missing; allowed: --coordinator, --processes and --process together")
+    assert processes is not None
+    assert process is not None
+    check_flags(coordinator, processes, process)
+    if processes > 1:
+        # A process takes every device that it sees: nothing is asked of a cluster it may also be in.
+        _initialize(coordinator, processes, process, cluster_detection_method="deactivate")
+
+
+def check_flags(coordinator: str, processes: int, process: int) -> None:
+    """Refuse an address without a port and numbers out of range."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator is {coordinator}; allowed: HOST:PORT, a port from 1 to {2**16 - 1}")
+    if processes < 1:
+        raise UserError(f"--processes is {processes}; allowed: 1 or more")
+    if not 0 <= process < processes:
+        raise UserError(f"--process is {process}; allowed: 0 to {processes - 1}, one less than --processes")
+
+
+def cluster_tasks(environment: Mapping[str, str]) -> int:
+    """How many tasks a cluster has started this one among; 1 where there is no cluster that JAX recognises.
+
+    Raises:
+      UserError: an MPI that JAX does not recognise; each of its processes would train on its own, in one folder.
+    """
+    if all(name in environment for name in SLURM):
+        return int(environment["SLURM_NTASKS"])
+    tasks = int(environment.get("OMPI_COMM_WORLD_SIZE", 1))
+    if tasks > 1 and "OMPI_MCA_orte_hnp_uri" not in environment:
+        raise UserError(
+            f"OMPI_COMM_WORLD_SIZE is {tasks}, of an Open MPI that does not say where process 0 is; allowed: "
+            "--coordinator=HOST:PORT --processes=$OMPI_COMM_WORLD_SIZE --process=$OMPI_COMM_WORLD_RANK"
+        )
+    return tasks
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what all of them know."""
+    return jax.process_index() == 0
+
+
+def _initialize(*arguments: object, **options: object) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(*arguments, **options)  # type: ignore[arg-type]
+    # JAX has taken SIGTERM for its own way of stopping together; the loop has one that Ctrl-C takes too.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
