@@ -77,7 +77,7 @@ def _steps(stage_run: StageRun) -> Iterator[jax.Array]:
     task, recipe, key = stage_run.stage.task, stage_run.recipe, stage_run.key
     state = jax.device_put(create(task, recipe, key, rows()), sharding.replicated(stage_run.mesh))
     while True:
-        state, metrics = stage_run._step(state, sharding.put_batch(stage_run.mesh, rows()))
+        state, metrics = stage_run._step(state, rows(), False)
         yield metrics["loss"]
 
 

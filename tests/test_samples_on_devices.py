@@ -31,6 +31,7 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
 
 
+@pytest.mark.slow
 def test_samples_are_split_over_the_devices(trained, monkeypatch, made):
     reconstructor = load_reconstructor(trained)
     films = np.random.default_rng(0).random((2, *reconstructor.dvg.geometry.detector_shape), np.float32)

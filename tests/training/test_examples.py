@@ -214,8 +214,8 @@ def _losses(run, patch):
     losses, cases = [], []
     step, prepare = run._step, type(run.preparation).__call__
 
-    def stepped(state, batch):
-        state, metrics = step(state, batch)
+    def stepped(*arguments):
+        state, metrics = step(*arguments)
         losses.append({name: float(value) for name, value in metrics.items()})
         return state, metrics
 
