@@ -110,7 +110,7 @@ def training_step(stage_name: str, size: int, dtype: str) -> dict[str, float]:
     training = Training(**config[stage_name].train)
     ct = jax.random.uniform(jax.random.key(2), (training.batch_size, *dvg.geometry.volume_shape, 1))
     frozen = jax.device_put({k: v for k, v in random_variables(dvg).items() if k in stage.requires})
-    example = jax.block_until_ready(stage.prepare(frozen, ct))
+    example = jax.block_until_ready(stage.prepare(frozen, ct, jax.random.key(5)))
     state = create(stage.task, training.recipe, jax.random.key(3), example)
     rate, constants = jnp.asarray(training.learning_rate), stage.task.constants()
     for _ in range(2):
