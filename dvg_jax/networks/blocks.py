@@ -30,9 +30,6 @@ PaddingMode = Literal["zeros", "replicate"]
 
 VALID: Padding = ((0, 0), (0, 0), (0, 0))
 
-PRODUCT_BYTES = 2**28
-"""Of what taps add before it is summed: as much exists at a time."""
-
 MISSING_TAPS = {1: (0, 0), 2: (1, 1), 3: (0, 1), 4: (0, 0)}
 """Zeros before and after the taps of a transposed kernel that make it one of 4 taps, which ``upsample`` knows."""
 
@@ -63,106 +60,70 @@ def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form
     if not is_sliced(form):
         numbers = ("NDHWC", "DHWIO", "NDHWC")
         return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=numbers)
-    return _convolve_sliced(*_without_strides(x, kernel, strides))
+    depth, _, _, channels, features = kernel.shape
+    slices = (x.shape[1] - depth) // strides[0] + 1
+    if features < channels and strides == (1, 1, 1):
+        # Stacking slices in the channels that come out instead of those that go in: 3 to 10 times faster here.
+        flat = kernel.transpose(1, 2, 3, 0, 4).reshape(*kernel.shape[1:4], -1)
+        y = _convolve_slices(x.reshape(-1, *x.shape[2:]), flat)
+        y = y.reshape(*x.shape[:2], *y.shape[1:3], depth, features)
+        return functools.reduce(jnp.add, [y[:, i : i + slices, ..., i, :] for i in range(depth)])
+    span = strides[0] * (slices - 1) + 1
+    x = jnp.concatenate([x[:, i : i + span : strides[0]] for i in range(depth)], axis=-1)
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, features)
+    x, flat = _without_strides(x.reshape(-1, *x.shape[2:]), flat, strides[1:])
+    y = _convolve_slices(x, flat)
+    return y.reshape(-1, slices, *y.shape[1:])
 
 
-def _without_strides(x: Features, kernel: Array, strides: Triple) -> tuple[Features, Array]:
-    """An input and a kernel whose convolution of stride 1 is the strided one: each cell of strides becomes channels."""
-    if strides == (1, 1, 1):
+def _without_strides(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, Array]:
+    """A slice and a kernel whose convolution of stride 1 is the strided one: each cell of strides becomes channels."""
+    if strides == (1, 1):
         return x, kernel
-    sizes, window = x.shape[1:4], kernel.shape[:3]
-    taps = [-(-k // s) for k, s in zip(window, strides, strict=True)]
-    added = [(0, t * s - k) for t, s, k in zip(taps, strides, window, strict=True)]
-    kernel = jnp.pad(kernel, (*added, (0, 0), (0, 0)))
-    cells = [(n - k) // s + t for n, k, s, t in zip(sizes, window, strides, taps, strict=True)]
+    (sh, sw), (n, height, width, channels), (kh, kw, _, features) = strides, x.shape, kernel.shape
+    taps = (-(-kh // sh), -(-kw // sw))
+    kernel = jnp.pad(kernel, ((0, taps[0] * sh - kh), (0, taps[1] * sw - kw), (0, 0), (0, 0)))
+    cells = ((height - kh) // sh + taps[0], (width - kw) // sw + taps[1])
     # Rows that no window reaches are cut off; rows that only the kernel's added zeros reach are added.
-    ends = [c * s for c, s in zip(cells, strides, strict=True)]
-    x = jnp.pad(x, ((0, 0), *((0, max(e - n, 0)) for e, n in zip(ends, sizes, strict=True)), (0, 0)))
-    x = x[:, : ends[0], : ends[1], : ends[2]]
-    split = [n for pair in zip(cells, strides, strict=True) for n in pair]
-    x = x.reshape(len(x), *split, -1).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    split = [n for pair in zip(taps, strides, strict=True) for n in pair]
-    kernel = kernel.reshape(*split, *kernel.shape[3:]).transpose(0, 2, 4, 1, 3, 5, 6, 7)
-    return x.reshape(len(x), *cells, -1), kernel.reshape(*taps, -1, kernel.shape[-1])
+    missing = (max(cells[0] * sh - height, 0), max(cells[1] * sw - width, 0))
+    x = jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))[:, : cells[0] * sh, : cells[1] * sw]
+    x = x.reshape(n, cells[0], sh, cells[1], sw, channels).transpose(0, 1, 3, 2, 4, 5)
+    kernel = kernel.reshape(taps[0], sh, taps[1], sw, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return x.reshape(n, *cells, -1), kernel.reshape(*taps, -1, features)
 
 
 @jax.custom_vjp
-def _convolve_sliced(x: Features, kernel: Array) -> Features:
-    """(B, D, H, W, Cin) with (kd, kh, kw, Cin, Cout), no padding, stride 1."""
-    depth, height, width, channels, features = kernel.shape
-    if depth == height == width == 1:
-        return jnp.dot(x, kernel[0, 0, 0])
-    if depth == 1:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        slices = x.reshape(-1, *x.shape[2:])
-        y = jax.lax.conv_general_dilated(slices, kernel[0], (1, 1), "VALID", dimension_numbers=numbers)
-        return y.reshape(*x.shape[:2], *y.shape[1:])
-    if features >= channels:
-        x, kernel = _stacked_slices(x, depth), kernel.transpose(1, 2, 0, 3, 4)
-        kernel = kernel.reshape(1, height, width, -1, features)
-    return _by_taps(x, kernel)
+def _convolve_slices(x: Array, kernel: Array) -> Array:
+    """(N, H, W, Cin) with (kh, kw, Cin, Cout), no padding, stride 1."""
+    if kernel.shape[:2] == (1, 1):
+        return jnp.dot(x, kernel[0, 0])
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _stacked_slices(x: Features, depth: int) -> Features:
-    """Each slice with the ``depth - 1`` that follow it, in the channels."""
-    slices = x.shape[1] - depth + 1
-    return jnp.concatenate([x[:, i : i + slices] for i in range(depth)], axis=-1)
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve_slices(x, kernel), (x, kernel)
 
 
-def _by_taps(x: Features, kernel: Array) -> Features:
-    """One matrix product that gives what every tap adds, then shifts and sums; some slices at a time."""
-    depth, height, width, channels, features = kernel.shape
-    slices, rows, columns = (n - k + 1 for n, k in zip(x.shape[1:4], kernel.shape[:3], strict=True))
-    flat = kernel.transpose(3, 0, 1, 2, 4).reshape(channels, -1)
-
-    def some(x: Features) -> Features:
-        y = jnp.dot(x, flat, preferred_element_type=jnp.float32).reshape(*x.shape[:4], *kernel.shape[:3], features)
-        n = x.shape[1] - depth + 1
-        terms = [
-            y[:, i : i + n, j : j + rows, k : k + columns, i, j, k]
-            for i in range(depth)
-            for j in range(height)
-            for k in range(width)
-        ]
-        return functools.reduce(jnp.add, terms).astype(x.dtype)
-
-    slice_bytes = 4 * len(x) * math.prod(x.shape[2:4]) * flat.shape[1]
-    at_once = max(PRODUCT_BYTES // slice_bytes - depth + 1, 1)
-    parts = [some(x[:, i : min(i + at_once, slices) + depth - 1]) for i in range(0, slices, at_once)]
-    return jnp.concatenate(parts, axis=1)
-
-
-def _forward(x: Features, kernel: Array) -> tuple[Features, tuple[Features, Array]]:
-    return _convolve_sliced(x, kernel), (x, kernel)
-
-
-def _backward(saved: tuple[Features, Array], dy: Features) -> tuple[Features, Array]:
+def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """The kernel's gradient by products of slices with shifted slices: 3 to 10 times faster than XLA's on a CPU."""
     x, kernel = saved
-    around = [(k - 1, k - 1) for k in kernel.shape[:3]]
-    flipped = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
-    dx = _convolve_sliced(jnp.pad(dy, ((0, 0), *around, (0, 0))), flipped)
-    depth, height, width, channels, features = kernel.shape
-    x = _stacked_slices(x, depth)
-    dk = _kernel_gradient(x.reshape(-1, *x.shape[2:]), dy.reshape(-1, *dy.shape[2:]), height, width)
-    return dx, dk.reshape(height, width, depth, channels, features).transpose(2, 0, 1, 3, 4)
-
-
-_convolve_sliced.defvjp(_forward, _backward)
-
-
-def _kernel_gradient(x: Array, dy: Array, kh: int, kw: int) -> Array:
-    """(kh, kw, Cin, Cout) from slices (N, H, W, C): products with shifted slices, 3 to 10 times faster than XLA's."""
-    (height, width, features), channels = dy.shape[1:], x.shape[-1]
+    kh, kw, channels, features = kernel.shape
+    around = ((0, 0), (kh - 1, kh - 1), (kw - 1, kw - 1), (0, 0))
+    dx = _convolve_slices(jnp.pad(dy, around), kernel[::-1, ::-1].swapaxes(2, 3))
+    height, width = dy.shape[1:3]
     # Row shifts are views of x; column shifts are copies, so the tensor with fewer channels is the one copied.
     if features <= channels:
         shifts = [jnp.pad(dy, ((0, 0), (0, 0), (j, kw - 1 - j), (0, 0))) for j in range(kw)]
         dy = jnp.concatenate(shifts, axis=-1).reshape(-1, kw * features)
         rows = [x[:, i : i + height].reshape(-1, channels).T @ dy for i in range(kh)]
-        return jnp.stack(rows).reshape(kh, channels, kw, features).swapaxes(1, 2)
+        return dx, jnp.stack(rows).reshape(kh, channels, kw, features).swapaxes(1, 2)
     x = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=-1)
     dy = dy.reshape(-1, features)
     rows = [x[:, i : i + height].reshape(-1, kw * channels).T @ dy for i in range(kh)]
-    return jnp.stack(rows).reshape(kh, kw, channels, features)
+    return dx, jnp.stack(rows).reshape(kernel.shape)
+
+
+_convolve_slices.defvjp(_forward, _backward)
 
 
 def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
