@@ -97,11 +97,11 @@ def change(path):
     path.write_bytes(written)
 
 
-@pytest.mark.parametrize("harm", [cut, change, Path.unlink])
-@pytest.mark.parametrize("name", ["z0.npy", "facts.json"])
-def test_a_harmed_file_is_noticed_and_said(kept, source, capsys, harm, name):
-    if (name, harm) == ("facts.json", change):
-        pytest.skip("a space more in JSON changes nothing that is read")
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [("z0.npy", cut), ("z0.npy", change), ("z0.npy", Path.unlink), ("facts.json", cut), ("facts.json", Path.unlink)],
+)
+def test_a_harmed_file_is_noticed_and_said(kept, source, capsys, name, harm):
     harm(kept / name)
     assert cases_computed(kept, source) == CASES
     said = capsys.readouterr().err

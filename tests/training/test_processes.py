@@ -102,8 +102,10 @@ def assert_equal_models(one: Path, two: Path) -> None:
     assert facts == facts_of_two
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        # Of the norm: Adam makes whole steps of gradients that are rounding, so single numbers differ by more.
-        assert np.linalg.norm(y - x) <= 1e-5 * max(np.linalg.norm(x), 1e-6)
+        # Each number by 1e-5, a hundredth of one step of Adam, and each array by 1e-5 of its norm. Of one number in
+        # thousands the gradient is rounding alone, which Adam blows up: 4e-6 was seen.
+        np.testing.assert_allclose(y, x, rtol=0, atol=1e-5)
+        assert np.linalg.norm(y - x) <= 1e-5 * np.linalg.norm(x)
 
 
 def losses(stage: Path) -> list[tuple[int, float]]:
@@ -137,8 +139,10 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path):
     step = last_checkpoint(two)
     assert 2 < step < 30
     assert Pair(two.parent, *FIRST).codes() == [0, 0]
-    alone(one.parent, *FIRST)
-    assert_equal_models(one, two)
+    assert Pair(one.parent, *FIRST).codes() == [0, 0]
+    for x, y in zip(*(jax.tree.leaves(load_model(stage / "model")[0]) for stage in (one, two)), strict=True):
+        np.testing.assert_array_equal(y, x)
+    assert losses(two) == losses(one)
     assert [step for step, _ in losses(two)] == list(range(1, 31))
 
 
