@@ -56,13 +56,14 @@ SIZES = {
 """The quickstart's; half-wide networks at 64^3; the paper's networks at 64^3 and at 128^3."""
 
 
-def _numpy(state: dict[str, Any]) -> dict[str, np.ndarray]:
+def as_numpy(state: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Of tensors by name, such as a state dict."""
     return {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
 
 
 def _gradients(module: torch.nn.Module) -> dict[str, np.ndarray]:
     """By the state dict's names, with the buffers in between."""
-    return _numpy(module.state_dict() | {name: p.grad for name, p in module.named_parameters()})
+    return as_numpy(module.state_dict() | {name: p.grad for name, p in module.named_parameters()})
 
 
 def _flat(tree: Any) -> np.ndarray:
@@ -121,7 +122,7 @@ class UNetForward:
 
     @cached_property
     def params(self) -> Any:
-        return {"unet": torch_import.unet3d(_numpy(self.peer().state_dict()))[1]["params"]}
+        return {"unet": torch_import.unet3d(as_numpy(self.peer().state_dict()))[1]["params"]}
 
     def ours(self, dtype: str) -> Contestant:
         apply, arguments = jax.jit(self.dvg(dtype).denoiser.predict), (self.params, self.condition)
@@ -206,9 +207,9 @@ class VQGANTraining:
 
     def ours(self, dtype: str) -> Contestant:
         model, judges = self.peer()
-        network, variables = torch_import.vqgan3d(_numpy(model.state_dict()), self.fields["num_groups"])
+        network, variables = torch_import.vqgan3d(as_numpy(model.state_dict()), self.fields["num_groups"])
         critics = {
-            name: torch_import.patch_discriminator(_numpy(judge.state_dict()), 2 if name == "slices" else 3)[1]
+            name: torch_import.patch_discriminator(as_numpy(judge.state_dict()), 2 if name == "slices" else 3)[1]
             for name, judge in judges.items()
         }
         params, state = {"model": variables["params"]}, {"codebook": variables["codebook"]}

@@ -22,7 +22,7 @@ def test_collectives_are_counted_with_their_bytes():
     assert collectives("%add = f32[4]{0} add(%a, %b)") == {}
 
 
-@pytest.mark.parametrize("stage", ["new_view", "diffusion"])
+@pytest.mark.parametrize("stage", [pytest.param("new_view", marks=pytest.mark.slow), "diffusion"])
 def test_a_latent_stage_sums_its_gradients_once(stage):
     program, gradient_bytes = compiled_step(narrow_config(16), 4, stage)
     (kind, found), *others = collectives(program).items()

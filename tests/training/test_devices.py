@@ -44,17 +44,25 @@ def trained(workdir, split=False):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "SMALLEST_SPLIT", 64)
-        found = {"four": trained(folder / "four"), "split": trained(folder / "split", split=True)}
+        found = {"four": trained(folder / "four")}
         devices = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda: devices)
         found["one"] = trained(folder / "one")
     return folder, found
 
 
-@pytest.mark.parametrize("name", ["four", "split"])
-def test_four_devices_give_the_loss_of_one(runs, name):
-    _, found = runs
+@pytest.fixture(scope="module")
+def both(runs):
+    """The same with a split state too."""
+    folder, found = runs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "SMALLEST_SPLIT", 64)
+        return folder, found | {"split": trained(folder / "split", split=True)}
+
+
+@pytest.mark.parametrize(("made", "name"), [("runs", "four"), pytest.param("both", "split", marks=pytest.mark.slow)])
+def test_four_devices_give_the_loss_of_one(request, made, name):
+    _, found = request.getfixturevalue(made)
     for a, b in zip(found["one"][0], found[name][0], strict=True):
         # Sums over the batch are taken in another order; float32 keeps seven digits.
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
@@ -68,9 +76,10 @@ def held(state):
     return sum(leaf.addressable_shards[0].data.size for leaf in leaves)
 
 
-def test_a_split_state_takes_a_quarter_of_each_device(runs, monkeypatch):
+@pytest.mark.slow
+def test_a_split_state_takes_a_quarter_of_each_device(both, monkeypatch):
     monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
-    _, found = runs
+    _, found = both
     whole, split = held(found["four"][1]), held(found["split"][1])
     # Biases and gains stay whole.
     assert 0.25 < split / whole < 0.26
@@ -80,9 +89,10 @@ def test_a_split_state_takes_a_quarter_of_each_device(runs, monkeypatch):
         assert leaf.addressable_shards[0].data.shape == quarter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("written", "split"), [("four", True), ("split", False), ("split", True)])
-def test_a_checkpoint_is_read_in_either_layout(runs, monkeypatch, written, split):
-    folder, found = runs
+def test_a_checkpoint_is_read_in_either_layout(both, monkeypatch, written, split):
+    folder, found = both
     monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
     run = stage_run(folder / written, split)
     saved = Checkpoints(run.folder / "checkpoints", 1)
