@@ -44,7 +44,6 @@ CASES: dict[str, dict[str, Any]] = {
     "new_view": {"stage": "new_view"},
     "diffusion": {"stage": "diffusion"},
     "diffusion, encoders in the step": {"stage": "diffusion", "cache": False},
-    "diffusion, shard_parameters": {"stage": "diffusion", "split": True},
 }
 """The programs looked at."""
 
@@ -75,14 +74,14 @@ def narrow_config(size: int = 64) -> ConfigDict:
 
 
 def compiled_step(
-    config: ConfigDict, devices: int, stage: str, cache: bool = True, split: bool = False, per_device: int = 1
+    config: ConfigDict, devices: int, stage: str, cache: bool = True, per_device: int = 1
 ) -> tuple[str, int]:
     """The program of one training step over so many devices, and the bytes of its gradients."""
     dvg = build_dvg(config)
     training = Training(**config[stage].train)
     batch = devices * per_device
     mesh = sharding.data_mesh(batch, "batch_size")
-    layout = sharding.Layout(mesh, split)
+    layout = sharding.Layout(mesh)
     made = build_stage(stage, config, dvg)
     rows = jax.ShapeDtypeStruct((batch, *dvg.geometry.volume_shape, 1), jnp.float32)
     frozen = {name: variables(dvg, name) for name in made.requires}

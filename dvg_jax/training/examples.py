@@ -11,7 +11,6 @@ A kept example is used only where all that it depends on is unchanged; ``facts.j
 import json
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +64,21 @@ class Preparation:
         here = frozen if len(own) == mesh.size else jax.tree.map(lambda x: x.addressable_data(0), frozen)
         self._frozen = jax.device_put(here, sharding.replicated(self._mesh))
 
-        @jax.jit
-        @partial(
-            jax.shard_map,
-            mesh=self._mesh,
-            in_specs=(PartitionSpec(), PartitionSpec("data")),
-            out_specs=PartitionSpec("data"),
-            check_vma=False,
-        )
         def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
             return stage.prepare(frozen, ct, jax.random.key(0))  # nothing is drawn
 
-        self._compiled = prepare
+        # On one device the blocks that ``prepare`` calls are compiled one by one, and serve other stages too.
+        split = PartitionSpec("data")
+        over_devices = jax.shard_map(
+            prepare, mesh=self._mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
+        )
+        self._prepare = prepare if self.width == 1 else jax.jit(over_devices)
 
     def __call__(self, ct: np.ndarray) -> Example:
         """(B, D, H, W, 1) -> the examples of these cases, NumPy arrays of B rows."""
         cases = np.arange(-(-len(ct) // self.width) * self.width)
         rows = np.minimum(cases, len(ct) - 1).reshape(-1, self.width)
-        parts = [self._compiled(self._frozen, sharding.put_batch(self._mesh, ct[row])) for row in rows]
+        parts = [self._prepare(self._frozen, sharding.put_batch(self._mesh, ct[row])) for row in rows]
         return jax.tree.map(lambda *x: np.concatenate(x)[: len(ct)], *parts)
 
 
