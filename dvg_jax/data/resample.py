@@ -19,20 +19,21 @@ def resample_cube(
     step = field_mm / size
     corner = np.array(centre) - np.array([field_mm / 2 / mm for mm in spacing(affine)])
     edges = [corner[axis] + np.arange(size + 1) * step / mm for axis, mm in enumerate(spacing(affine))]
-    for axis, edge in enumerate(edges):
-        weights = _weights(edge, volume.shape[axis])
-        volume = np.moveaxis(np.tensordot(weights, volume, axes=(1, axis)), 0, axis)
+    along_d, along_h, along_w = (_weights(edge, n) for edge, n in zip(edges, volume.shape, strict=True))
+    # In float64: the last bits of a sum depend on how many threads share it, and in float32 they show in rounded HU.
+    slices = np.stack([along_h @ plane.astype(np.float64) @ along_w.T for plane in volume])
+    cube = np.tensordot(along_d, slices, axes=1).astype(np.float32)
     follow = np.eye(4)
     for axis, edge in enumerate(edges):
         follow[axis, axis] = edge[1] - edge[0]
         follow[axis, 3] = (edge[0] + edge[1]) / 2
-    return np.ascontiguousarray(volume), affine @ follow
+    return cube, affine @ follow
 
 
 def _weights(edges: np.ndarray, length: int) -> Float[np.ndarray, "size length"]:
     """Row i: how much each old voxel, a hat of half-width 1 at its index, adds to the mean over cell i."""
     upto = _hat_integral(edges[:, None] - np.arange(length))
-    return (np.diff(upto, axis=0) / np.diff(edges)[:, None]).astype(np.float32)
+    return np.diff(upto, axis=0) / np.diff(edges)[:, None]
 
 
 def _hat_integral(x: np.ndarray) -> np.ndarray:
