@@ -57,6 +57,7 @@ def _vqgan(steps: int) -> ConfigDict:
                 "n_codes": 16384,
                 "num_groups": 32,
                 "decoder_res_blocks": 2,
+                "remat": False,  # residual blocks computed again in the backward pass: less memory, more time
             },
             "loss": {
                 "reconstruction": 4.0,
@@ -76,7 +77,7 @@ def _vqgan(steps: int) -> ConfigDict:
 
 
 def _unet(dim: int) -> ConfigDict:
-    return ConfigDict({"dim": dim, "dim_mults": (1, 2, 4, 8), "heads": 8, "head_dim": 32, "groups": 8})
+    return ConfigDict({"dim": dim, "dim_mults": (1, 2, 4, 8), "heads": 8, "head_dim": 32, "groups": 8, "remat": False})
 
 
 def default_config() -> ConfigDict:

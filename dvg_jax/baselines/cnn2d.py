@@ -58,8 +58,9 @@ class DepthwiseUp(nn.Module):
     def __call__(self, x: Image) -> Image:
         b, rows, columns, channels = x.shape
         shape = (4, 4, 1, channels)
-        kernel = self.param("kernel", nn.initializers.normal(0.02), shape, self.param_dtype).astype(self.dtype)[:, :, 0]
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        # In float32: the kernel's gradient sums products over all pixels.
+        kernel = self.param("kernel", nn.initializers.normal(0.02), shape, self.param_dtype)[:, :, 0]
+        x = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)))
         # Output 2 m takes x[m - 1] by tap 3 and x[m] by tap 1; output 2 m + 1 takes x[m] by tap 2, x[m + 1] by tap 0.
         taps = {0: ((0, 3), (1, 1)), 1: ((1, 2), (2, 0))}
         phases = [
@@ -67,7 +68,7 @@ class DepthwiseUp(nn.Module):
             for p in (0, 1)
             for q in (0, 1)
         ]
-        y = jnp.stack(phases, axis=1).reshape(b, 2, 2, rows, columns, channels)
+        y = jnp.stack(phases, axis=1).astype(self.dtype).reshape(b, 2, 2, rows, columns, channels)
         return y.transpose(0, 3, 1, 4, 2, 5).reshape(b, 2 * rows, 2 * columns, channels)
 
 

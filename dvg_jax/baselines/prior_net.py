@@ -23,7 +23,7 @@ from dvg_jax.baselines.base import Baseline, evaluate_network, train_pass
 from dvg_jax.baselines.layers import scaled, upsample_linear
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import BatchNorm, GroupNorm, convolve, fan_in_uniform, pad
+from dvg_jax.networks.blocks import BatchNorm, GroupNorm, add_bias, convolve, fan_in_uniform, pad
 from dvg_jax.networks.init import init_variables
 from dvg_jax.shapes import Features, Key, Variables, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
@@ -70,7 +70,7 @@ class SpectralConv(nn.Module):
                 row.value = u
         kernel = (kernel / (v @ matrix @ u)).astype(self.dtype)
         x = pad(x.astype(self.dtype), ((1, 1),) * 3, "zeros")
-        return convolve(x, kernel, (self.stride,) * 3) + bias.astype(self.dtype)
+        return add_bias(convolve(x, kernel, (self.stride,) * 3), bias)
 
 
 def _unit(x: Array) -> Array:

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from dvg_jax.networks.blocks import fan_in_uniform
+from dvg_jax.networks.blocks import Dense
 from dvg_jax.networks.positional import rotate
 from dvg_jax.shapes import Features
 
@@ -56,15 +56,8 @@ class _Attention(nn.Module):
         out = heads.astype(self.dtype).reshape(*x.shape[:-1], -1)
         return x + self.dense(x.shape[-1], use_bias=use_bias, name="to_out")(out)
 
-    def dense(self, features: int, use_bias: bool, name: str) -> nn.Dense:
-        return nn.Dense(
-            features,
-            use_bias=use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=fan_in_uniform,
-            name=name,
-        )
+    def dense(self, features: int, use_bias: bool, name: str) -> Dense:
+        return Dense(features, use_bias, self.dtype, self.param_dtype, name=name)
 
 
 class TemporalAttention(_Attention):

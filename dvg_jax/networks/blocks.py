@@ -173,6 +173,27 @@ def fan_in_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def add_bias(y: Features, bias: Array | None) -> Features:
+    """In float32: the gradient of a bias sums over all voxels, and in bfloat16 that sum is wrong by a third."""
+    return y if bias is None else (y.astype(jnp.float32) + bias).astype(y.dtype)
+
+
+class Dense(nn.Module):
+    """x kernel + bias along the last axis, from PyTorch's initial values."""
+
+    features: int
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1], self.features)
+        y = x.astype(self.dtype) @ self.param("kernel", fan_in_uniform, shape, self.param_dtype).astype(self.dtype)
+        zeros = nn.initializers.zeros
+        return add_bias(y, self.param("bias", zeros, (self.features,), self.param_dtype) if self.use_bias else None)
+
+
 class _Kernel(nn.Module):
     """Parameters that ``Conv`` and ``ConvTranspose`` share."""
 
@@ -186,18 +207,18 @@ class _Kernel(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     form: Form = "auto"
 
-    def parameters(self, channels: int, window: tuple[int, ...] | None = None) -> tuple[Array, Array | float]:
-        """Kernel (*window, Cin, Cout) and bias, in the compute type; the window is ``kernel_size`` unless given."""
+    def parameters(self, channels: int, window: tuple[int, ...] | None = None) -> tuple[Array, Array | None]:
+        """Kernel (*window, Cin, Cout) in the compute type, and bias; the window is ``kernel_size`` unless given."""
         shape = (*(window or self.kernel_size), channels, self.features)
         kernel = self.param("kernel", fan_in_uniform, shape, self.param_dtype).astype(self.dtype)
         if not self.use_bias:
-            return kernel, 0.0
+            return kernel, None
 
         def bias_init(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
             bound = 1 / np.sqrt(np.prod(kernel.shape[:-1]))
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-        return kernel, self.param("bias", bias_init, (self.features,), self.param_dtype).astype(self.dtype)
+        return kernel, self.param("bias", bias_init, (self.features,), self.param_dtype)
 
 
 class Conv(_Kernel):
@@ -207,7 +228,7 @@ class Conv(_Kernel):
     def __call__(self, x: Features) -> Features:
         kernel, bias = self.parameters(x.shape[-1])
         x = pad(x.astype(self.dtype), self.padding, self.padding_mode)
-        return convolve(x, kernel, self.strides, self.form) + bias
+        return add_bias(convolve(x, kernel, self.strides, self.form), bias)
 
 
 class Conv2D(_Kernel):
@@ -225,11 +246,10 @@ class Conv2D(_Kernel):
         kernel, bias = self.parameters(x.shape[-1], self.kernel_size[1:])
         x = pad(x.astype(self.dtype)[:, None], self.padding, self.padding_mode)
         if is_sliced(self.form):
-            return convolve(x, kernel[None], self.strides, self.form)[:, 0] + bias
+            return add_bias(convolve(x, kernel[None], self.strides, self.form)[:, 0], bias)
         numbers = ("NHWC", "HWIO", "NHWC")
-        return (
-            jax.lax.conv_general_dilated(x[:, 0], kernel, self.strides[1:], "VALID", dimension_numbers=numbers) + bias
-        )
+        y = jax.lax.conv_general_dilated(x[:, 0], kernel, self.strides[1:], "VALID", dimension_numbers=numbers)
+        return add_bias(y, bias)
 
 
 class ConvTranspose(_Kernel):
@@ -245,11 +265,11 @@ class ConvTranspose(_Kernel):
             raise UserError(f"transposed convolution's kernel is {self.kernel_size}; allowed: 1 to 4 along each axis")
         kernel, bias = self.parameters(x.shape[-1])
         if self.kernel_size == (2, 2, 2):
-            return _to_cells(x.astype(self.dtype), kernel) + bias
+            return add_bias(_to_cells(x.astype(self.dtype), kernel), bias)
         kernel = jnp.pad(kernel, (*(MISSING_TAPS[k] for k in self.kernel_size), (0, 0), (0, 0)))
         amounts = tuple((1, 1) if k > 1 else (0, 0) for k in self.kernel_size)
         x = pad(x.astype(self.dtype), amounts, self.padding_mode)  # type: ignore[arg-type]
-        return upsample(x, kernel, self.form) + bias
+        return add_bias(upsample(x, kernel, self.form), bias)
 
 
 class GroupNorm(nn.Module):

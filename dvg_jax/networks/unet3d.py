@@ -43,11 +43,12 @@ class Block(nn.Module):
         kinds: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         padding = ((self.depth // 2,) * 2, (1, 1), (1, 1))
         x = Conv(self.features, (self.depth, 3, 3), padding=padding, name="proj", **kinds)(x)
-        x = GroupNorm(self.groups, epsilon=1e-5, name="norm", **kinds)(x)
+        x = GroupNorm(self.groups, 1e-5, jnp.float32, self.param_dtype, name="norm")(x)
         if scale_shift is not None:
-            scale, shift = scale_shift
+            # In float32, since their gradients sum over all voxels, as a bias's does.
+            scale, shift = (y.astype(jnp.float32) for y in scale_shift)
             x = x * (scale + 1) + shift
-        return nn.silu(x)
+        return nn.silu(x.astype(self.dtype))
 
 
 class ResnetBlock(nn.Module):

@@ -3,7 +3,7 @@
 x --encoder, pre_vq_conv--> h --nearest codes--> embeddings --post_vq_conv, decoder--> x
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -45,6 +45,11 @@ def level_strides(downsample: Triple) -> list[Triple]:
     return [tuple(2 if factor >> (i + 1) else 1 for factor in downsample) for i in range(levels)]  # type: ignore[misc]
 
 
+def res_block(remat: bool) -> type["ResBlock"]:
+    """The residual block, or the one that is computed again in the backward pass."""
+    return nn.remat(ResBlock) if remat else ResBlock
+
+
 class ResBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x))))))."""
 
@@ -69,6 +74,7 @@ class Encoder(nn.Module):
     num_groups: int
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Volumes) -> Features:
@@ -80,7 +86,7 @@ class Encoder(nn.Module):
             x = Conv(
                 features, (4, 4, 4), strides, padding, "replicate", **types, name=f"conv_blocks_{i}_down"
             )(x)  # fmt: skip
-            x = ResBlock(self.num_groups, **types, name=f"conv_blocks_{i}_res")(x)
+            x = res_block(self.remat)(self.num_groups, **types, name=f"conv_blocks_{i}_res")(x)
         return nn.silu(GroupNorm(self.num_groups, EPSILON, **types, name="final_norm")(x))
 
 
@@ -93,6 +99,7 @@ class Decoder(nn.Module):
     res_blocks: int = 2
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Features) -> Volumes:
@@ -106,7 +113,7 @@ class Decoder(nn.Module):
                 features, kernel, padding_mode="replicate", **types, name=f"conv_blocks_{i}_up"
             )(x)  # fmt: skip
             for j in range(1, self.res_blocks + 1):
-                x = ResBlock(self.num_groups, **types, name=f"conv_blocks_{i}_res{j}")(x)
+                x = res_block(self.remat)(self.num_groups, **types, name=f"conv_blocks_{i}_res{j}")(x)
         return conv3(1, self.dtype, self.param_dtype, "conv_last")(x).astype(jnp.float32)
 
 
@@ -123,6 +130,7 @@ class VQGAN3D(nn.Module):
       n_codes: entries of the codebook.
       num_groups: of the group norms; divides ``2 n_hiddens``.
       decoder_res_blocks: residual blocks a level in the decoder.
+      remat: compute residual blocks again in the backward pass instead of keeping what lies within.
     """
 
     n_hiddens: int = 16
@@ -133,12 +141,14 @@ class VQGAN3D(nn.Module):
     decoder_res_blocks: int = 2
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kept = types | {"remat": self.remat}
         width = self.n_hiddens * 2 ** len(level_strides(self.downsample))
-        self.encoder = Encoder(self.n_hiddens, self.downsample, self.num_groups, **types)
-        self.decoder = Decoder(self.n_hiddens, self.downsample, self.num_groups, self.decoder_res_blocks, **types)
+        self.encoder = Encoder(self.n_hiddens, self.downsample, self.num_groups, **kept)
+        self.decoder = Decoder(self.n_hiddens, self.downsample, self.num_groups, self.decoder_res_blocks, **kept)
         self.pre_vq_conv = Conv(self.embedding_dim, (1, 1, 1), **types)
         self.post_vq_conv = Conv(width, (1, 1, 1), **types)
         shape = (self.n_codes, self.embedding_dim)

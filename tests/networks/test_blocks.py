@@ -10,12 +10,14 @@ from dvg_jax.networks.blocks import (
     Conv,
     Conv2D,
     ConvTranspose,
+    Dense,
     GroupNorm,
     convolve,
     instance_norm,
     pad,
     upsample,
 )
+from dvg_jax.networks.unet3d import Block
 
 CASES = [
     ((3, 3, 3), (1, 1, 1), 2, 3),
@@ -74,6 +76,37 @@ def test_compute_type_and_weights_type():
     variables = conv.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4, 1)))
     assert conv.apply(variables, jnp.zeros((1, 4, 4, 4, 1))).dtype == jnp.bfloat16
     assert variables["params"]["kernel"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("layer", "where"),
+    [
+        (Conv(1, (1, 1, 1), dtype=jnp.bfloat16), ("params", "bias")),
+        (Conv2D(1, (1, 1, 1), dtype=jnp.bfloat16), ("params", "bias")),
+        (ConvTranspose(1, (2, 2, 2), dtype=jnp.bfloat16), ("params", "bias")),
+        (Dense(1, dtype=jnp.bfloat16), ("params", "bias")),
+        (Block(1, 1, dtype=jnp.bfloat16), (1,)),
+    ],
+    ids=["Conv", "Conv2D", "ConvTranspose", "Dense", "Block"],
+)
+def test_gradients_that_sum_over_voxels_do_so_in_float32(layer, where):
+    """Added up in bfloat16, 32768 values near 0.5 come to 256: there a next one no longer changes the sum."""
+    edge = 16 if isinstance(layer, ConvTranspose) else 32
+    x = jnp.zeros((1, edge**2, edge, 1) if isinstance(layer, Conv2D) else (1, edge, edge, edge, 1))
+    # Beside ``Block``'s features its time's scale and shift, whose gradient is asked for.
+    more = ((jnp.zeros((1, 1, 1, 1, 1), jnp.bfloat16),) * 2,) if isinstance(layer, Block) else ()
+    variables = layer.init(jax.random.key(0), x, *more)
+    weights = jax.random.uniform(jax.random.key(1), (32**3,)).astype(jnp.bfloat16)
+
+    def loss(variables, *more):
+        return jnp.sum(layer.apply(variables, x, *more).astype(jnp.float32).ravel() * weights)
+
+    found = jax.jit(jax.grad(loss, argnums=len(more)))(variables, *more)
+    for part in where:
+        found = found[part]
+    # SiLU's slope at 0 is one half. bfloat16 keeps 8 bits of the result.
+    exact = np.asarray(weights, np.float64).sum() * (0.5 if more else 1.0)
+    np.testing.assert_allclose(np.asarray(found, np.float64).item(), exact, rtol=2**-8)
 
 
 def test_norm_of_features_whose_mean_is_large_beside_their_spread():

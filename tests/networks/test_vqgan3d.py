@@ -48,3 +48,15 @@ def test_bfloat16_compute_keeps_float32_weights_and_latents():
     assert out.latent.dtype == out.volume.dtype == jnp.float32
     # Eight bits of mantissa through a dozen layers.
     np.testing.assert_allclose(out.latent, exact.latent, atol=0.05)
+
+
+def test_remat_wraps_every_residual_block_and_renames_no_parameter():
+    x = jax.ShapeDtypeStruct((1, 8, 8, 8, 1), jnp.float32)
+    found = []
+    for remat in (False, True):
+        vqgan = VQGAN3D(4, (4, 4, 4), 8, 16, num_groups=4, remat=remat)
+        shapes = jax.eval_shape(vqgan.init, jax.random.key(0), x)
+        found.append((shapes, str(jax.make_jaxpr(vqgan.apply)(shapes, x)).count("prevent_cse")))
+    encoder, decoder = 2, 4
+    assert found[0] == (found[1][0], 0)
+    assert found[1][1] == encoder + decoder
