@@ -56,6 +56,11 @@ SIZES = {
 """The quickstart's; half-wide networks at 64^3; the paper's networks at 64^3 and at 128^3."""
 
 
+def architecture(settings: ConfigDict) -> dict[str, Any]:
+    """A network's settings but for ``remat``, which changes no number and which the peers do not have."""
+    return {name: value for name, value in settings.items() if name != "remat"}
+
+
 def as_numpy(state: dict[str, Any]) -> dict[str, np.ndarray]:
     """Of tensors by name, such as a state dict."""
     return {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
@@ -185,7 +190,7 @@ class VQGANTraining:
         on = {} if critics else {"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0}
         self.weights = Weights(gan_start=0, disc_width=size.critics, **on)
         self.size, self.training = size, Training(**config.train)
-        self.fields, self.with_critics = dict(config.network), critics
+        self.fields, self.with_critics = architecture(config.network), critics
         self.key = jax.random.key(0)
         self.x = np.asarray(jax.random.uniform(jax.random.key(1), (size.vqgan_batch, *[size.edge] * 3, 1)))
         # The draw of ``Adversary.loss`` in a first step.

@@ -26,7 +26,7 @@ from dvg_jax.errors import UserError
 try:
     import torch
 
-    from benchmarks.network_cases import SIZES, Size, as_numpy
+    from benchmarks.network_cases import SIZES, Size, architecture, as_numpy
     from benchmarks.torch_peer.pipeline import Pipeline, Views
     from benchmarks.torch_peer.unet3d import UNet3D
     from benchmarks.torch_peer.vqgan3d import VQGAN3D
@@ -55,10 +55,10 @@ class Case:
         self.noise = jax.random.normal(jax.random.fold_in(self.key, self.dvg.schedule.timesteps), shape)
         torch.manual_seed(0)
         self.peers = {
-            name: VQGAN3D(**config[name].network) for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan")
+            name: VQGAN3D(**architecture(config[name].network)) for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan")
         } | {
-            "generator": UNet3D(shape[-1], **config.new_view.network, out_dim=shape[-1]),
-            "denoiser": UNet3D(3 * shape[-1], **config.diffusion.network, out_dim=shape[-1]),
+            "generator": UNet3D(shape[-1], **architecture(config.new_view.network), out_dim=shape[-1]),
+            "denoiser": UNet3D(3 * shape[-1], **architecture(config.diffusion.network), out_dim=shape[-1]),
         }
         self._draw_codes()
         self.peers = {name: model.eval().to(device) for name, model in self.peers.items()}

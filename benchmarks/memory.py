@@ -1,0 +1,136 @@
+"""What a training step, and each block of a reconstruction, needs at its peak: as XLA plans it, nothing is run.
+
+    python -m benchmarks.memory [--size 128] [--stages ct_vqgan ...] [--blocks decoder ...]
+
+The paper's networks and batch of 2, critics at work, from shapes alone. A plan counts weights, moments, inputs, results
+and all that lies in between, not the GPU's context (about 0.5 GiB) or what the allocator leaves unused. Without a GPU
+the same program is planned for the CPU with the GPU's convolutions (``native``), whose library there may want more.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.common import save
+from benchmarks.full_size import random_variables
+from dvg_jax import dvg as blocks_of
+from dvg_jax.build import build_dvg
+from dvg_jax.cli import run
+from dvg_jax.config import STAGES, default_config
+from dvg_jax.networks import blocks
+from dvg_jax.stages import build_stage
+from dvg_jax.training.examples import prepared_ahead
+from dvg_jax.training.optim import Training
+from dvg_jax.training.state import create, update
+
+MANNERS = {
+    "float32": {},
+    "float32, remat": {"remat": True},
+    "bfloat16": {"dtype": "bfloat16"},
+    "bfloat16, remat": {"dtype": "bfloat16", "remat": True},
+}
+"""What is set of the config by name; ``remat`` is that of the stage's own network."""
+
+ROWS = (1, 4)
+"""Cases of one reconstruction."""
+
+GIB = 2**30
+
+
+def training_step(stage_name: str, size: int, dtype: str = "float32", remat: bool = False) -> dict[str, float]:
+    """The plan of a stage's training step with the paper's batch."""
+    config = default_config()
+    config.size, config.dtype = size, dtype
+    config[stage_name].network.remat = remat
+    if "loss" in config[stage_name]:
+        config[stage_name].loss.gan_start = 0
+    dvg = build_dvg(config)
+    stage, training = build_stage(stage_name, config, dvg), Training(**config[stage_name].train)
+    key = jax.random.key(0)
+    ct = _shape((training.batch_size, *dvg.geometry.volume_shape, 1))
+    frozen = {name: value for name, value in random_variables(dvg).items() if name in stage.requires}
+    example = jax.eval_shape(lambda ct: stage.prepare(frozen, ct, key), ct)
+    state = jax.eval_shape(lambda example: create(stage.task, training.recipe, key, example), example)
+    ahead = prepared_ahead(config, stage, training.cache)
+    given: tuple[Any, ...] = (None, state, {}, stage.task.constants(), example)
+    if not ahead:
+        given = (stage.prepare, state, frozen, stage.task.constants(), {"ct": ct})
+    return plan(lambda: update.lower(stage.task, training.recipe, *given, key, _shape(())))
+
+
+def block(name: str, size: int, rows: int, dtype: str) -> dict[str, float]:
+    """The plan of one block of the picture in ``dvg.py`` for so many cases."""
+    config = default_config()
+    config.size, config.dtype = size, dtype
+    dvg = build_dvg(config)
+    variables = random_variables(dvg)
+    latent = _shape(blocks_of.latent_shape(dvg.ct_vqgan, (rows, *dvg.geometry.volume_shape)))
+    volume, t = _shape((rows, *dvg.geometry.volume_shape, 1)), _shape((rows,), jnp.int32)
+    denoise = jax.jit(dvg.denoiser.predict)
+    lowered = {
+        "encoder": lambda: blocks_of.encode.lower(dvg.view_vqgan, variables["view_vqgan"], volume),
+        "decoder": lambda: blocks_of.decode.lower(dvg.ct_vqgan, True, variables["ct_vqgan"], latent),
+        "g_theta": lambda: denoise.lower((variables["diffusion"]["params"], (latent, latent)), latent, t),
+    }
+    return plan(lowered[name])
+
+
+BLOCKS = ("encoder", "decoder", "g_theta")
+
+
+def plan(lower: Callable[[], Any]) -> dict[str, float]:
+    """GiB at the peak of a lowered program and of its parts, and the seconds of its compilation."""
+    start = time.perf_counter()
+    lowered = lower()
+    traced = time.perf_counter()
+    found = lowered.compile().memory_analysis()
+    if found is None:
+        raise SystemExit("this backend does not tell what it plans")
+    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return {
+        "peak_gib": (held + found.temp_size_in_bytes) / GIB,
+        "held_gib": held / GIB,
+        "between_gib": found.temp_size_in_bytes / GIB,
+        "trace_s": traced - start,
+        "compile_s": time.perf_counter() - traced,
+    }
+
+
+def _shape(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
+    parser.add_argument("--blocks", nargs="*", choices=BLOCKS, default=BLOCKS)
+    parser.add_argument("--manners", nargs="*", choices=MANNERS, default=tuple(MANNERS))
+    options = parser.parse_args(argv)
+    # Planned as a GPU's program, whatever plans it.
+    blocks.is_sliced = lambda form: False
+    results: dict[str, Any] = {"size": options.size}
+    print("| what | manner | GiB at the peak | of which held | compilation, s |\n|---|---|---|---|---|")
+
+    def told(what: str, manner: str, found: dict[str, float]) -> None:
+        results.setdefault(what, {})[manner] = found
+        figures = f"{found['peak_gib']:.1f} | {found['held_gib']:.1f} | {found['trace_s'] + found['compile_s']:.0f}"
+        print(f"| {what} | {manner} | {figures} |", flush=True)
+
+    for stage in options.stages:
+        for manner in options.manners:
+            told(f"training step of {stage}", manner, training_step(stage, options.size, **MANNERS[manner]))
+    for name in options.blocks:
+        for rows in ROWS:
+            for dtype in ("float32", "bfloat16"):
+                told(f"{name}, {rows} at once", dtype, block(name, options.size, rows, dtype))
+    print(f"\nwritten: {save(f'memory_{jax.default_backend()}', results)}")
+
+
+if __name__ == "__main__":
+    run(main)
