@@ -22,13 +22,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-LONGEST_FIRST = ("test_commands", "test_configs", "test_resume", "test_finestage", "test_devices")
+LONGEST_FIRST = (
+    "commands/test_commands",
+    "tests/test_configs",
+    "baselines/test_commands",
+    "training/test_devices",
+    "parity/test_finestage",
+    "training/test_examples",
+    "training/test_resume",
+)
+"""The first trains what ``trained`` gives, the second does without it: two that need it would begin by waiting."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take files from the front: what takes long comes first, so that they end together."""
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    items.sort(key=lambda item: rank.get(f"{item.path.parent.name}/{item.path.stem}", len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -55,8 +55,7 @@ def init_variables(module: nn.Module, key: Key, *inputs: Any, kernels: KernelRul
     is that of kernels.
     """
     shapes = flatten_dict(jax.eval_shape(module.init, key, *inputs), sep="/")
-    with jax.ensure_compile_time_eval():  # also where the shapes alone are asked for, by jax.eval_shape
-        seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
     drawn = {}
     for path, like in shapes.items():
         random = np.random.default_rng([*seed, zlib.crc32(path.encode())])
