@@ -3,7 +3,8 @@
     python -m benchmarks.reconstruction [--size demo] [--steps 100 10] [--repeats 5]
 
 Ours is what ``Reconstructor`` calls. Same random weights, films, z_T and DDIM steps. Before anything is timed the two
-must agree piece by piece (``ALLOWED``).
+must agree piece by piece (``ALLOWED``); in bfloat16, ours and PyTorch's autocast, how far a CT is from float32's is
+only told.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks import contest
 from benchmarks.common import finished, save, side_by_side
@@ -28,6 +30,7 @@ try:
 
     from benchmarks.network_cases import SIZES, Size, architecture, as_numpy
     from benchmarks.torch_peer.pipeline import Pipeline, Views
+    from benchmarks.torch_peer.training import Manner
     from benchmarks.torch_peer.unet3d import UNet3D
     from benchmarks.torch_peer.vqgan3d import VQGAN3D
 except ImportError:
@@ -45,8 +48,7 @@ class Case:
 
     def __init__(self, size: "Size", device: str) -> None:
         config = size.config()
-        config.angles, config.new_angles = (0.0, 90.0), (45.0,)
-        self.dvg: DVG = build_dvg(config)
+        self.dvg, self.half = (_biplanar(size.config(dtype)) for dtype in ("float32", "bfloat16"))
         self.ct = chest(jax.random.key(3), size.edge)[None, ..., None]
         self.films = self.dvg.render(self.ct, self.dvg.angles)
         self.key = jax.random.key(0)
@@ -91,15 +93,16 @@ class Case:
     def run(self, steps: int, repeats: int) -> dict[str, Any]:
         """Seconds of both, and how far their results lie apart."""
         sampler = Sampler(steps, eta=0.0)
-        dvg, variables = replace(self.dvg, sampler=sampler), self.variables()
+        dvg, half = (replace(d, sampler=sampler) for d in (self.dvg, self.half))
+        variables = self.variables()
         pipeline = Pipeline(**self.peers, shown=self.shown, new=self.new, table=sampler.coefficients(dvg.schedule))
         films = torch.tensor(np.asarray(self.films[0, ..., 0]), device=self.device)
         noise = channels_first(self.noise, self.device)
 
-        def theirs() -> Any:
-            result = pipeline(films, noise)
-            if self.device == "cuda":
-                torch.cuda.synchronize()
+        def theirs(manner: Manner) -> Any:
+            with manner.autocast():
+                result = pipeline(films, noise)
+            manner.wait()
             return result
 
         ours = finished(dvg.reconstruct, variables, self.films, self.key)
@@ -115,12 +118,30 @@ class Case:
         for name, difference in apart.items():
             if not difference < ALLOWED[name]:
                 raise UserError(f"{name} of the two lies {difference:.3g} apart; allowed: {ALLOWED[name]}")
-        return {"seconds": side_by_side({OURS: ours, contest.PEER: theirs}, repeats, warm_ups=1), "difference": apart}
+        contestants = {
+            OURS: ours,
+            f"{OURS} bfloat16": finished(half.reconstruct, variables, self.films, self.key),
+            contest.PEER: lambda: theirs(Manner(self.device)),
+            "torch bfloat16": lambda: theirs(Manner(self.device, half=True)),
+        }
+        for name, of in ((f"{OURS} bfloat16", OURS), ("torch bfloat16", contest.PEER)):
+            rounded, exact = (_tensor(contestants[n]()).float().squeeze() for n in (name, of))
+            apart[name] = _apart(rounded, exact)
+        return {"seconds": side_by_side(contestants, repeats, warm_ups=1), "difference": apart}
+
+
+def _biplanar(config: ConfigDict) -> DVG:
+    config.angles, config.new_angles = (0.0, 90.0), (45.0,)
+    return build_dvg(config)
 
 
 def channels_first(array: jax.Array, device: str) -> "torch.Tensor":
     """(B, ..., C) of ours as PyTorch's (B, C, ...)."""
     return torch.tensor(np.asarray(array), device=device).movedim(-1, 1).contiguous()
+
+
+def _tensor(result: Any) -> "torch.Tensor":
+    return result if isinstance(result, torch.Tensor) else torch.tensor(np.asarray(result))
 
 
 def _apart(a: "torch.Tensor", b: "torch.Tensor") -> float:
