@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from benchmarks.common import save
 from benchmarks.full_size import random_variables
-from dvg_jax import dvg as blocks_of
 from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
 from dvg_jax.config import STAGES, default_config
+from dvg_jax.dvg import decode, encode, latent_shape
 from dvg_jax.networks import blocks
 from dvg_jax.stages import build_stage
 from dvg_jax.training.examples import prepared_ahead
@@ -34,6 +34,8 @@ MANNERS = {
     "bfloat16, remat": {"dtype": "bfloat16", "remat": True},
 }
 """What is set of the config by name; ``remat`` is that of the stage's own network."""
+
+BLOCKS = ("encoder", "decoder", "g_theta")
 
 ROWS = (1, 4)
 """Cases of one reconstruction."""
@@ -76,18 +78,15 @@ def block(name: str, size: int, rows: int, dtype: str) -> dict[str, float]:
     config.size, config.dtype = size, dtype
     dvg = build_dvg(config)
     variables = random_variables(dvg)
-    latent = _shape(blocks_of.latent_shape(dvg.ct_vqgan, (rows, *dvg.geometry.volume_shape)))
+    latent = _shape(latent_shape(dvg.ct_vqgan, (rows, *dvg.geometry.volume_shape)))
     volume, t = _shape((rows, *dvg.geometry.volume_shape, 1)), _shape((rows,), jnp.int32)
     denoise = jax.jit(dvg.denoiser.predict)
     lowered = {
-        "encoder": lambda: blocks_of.encode.lower(dvg.view_vqgan, variables["view_vqgan"], volume),
-        "decoder": lambda: blocks_of.decode.lower(dvg.ct_vqgan, True, variables["ct_vqgan"], latent),
+        "encoder": lambda: encode.lower(dvg.view_vqgan, variables["view_vqgan"], volume),
+        "decoder": lambda: decode.lower(dvg.ct_vqgan, True, variables["ct_vqgan"], latent),
         "g_theta": lambda: denoise.lower((variables["diffusion"]["params"], (latent, latent)), latent, t),
     }
     return plan(lowered[name])
-
-
-BLOCKS = ("encoder", "decoder", "g_theta")
 
 
 def plan(lower: Callable[[], Any]) -> dict[str, float]:

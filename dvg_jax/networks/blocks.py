@@ -174,7 +174,7 @@ def fan_in_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
 
 
 def add_bias(y: Features, bias: Array | None) -> Features:
-    """In float32: the gradient of a bias sums over all voxels, and in bfloat16 that sum is wrong by a third."""
+    """In float32: the gradient of a bias sums over all voxels, and in bfloat16 a sum of ones ends at 256."""
     return y if bias is None else (y.astype(jnp.float32) + bias).astype(y.dtype)
 
 
