@@ -4,6 +4,7 @@ A source has a length and gives ``source[i]`` = ``{"ct": (D, H, W, 1) float32 in
 the same ``i`` gives the same bits in every process and after every restart.
 """
 
+import gzip
 import threading
 from collections.abc import Mapping
 from functools import cache, cached_property, partial
@@ -126,7 +127,7 @@ class PreparedSource:
     def __getitem__(self, index: int) -> Example:
         kept = self._kept[index]
         if kept is None:
-            kept = np.asarray(_image(self.files[index]).dataobj, np.int16).transpose(2, 1, 0)
+            kept = _voxels(self.files[index]).transpose(2, 1, 0)
             self._kept[index] = kept
         return {"ct": np.asarray(hu_to_intensity(kept), np.float32)[..., None], "index": np.int32(index)}
 
@@ -156,3 +157,12 @@ def _split_number(split: str) -> int:
 
 def _image(file: Path) -> nib.Nifti1Image:
     return cast(nib.Nifti1Image, nib.load(file))
+
+
+def _voxels(file: Path) -> np.ndarray:
+    """(W, H, D) as stored. A packed file is unpacked by one call, beside which other threads go on: nibabel's own
+    reading takes Python's lock every few KiB.
+    """
+    packed = file.suffix == ".gz"
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes())) if packed else _image(file)
+    return np.asarray(image.dataobj, np.int16)
