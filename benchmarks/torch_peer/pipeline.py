@@ -49,8 +49,8 @@ class Pipeline:
     table: Coefficients
 
     def decode(self, z: Tensor) -> Tensor:
-        """By way of the nearest codes, (1, c, d, h, w) -> (D, H, W)."""
-        return self.ct_vqgan.decode(self.ct_vqgan.quantize(z)[0])[0, 0]
+        """By way of the nearest codes, (1, c, d, h, w) -> (D, H, W), float32 under autocast too."""
+        return self.ct_vqgan.decode(self.ct_vqgan.quantize(z.float())[0])[0, 0].float()
 
     @torch.inference_mode()
     def __call__(self, films: Tensor, z: Tensor) -> Tensor:
