@@ -73,7 +73,7 @@ def test_folder_has_the_released_conventions(imported):
     assert (config.sampler.steps, config.sampler.eta, config.sampler.clip) == (0, 1.0, 1.0)
     assert (config.angles, config.new_angles, config.geometry) == ((0.0, 90.0), (45.0,), "paper")
     assert config.diffusion.network.to_dict() == {
-        "dim": 8, "dim_mults": (1, 2), "heads": 2, "head_dim": 32, "groups": 8,
+        "dim": 8, "dim_mults": (1, 2), "heads": 2, "head_dim": 32, "groups": 8, "remat": False,
     }  # fmt: skip
     assert config.ct_vqgan.network.n_codes == 32
 
