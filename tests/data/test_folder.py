@@ -68,11 +68,11 @@ def test_workers_do_not_import_jax():
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_goes_on(tmp_path, stop):
     source, output = _scans(tmp_path / "in", 40), tmp_path / "out"
-    process = _command(source, output, "--size=96", "--jobs=2")
+    process = _command(source, output, "--size=128", "--jobs=2")
     _wait_for(lambda: (output / NAME).is_file() and len(read_manifest(output)) >= 2)
     process.send_signal(stop)  # to the first process alone: its workers must end by themselves
     said = process.communicate(timeout=180)[1]
-    assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+    assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL), said
     _wait_for(lambda: not _running(process.pid))
     done = read_manifest(output)
     assert 2 <= len(done) < 40
@@ -85,7 +85,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, stop):
         if path.name not in {row.source for row in done}:
             path.unlink()
     (output / ".partial-1-x.nii.gz").write_bytes(b"half")
-    rows, _ = prepare_folder(source, Job(output, Settings(96)), jobs=2)
+    rows, _ = prepare_folder(source, Job(output, Settings(128)), jobs=2)
     assert {row.status for row in rows} == {"ok"}
     assert before == {name: (output / name).stat().st_mtime_ns for name in before}
     assert not list(output.glob(".*"))

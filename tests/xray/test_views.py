@@ -68,7 +68,8 @@ def test_each_case_has_its_own_set(cts):
     sets = ViewSets(jnp.asarray([[0.0, 90.0], [30.0, 0.0]]), jnp.asarray([[0.5, 0.5], [1.0, 0.0]]))
     views = project_views("default", GEOMETRY, cts, sets)
     alone = ViewSets(sets.angles[1:], sets.weights[1:])
-    np.testing.assert_array_equal(views[1:], project_views("default", GEOMETRY, cts[1:], alone))
+    # To rounding: for one case and for two XLA makes two programs, and not every processor adds in the same order.
+    np.testing.assert_allclose(views[1:], project_views("default", GEOMETRY, cts[1:], alone), rtol=1e-6)
     lifted = lift_views("default", GEOMETRY, views, sets)
     expected = lift_views("default", GEOMETRY, views[1:, :1], (30.0,))
     np.testing.assert_allclose(lifted[1:], expected, atol=1e-5 * float(expected.max()))
