@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(f"{item.path.parent.name}/{item.path.stem}", len(rank)))
 
 
+@contextmanager
+def _compiling_quickly() -> Iterator[None]:
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Programs of the same sums that compile in half the time and run slower, where many are made to run few steps."""
+    with _compiling_quickly():
+        yield
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which every stage of the tiny config has been trained; workers share one."""
@@ -48,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    with (root / "trained.lock").open("w") as lock:
+    with (root / "trained.lock").open("w") as lock, _compiling_quickly():
         fcntl.flock(lock, fcntl.LOCK_EX)
         train(get_config(), root / "trained")  # does nothing where all is trained
     return root / "trained"
