@@ -15,7 +15,7 @@ from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.scans import Scan, load_scan
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
-from dvg_jax.networks.lpips import FILES
+from dvg_jax.networks.lpips import NETWORKS
 
 TOLERANCE_MM = 0.01
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="may be repeated; hu if left out")
-    parser.add_argument("--lpips", default="", choices=FILES, help="network of hu's LPIPS; none if left out")
+    parser.add_argument("--lpips", default="", choices=NETWORKS, help="network of hu's LPIPS; none if left out")
     parser.add_argument("--lpips_range", default="unit", choices=RANGES, help="what hu's LPIPS is fed")
     options = parser.parse_args(argv)
     measures = Measures(tuple(options.protocol or ("hu",)), options.lpips, options.lpips_range)

@@ -15,7 +15,7 @@ from dvg_jax.data.intensity import HU_RANGE
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.tissue import BANDS
 from dvg_jax.metrics.volume import X2CT_PEAK, lpips_slices, lpips_sum, view_metrics, volume_figures
-from dvg_jax.networks.lpips import FILES, Net, load_lpips, lpips
+from dvg_jax.networks.lpips import NETWORKS, Net, load_lpips, lpips
 from dvg_jax.shapes import Image, Volume
 
 RANGES = ("unit", "signed")
@@ -131,7 +131,7 @@ class Measures:
             raise UserError(f"no protocol is chosen; allowed: {', '.join(PROTOCOLS)}")
         for name in self.protocols:
             _one_of("protocol", name, PROTOCOLS)
-        _one_of("LPIPS network", self.lpips, ("", *FILES))
+        _one_of("LPIPS network", self.lpips, ("", *NETWORKS))
         _one_of("LPIPS range", self.lpips_range, RANGES)
 
     def volume(self, truth: Volume, result: Volume) -> dict[str, float]:

