@@ -3,4 +3,4 @@
 from dvg_jax import runtime
 
 # As every entry point of the library does, before JAX is loaded; it serves the peers in this process as well.
-runtime.tune_allocator()
+runtime.set_up()

@@ -23,8 +23,7 @@ def run(main: Callable[[list[str] | None], None]) -> None:
 
 def run_module(name: str) -> None:
     """Run the ``main`` of a module that imports JAX, with the process set up for it first."""
-    runtime.tune_allocator()
-    runtime.quiet()
+    runtime.set_up()
     run(importlib.import_module(name).main)
 
 

@@ -1,11 +1,10 @@
 """The one home of convolutions.
 
 On a GPU a 3D convolution is XLA's own (``native``). XLA's CPU backend is many times slower at 3D convolutions than at
-2D ones, and slower still at strided ones and at gradients with respect to kernels. So there (``sliced``) everything
-becomes ONE 2D convolution of stride 1 over depth slices: the slices that a depth kernel reaches are stacked in the
-input's channels or, where fewer come out, the depth kernel's taps in the output's, to be shifted and added. Strides are
-moved to the channels, a transposed convolution makes all its output phases at once in its channels, and the kernel's
-gradient is a few matrix products. Both forms have the same parameters.
+2D ones, and slower still at strided ones. So there (``sliced``) everything becomes ONE 2D convolution of stride 1 over
+depth slices: the slices that a depth kernel reaches are stacked in the input's channels or, where fewer come out, the
+depth kernel's taps in the output's, to be shifted and added. Strides are moved to the channels, and a transposed
+convolution makes all its output phases at once in its channels. Both forms have the same parameters.
 """
 
 import functools
@@ -63,7 +62,7 @@ def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form
     depth, _, _, channels, features = kernel.shape
     slices = (x.shape[1] - depth) // strides[0] + 1
     if features < channels and strides == (1, 1, 1):
-        # Stacking slices in the channels that come out instead of those that go in: 3 to 10 times faster here.
+        # Stacking slices in the channels that come out instead of those that go in: 1.3 to 4 times as fast here.
         flat = kernel.transpose(1, 2, 3, 0, 4).reshape(*kernel.shape[1:4], -1)
         y = _convolve_slices(x.reshape(-1, *x.shape[2:]), flat)
         y = y.reshape(*x.shape[:2], *y.shape[1:3], depth, features)
@@ -107,38 +106,7 @@ def _convolve_slices(x: Array, kernel: Array) -> Array:
         # XLA's convolution takes 10 to 100 times as long as a product where 3 x 3 taps give 2 x 2 pixels.
         shifts = [x[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
         return jnp.concatenate(shifts, axis=-1) @ kernel.reshape(kh * kw * channels, features)
-    return _slide(x, kernel)
-
-
-@jax.custom_vjp
-def _slide(x: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _slide(x, kernel), (x, kernel)
-
-
-def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """The kernel's gradient by products of slices with shifted slices: 3 to 10 times faster than XLA's on a CPU."""
-    x, kernel = saved
-    kh, kw, channels, features = kernel.shape
-    around = ((0, 0), (kh - 1, kh - 1), (kw - 1, kw - 1), (0, 0))
-    dx = _slide(jnp.pad(dy, around), kernel[::-1, ::-1].swapaxes(2, 3))
-    height, width = dy.shape[1:3]
-    # Row shifts are views of x; column shifts are copies, so the tensor with fewer channels is the one copied.
-    if features <= channels:
-        shifts = [jnp.pad(dy, ((0, 0), (0, 0), (j, kw - 1 - j), (0, 0))) for j in range(kw)]
-        dy = jnp.concatenate(shifts, axis=-1).reshape(-1, kw * features)
-        rows = [x[:, i : i + height].reshape(-1, channels).T @ dy for i in range(kh)]
-        return dx, jnp.stack(rows).reshape(kh, channels, kw, features).swapaxes(1, 2)
-    x = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)], axis=-1)
-    dy = dy.reshape(-1, features)
-    rows = [x[:, i : i + height].reshape(-1, kw * channels).T @ dy for i in range(kh)]
-    return dx, jnp.stack(rows).reshape(kernel.shape)
-
-
-_slide.defvjp(_forward, _backward)
 
 
 def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
