@@ -41,7 +41,11 @@ def _digests(output):
 
 def _command(source, output, *flags):
     run = [sys.executable, "-m", "dvg_jax.data.prepare", "--input", str(source), "--output", str(output), *flags]
-    return subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell's background job ignores SIGINT, and so does all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def _wait_for(condition, seconds=180):
@@ -68,7 +72,7 @@ def test_workers_do_not_import_jax():
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_goes_on(tmp_path, stop):
     source, output = _scans(tmp_path / "in", 40), tmp_path / "out"
-    process = _command(source, output, "--size=128", "--jobs=2")
+    process = _command(source, output, "--size=96", "--jobs=2")
     _wait_for(lambda: (output / NAME).is_file() and len(read_manifest(output)) >= 2)
     process.send_signal(stop)  # to the first process alone: its workers must end by themselves
     said = process.communicate(timeout=180)[1]
@@ -85,7 +89,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, stop):
         if path.name not in {row.source for row in done}:
             path.unlink()
     (output / ".partial-1-x.nii.gz").write_bytes(b"half")
-    rows, _ = prepare_folder(source, Job(output, Settings(128)), jobs=2)
+    rows, _ = prepare_folder(source, Job(output, Settings(96)), jobs=2)
     assert {row.status for row in rows} == {"ok"}
     assert before == {name: (output / name).stat().st_mtime_ns for name in before}
     assert not list(output.glob(".*"))
