@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from dvg_jax.baselines.axes import FRONTAL, Angles, check_angles, replicate
 from dvg_jax.baselines.base import DISTANCES, Baseline, Regression, from_views
-from dvg_jax.baselines.layers import ConvNorm, conv, max_pool, upsample_nearest
+from dvg_jax.baselines.layers import ConvNorm, conv, upsample_nearest
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import BatchNorm, ConvTranspose
+from dvg_jax.networks.blocks import BatchNorm, ConvTranspose, max_pool
 from dvg_jax.shapes import Features, Views, Volumes
 
 LEVELS = 4
@@ -85,8 +85,8 @@ class Guidance(nn.Module):
 
         scales = []
         for i, y in enumerate(maps):
-            y = max_pool(y, 2 ** max(self.level - i, 0))
-            y = cbr(y, features // LEVELS, f"map_{i}")
+            factor = 2 ** max(self.level - i, 0)
+            y = cbr(max_pool(y, factor, factor), features // LEVELS, f"map_{i}")
             scales.append(upsample_nearest(y, 2 ** max(i - self.level, 0)))
         joined = jnp.concatenate(scales, axis=-1)
         guide = cbr(jnp.concatenate([joined, x], axis=-1), features, "guide").mean(axis=(1, 2, 3))

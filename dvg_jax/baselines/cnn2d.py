@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 
 from dvg_jax.baselines.axes import FRONTAL, Angles, check_angles, to_volume
 from dvg_jax.baselines.base import Baseline, Regression, from_views
-from dvg_jax.baselines.layers import ConvNorm, conv, max_pool, scaled, upsample_linear
+from dvg_jax.baselines.layers import ConvNorm, conv, scaled, upsample_linear
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
+from dvg_jax.networks.blocks import max_pool
 from dvg_jax.networks.init import Normal
 from dvg_jax.shapes import Views, Volumes
 

@@ -58,20 +58,6 @@ class ConvNorm(nn.Module):
         return nn.relu(x) if self.relu else x
 
 
-def max_pool(x: Array, factor: int = 2) -> Array:
-    """The largest value of each cell of ``factor``, a power of two, voxels along every spatial axis.
-
-    By selection between halves: the gradient of ``max`` looks for the value that equals the result, and where XLA
-    computes that value twice with different rounding there is none, and the gradient is 0 / 0.
-    """
-    for _ in range(factor.bit_length() - 1):
-        for axis in range(1, x.ndim - 1):
-            pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
-            first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
-            x = jnp.where(first >= second, first, second)
-    return x
-
-
 def upsample_nearest(x: Array, factor: int = 2) -> Array:
     """Every spatial axis ``factor`` times as long, by repetition."""
     for axis in range(1, x.ndim - 1):

@@ -1,5 +1,6 @@
 """Both forms of every convolution are the same function, forward and backward."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from dvg_jax.networks.blocks import (
     GroupNorm,
     convolve,
     instance_norm,
+    max_pool,
     pad,
     upsample,
 )
@@ -54,6 +56,26 @@ def test_transposed_forms_agree(kernel):
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 7, 3))
     w = jax.random.normal(jax.random.key(1), (*kernel, 3, 2))
     assert_same(lambda x, w, form: upsample(x, w, form), x, w)
+
+
+@pytest.mark.parametrize("side", [3, 4, 5])
+def test_forms_agree_on_images_as_small_as_the_kernel(side):
+    x = jax.random.normal(jax.random.key(0), (2, 3, side, side, 3))
+    w = jax.random.normal(jax.random.key(1), (1, 3, 3, 3, 2))
+    assert_same(lambda x, w, form: convolve(x, w, (1, 1, 1), form), x, w)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 9, 3), (2, 7, 8, 6, 2)])
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (2, 2), (3, 2), (4, 4)])
+def test_max_pool_and_its_gradient(shape, window, stride):
+    x = jax.random.normal(jax.random.key(0), shape)
+    size = (window,) * (x.ndim - 2), (stride,) * (x.ndim - 2)
+    (ours, pull), (flax, pull_flax) = (
+        jax.vjp(f, x) for f in (lambda x: max_pool(x, window, stride), lambda x: nn.max_pool(x, *size))
+    )
+    np.testing.assert_array_equal(ours, flax)
+    upstream = jax.random.normal(jax.random.key(1), ours.shape)
+    np.testing.assert_allclose(pull(upstream)[0], pull_flax(upstream)[0], rtol=1e-6)
 
 
 def test_padding_modes():
