@@ -45,12 +45,22 @@ NETWORKS = {
     "vgg": _Network(
         "VGG16_0",
         ("vgg16.ckpt", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
-        *(1, 1, 2, (2, 4, 7, 10), (1, 3, 6, 9, 12), 16),
+        stride=1,
+        padding=1,
+        window=2,
+        pooled=(2, 4, 7, 10),
+        kept=(1, 3, 6, 9, 12),
+        smallest=16,
     ),
     "alex": _Network(
         "AlexNet_0",
         ("alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
-        *(4, 2, 3, (1, 2), (0, 1, 2, 3, 4), 31),
+        stride=4,
+        padding=2,
+        window=3,
+        pooled=(1, 2),
+        kept=(0, 1, 2, 3, 4),
+        smallest=31,
     ),
 }
 
