@@ -2,7 +2,7 @@
 
     python train.py --config configs/quickstart.py --workdir runs/demo
 
-What to expect on two CPU cores: 4 to 6 minutes; 26.7 dB volume PSNR on unseen phantoms, 5.1 dB above the mean training
+What to expect on two CPU cores: 4 to 6 minutes; 26.7 dB volume PSNR on unseen phantoms, 5 dB above the mean training
 volume (``docs/results.md``). One view instead of two: ``--config configs/quickstart.py:single``. Its settings are in
 ``dvg_jax/presets.py``.
 """
