@@ -67,6 +67,8 @@ def test_sets_that_are_data_equal_angles_known_beforehand(cts):
 def test_each_case_has_its_own_set(cts):
     sets = ViewSets(jnp.asarray([[0.0, 90.0], [30.0, 0.0]]), jnp.asarray([[0.5, 0.5], [1.0, 0.0]]))
     views = project_views("default", GEOMETRY, cts, sets)
+    others = ViewSets(sets.angles.at[0].set(45.0), sets.weights)
+    np.testing.assert_array_equal(views[1:], project_views("default", GEOMETRY, cts, others)[1:])
     alone = ViewSets(sets.angles[1:], sets.weights[1:])
     # To rounding: for one case and for two XLA makes two programs, and not every processor adds in the same order.
     np.testing.assert_allclose(views[1:], project_views("default", GEOMETRY, cts[1:], alone), rtol=1e-6)
