@@ -44,6 +44,7 @@ def build_dvg(config: ConfigDict) -> DVG:
         projector=config.projector,
         normalize_new_view=config.normalize_new_view,
         decode_quantized=config.decode_quantized,
+        head_first=config.head_first,
         floor=config.floor,
     )
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from dvg_jax.config_baselines import BASELINES, baseline_settings
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
+from dvg_jax.training import orientation
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
 """The stages in the order they are trained."""
@@ -16,7 +17,13 @@ STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
 GEOMETRIES = ("paper", "covering")
 PROJECTORS = ("default", "published")
 
-PUBLISHED = {"projector": "published", "normalize_new_view": False, "floor": 0.04, "sampler.clip": 1.0}
+PUBLISHED = {
+    "projector": "published",
+    "normalize_new_view": False,
+    "head_first": True,
+    "floor": 0.04,
+    "sampler.clip": 1.0,
+}
 """What the released weights were trained and are sampled with, where it is not the default. The scale of latents is
 not here: it lies with the weights (``torch_import/workdir.py``)."""
 
@@ -100,6 +107,9 @@ def default_config() -> ConfigDict:
             "projector": "default",  # default: Eqs. (1) and (9) | published: the released code's (xray/published.py)
             "normalize_new_view": True,  # the synthesised view min-max as films are; not so in the released code
             "decode_quantized": True,  # D_ct from the nearest codes; so in the released code too
+            # the networks have the head at index 0 of D and at row 0 of views, as in the released code; what goes in
+            # and what comes out has the foot there all the same
+            "head_first": False,
             "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
             # several devices: each holds a share of weights, moments and averages between steps, not all of them
@@ -203,9 +213,13 @@ def save(config: ConfigDict, path: Path) -> None:
 
 
 def load(path: Path) -> ConfigDict:
-    """Read what :func:`save` wrote; lists come back as tuples. A field younger than the file has its default."""
+    """Read what :func:`save` wrote; lists come back as tuples. A field younger than the file has its default, but for
+    ``head_first``, which the folder's stages tell (``training/orientation.py``).
+    """
     try:
         saved = _tuples(json.loads(path.read_text()))
+        if "head_first" not in saved:
+            saved["head_first"] = orientation.of_older_run(saved, [path.parent / stage for stage in STAGES])
         return ConfigDict(_filled(saved, default_config().to_dict()))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; allowed: a --workdir that train.py has written") from None

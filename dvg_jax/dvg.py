@@ -47,9 +47,13 @@ class DVG:
     """The method: geometry, networks and switches. Holds no numbers that are learned.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
-    ``random_views`` is for one model of any 1 to so many views. ``projector``, ``normalize_new_view`` and ``floor`` are
-    where the released code departs from the paper; see ``config.py``.
+    ``random_views`` is for one model of any 1 to so many views. ``projector``, ``normalize_new_view``, ``head_first``
+    and ``floor`` are where the released code departs from the paper; see ``config.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral.
+
+    Every method takes and gives volumes and views with the foot at index 0 of D and at row 0. With ``head_first`` the
+    networks and the projector have the head there: the axis is reversed once, where volumes and views enter
+    (``turned``, ``turned_views``) and where they leave. Latents and conditions stay in the networks' order.
     """
 
     geometry: ConeBeamGeometry
@@ -68,6 +72,7 @@ class DVG:
     projector: str = "default"
     normalize_new_view: bool = True
     decode_quantized: bool = True
+    head_first: bool = False
     floor: float = 0.0
 
     def shown(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
@@ -77,27 +82,27 @@ class DVG:
 
     def render(self, ct: Volumes, angles: Angles, normalize: bool = True) -> Views:
         """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is unless ``normalize`` is off."""
-        views = project_views(self.projector, self.geometry, ct, angles)
-        return minmax(views[..., 0])[..., None] if normalize else views
+        return self.turned_views(self._project(self.turned(ct), angles, normalize))
 
     def lift(self, views: Views, angles: Angles) -> Volumes:
         """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2); with ``random_views`` their mean.
 
         Scaled so that a uniform view of 1 gives about 1 (default projector; see ``xray/conventions.py``).
         """
-        return lift_views(self.projector, self.geometry, views, angles, mean=self.random_views > 0)
+        return self.turned(self._lift(self.turned_views(views), angles))
 
     def view_latent(self, variables: Variables, views: Views, angles: Angles | None = None) -> Latent:
         """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
-        return encode(self.view_vqgan, variables["view_vqgan"], self.lift(views, angles or self.angles))
+        lifted = self._lift(self.turned_views(views), angles or self.angles)
+        return encode(self.view_vqgan, variables["view_vqgan"], lifted)
 
     def ct_latent(self, variables: Variables, ct: Volumes) -> Latent:
         """z_0: what g_theta learns to predict, standardised per channel."""
-        return encode(self.ct_vqgan, variables["ct_vqgan"], ct)
+        return encode(self.ct_vqgan, variables["ct_vqgan"], self.turned(ct))
 
     def decode(self, variables: Variables, z: Latent) -> Volumes:
         """The CT of a standardised latent, by way of the nearest codes unless ``decode_quantized`` is off."""
-        return decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
+        return self.turned(self._decode(variables, z))
 
     def first_latent(self, params: Variables, z_in: Latent) -> Latent:
         """G_z: z_in to the latent of a first CT, Eq. (8). Its U-Net's time input is held at 0."""
@@ -105,16 +110,20 @@ class DVG:
 
     def synthesize_view(self, variables: Variables, z_in: Latent) -> NewView:
         """DVG-Net: the first CT, decoded, and the views nobody took, rendered from it."""
-        ct = self.decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
-        return NewView(ct, self.render(ct, self.new_angles, self.normalize_new_view))
+        made = self._new_view(variables, z_in)
+        return NewView(self.turned(made.ct), self.turned_views(made.views))
 
     def condition(self, variables: Variables, views: Views, angles: Angles | None = None) -> Condition:
-        """All that g_theta is shown: the input views' features and, where a new view is made, that view's too."""
-        angles = angles or self.angles
-        blocks = [self.view_latent(variables, views, angles) if self.use_vpge else self.lift(views, angles)]
+        """All that g_theta is shown: the input views' features and, where a new view is made, that view's too.
+
+        Without VPGE the blocks are V_bp themselves, D in the networks' order as that of latents.
+        """
+        lifted = self._lift(self.turned_views(views), angles or self.angles)
+        if self.use_vpge or self.new_angles:
+            z_in = encode(self.view_vqgan, variables["view_vqgan"], lifted)
+        blocks = [z_in if self.use_vpge else lifted]
         if self.new_angles:
-            z_in = blocks[0] if self.use_vpge else self.view_latent(variables, views, angles)
-            new = self.lift(self.synthesize_view(variables, z_in).views, self.new_angles)
+            new = self._lift(self._new_view(variables, z_in).views, self.new_angles)
             if self.use_vpge:
                 new = encode(self.new_view_vqgan, variables["new_view_vqgan"], new)
             blocks.append(new)
@@ -151,6 +160,30 @@ class DVG:
         """Clip to [0, 1]; what lies under ``floor`` becomes air (the released code uses 0.04)."""
         ct = jnp.clip(ct, 0, 1)
         return jnp.where(ct < self.floor, 0, ct)
+
+    def turned(self, ct: Volumes) -> Volumes:
+        """A volume in the networks' order of D, or one of theirs in ours: reversed where they have the head first."""
+        return ct[:, ::-1] if self.head_first else ct
+
+    def turned_views(self, views: Views) -> Views:
+        """The same for the rows of views."""
+        return views[:, :, ::-1] if self.head_first else views
+
+    # From here on volumes and views are in the networks' order.
+
+    def _project(self, ct: Volumes, angles: Angles, normalize: bool) -> Views:
+        views = project_views(self.projector, self.geometry, ct, angles)
+        return minmax(views[..., 0])[..., None] if normalize else views
+
+    def _lift(self, views: Views, angles: Angles) -> Volumes:
+        return lift_views(self.projector, self.geometry, views, angles, mean=self.random_views > 0)
+
+    def _decode(self, variables: Variables, z: Latent) -> Volumes:
+        return decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
+
+    def _new_view(self, variables: Variables, z_in: Latent) -> NewView:
+        ct = self._decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
+        return NewView(ct, self._project(ct, self.new_angles, self.normalize_new_view))
 
 
 @partial(jax.jit, static_argnums=0)

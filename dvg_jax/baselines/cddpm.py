@@ -135,18 +135,19 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
     base = _base(config, dvg)
     pixel = replace(base, denoiser=ConditionalDenoiser(unet), sampler=sampler)
 
+    # The condition has D in the order of the pipeline's networks, so the CT beside it is turned into that order too.
     def shown(variables: dict[str, Variables], views: Views) -> Volumes:
         return jnp.concatenate(base.condition(variables, views), axis=-1)
 
     def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
-        return {"x": shown(frozen, base.render(ct, base.angles)), "y": ct}
+        return {"x": shown(frozen, base.render(ct, base.angles)), "y": base.turned(ct)}
 
     def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
         own = variables["cddpm"]
         arguments = (own["params"], (centred(shown(variables, views), own["largest"]),))
         shape = (len(views), *dvg.geometry.volume_shape, 1)
         x = sample(pixel.denoiser.predict, arguments, key, shape, dvg.schedule, sampler)
-        return jnp.clip((x + 1) / 2, 0, 1)
+        return base.turned(jnp.clip((x + 1) / 2, 0, 1))
 
     requires = ("ct_vqgan", "view_vqgan", "new_view") if base.new_angles else ()
     return Baseline("cddpm", TITLES[config.baselines.cddpm.new_view], PixelTask(pixel), prepare, predict, requires)

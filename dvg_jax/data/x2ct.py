@@ -1,9 +1,9 @@
 """The HDF5 files of X2CT-GAN's prepared LIDC: ``<root>/<scan id>/ct_xray_data.h5`` with ``ct`` (D, H, W).
 
 The files state neither spacing nor orientation. Their makers cut a cube of 320 mm with the couch removed out of volumes
-in ITK's order, so D runs foot to head, H front to back and W from the patient's right to the left, as in the project's
-frame. Values are HU shifted so that air is 0; the shift taken is 1024, under which a prepared value is ``ct`` / 2500,
-as the published networks see it. The stored X-rays are not used: films are rendered from the CT.
+in ITK's order of axes, so H runs front to back and W from the patient's right to the left. D runs from the HEAD to the
+foot, other than in ITK's order and here: LIDC's slices were stored so, and the published code flips D when it exports.
+It is reversed here. The stored X-rays are not used: films are rendered from the CT.
 """
 
 from pathlib import Path
@@ -11,16 +11,23 @@ from pathlib import Path
 import numpy as np
 
 from dvg_jax.data.frame import Affine, frame_affine
-from dvg_jax.data.intensity import HU_OFFSET
 from dvg_jax.errors import UserError
 
 SUFFIXES = (".h5", ".hdf5")
 EDGE_MM = 320.0
-ASSUMED = "HDF5 states no geometry: 320 mm cube, foot to head, front to back, right to left are assumed"
+
+OFFSET_HU = 1024
+"""Added to HU in ``ct``, a choice: X2CT's own conversion to HU takes off 1024, but the header that it gives plastimatch
+for its X-rays takes off 1000. With 1024 a prepared value is ``ct`` / 2500, as the published networks see it."""
+
+ASSUMED = (
+    "HDF5 states no geometry: a 320 mm cube that runs head to foot (flipped here), front to back, right to left, and "
+    f"values of HU + {OFFSET_HU} are assumed"
+)
 
 
 def read_x2ct(path: Path) -> tuple[np.ndarray, Affine]:
-    """HU (D, H, W) and the affine of a 320 mm cube centred on the origin.
+    """HU (D, H, W), the foot first, and the affine of a 320 mm cube centred on the origin.
 
     Raises UserError where h5py is not installed or the file holds no three-dimensional ``ct``.
     """
@@ -32,6 +39,6 @@ def read_x2ct(path: Path) -> tuple[np.ndarray, Affine]:
         ct = file.get("ct")
         if not isinstance(ct, h5py.Dataset) or ct.ndim != 3 or 0 in ct.shape:
             raise UserError(f"{path}: holds no three-dimensional data set 'ct'; allowed: X2CT's ct_xray_data.h5")
-        hu = ct[...].astype(np.float32) - np.float32(HU_OFFSET)
+        hu = ct[...][::-1].astype(np.float32) - np.float32(OFFSET_HU)
     d, h, w = (EDGE_MM / n for n in hu.shape)
     return hu, frame_affine(hu.shape, (d, h, w))

@@ -70,14 +70,15 @@ class VQGANTask:
 def _stage(
     name: str,
     config: ConfigDict,
+    dvg: DVG,
     network: VQGAN3D,
     volume: Callable[[Volumes, Key], Volumes],
 ) -> Stage:
-    """A VQGAN of what ``volume`` makes of a CT."""
+    """A VQGAN of what ``volume`` makes of a CT, which it sees in the order of D that ``dvg`` has for networks."""
     task = VQGANTask(network, Weights(**config[name].loss))
 
     def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
-        return {"x": volume(ct, key)}
+        return {"x": dvg.turned(volume(ct, key))}
 
     def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
         channels = network.embedding_dim
@@ -90,7 +91,7 @@ def _stage(
 
     def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
         x = volume(ct, key)
-        y = decode(network, True, variables[name], encode(network, variables[name], x))
+        y = dvg.turned(decode(network, True, variables[name], encode(network, variables[name], dvg.turned(x))))
         psnr = jax.vmap(lambda a, b: psnr_volume(a, b, peak=jnp.max(a)))(x[..., 0], y[..., 0])
         return {"psnr": jnp.mean(psnr)}, {"truth": x[0, ..., 0], "reconstruction": y[0, ..., 0]}
 
@@ -99,7 +100,7 @@ def _stage(
 
 def ct_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """D_ct and the target's encoder."""
-    return _stage("ct_vqgan", config, dvg.ct_vqgan, lambda ct, key: ct)
+    return _stage("ct_vqgan", config, dvg, dvg.ct_vqgan, lambda ct, key: ct)
 
 
 def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
@@ -108,7 +109,7 @@ def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     def volume(ct: Volumes, key: Key) -> Volumes:
         return dvg.lift(*dvg.shown(ct, key))
 
-    return _stage("view_vqgan", config, dvg.view_vqgan, volume)
+    return _stage("view_vqgan", config, dvg, dvg.view_vqgan, volume)
 
 
 def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
@@ -117,4 +118,4 @@ def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     def volume(ct: Volumes, key: Key) -> Volumes:
         return dvg.lift(dvg.render(ct, dvg.new_angles, dvg.normalize_new_view), dvg.new_angles)
 
-    return _stage("new_view_vqgan", config, dvg.new_view_vqgan, volume)
+    return _stage("new_view_vqgan", config, dvg, dvg.new_view_vqgan, volume)

@@ -7,16 +7,20 @@ from ml_collections import ConfigDict
 from dvg_jax import config as configs
 from dvg_jax.baselines import baseline_stage
 from dvg_jax.build import build_dvg, required_stages
-from dvg_jax.config import BASELINES, stage_settings
+from dvg_jax.config import BASELINES, STAGES, stage_settings
 from dvg_jax.errors import UserError
 from dvg_jax.shapes import Variables
 from dvg_jax.stages import build_stage
+from dvg_jax.training import orientation
 from dvg_jax.training.checkpoint import load_model
 from dvg_jax.training.distributed import is_first
 from dvg_jax.training.loop import StageRun
 
 FREE_FIELDS = ("stage", "log", "evaluate", "init", "sampler", "shard_parameters")
 """What may differ between two runs in one folder; training lengths may too, and whether examples are cached."""
+
+TURNED = (*STAGES, "cddpm")
+"""Stages whose networks have D in the order that ``config.head_first`` says; for all others the foot is first."""
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -57,7 +61,9 @@ def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wante
                 f"{wanted_by} needs stage {name}, and {folder} is missing; allowed: train it first "
                 f"(--config.stage={name}) or point config.init.{name} to a trained one"
             )
-        loaded[name] = load_model(folder)[0]
+        loaded[name], facts = load_model(folder)
+        if name in TURNED:
+            orientation.check(config.head_first, facts, folder)
     return loaded
 
 

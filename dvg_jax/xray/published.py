@@ -15,6 +15,9 @@ Single nodes beside a face change border voxels by per cents, so the float32 ari
 followed operation by operation, always: exact steps would visit as many nodes, no faster. With a pose given as a NumPy
 array, images and volumes agree with the published kernels to 2e-6 of their maximum. A JAX array is turned into rays on
 the device, where products and sums may be fused: 2e-5 for images and 1e-4 for volumes.
+
+The published code has the head at index 0 of D. Half a voxel lies to the side of lower indices, so this matters here:
+``DVG`` with ``head_first`` turns volumes and images before they come here and after. These functions turn nothing.
 """
 
 from collections.abc import Callable

@@ -189,11 +189,12 @@ def test_x2ct_volumes_keep_their_sides_and_patients(tmp_path):
     for name in ("LIDC-IDRI-0442.20000101.30178.1.1", "LIDC-IDRI-0442.20000102.5405.1.1", "LIDC-IDRI-0003.2000.1.1.1"):
         (tmp_path / "in" / name).mkdir(parents=True)
         with h5py.File(tmp_path / "in" / name / "ct_xray_data.h5", "w") as file:
-            file["ct"], file["xray1"] = np.rint(volume * 2500).astype(np.int16), np.zeros((8, 8))
+            file["ct"], file["xray1"] = np.rint(volume[::-1] * 2500).astype(np.int16), np.zeros((8, 8))
     rows, _ = prepare_folder(tmp_path / "in", Job(tmp_path / "out", Settings(32)))
     assert [row.patient for row in rows] == ["lidc-idri-0003", "lidc-idri-0442", "lidc-idri-0442"]
     assert rows[1].split == rows[2].split
-    assert "assumed" in rows[0].checks
+    assert "head to foot (flipped here)" in rows[0].checks
+    assert "HU + 1024 are assumed" in rows[0].checks
     again = load_scan(tmp_path / "out" / rows[0].file)
     direct, _ = prepare_volume(scan, 32)
     # Two steps of averaging instead of one: edges differ a little, a flipped axis would by far more.

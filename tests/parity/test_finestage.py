@@ -39,13 +39,15 @@ def golden():
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """The method and its variables as imported; only the geometry is that of the 16^3 run: voxels of 1 mm."""
+    """The method and its variables as imported, but with the geometry of the 16^3 run, voxels of 1 mm, and without the
+    border that turns D: the stored tensors are in the released code's own order.
+    """
     workdir = tmp_path_factory.mktemp("official")
     command.main([f"--checkpoint={GOLDEN / 'DVG_Diffusion.pt'}", f"--workdir={workdir}", "--which=model",
                   "--num_groups=4"])  # fmt: skip
     model = load_reconstructor(workdir)
     geometry = ConeBeamGeometry((16,) * 3, (1.0,) * 3, (16,) * 2, (1.0,) * 2, samples_per_ray=32)
-    return replace(model.dvg, geometry=geometry), model.variables
+    return replace(model.dvg, geometry=geometry, head_first=False), model.variables
 
 
 @pytest.fixture

@@ -1,0 +1,218 @@
+"""The released networks have the head at index 0 of D and at row 0 of films; everything here has the foot there.
+
+What an imported folder must give is told by the released pipeline itself: the same networks on films as they lie in
+their files, head up, and with D flipped when the result is exported. Random weights are enough: they are no more alike
+upside down than a chest is, which :func:`differs` makes sure of.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dvg_jax import config as configs
+from dvg_jax import load_reconstructor
+from dvg_jax.baselines import build_baseline, cddpm
+from dvg_jax.commands import reconstruct
+from dvg_jax.config import STAGES
+from dvg_jax.data.films import write_picture
+from dvg_jax.data.intensity import intensity_to_hu
+from dvg_jax.errors import UserError
+from dvg_jax.evaluation import predict
+from dvg_jax.report.cases import build_films
+from dvg_jax.stages import build_stage
+from dvg_jax.torch_import import command
+from dvg_jax.training.checkpoint import save_model
+from dvg_jax.training.run import load_stages
+from tests import released, tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SIZE, STEPS = released.SIZE, 2
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("official")
+    file = released.write_trainer(folder / "DVG_Diffusion.pt")
+    command.main([f"--checkpoint={file}", f"--workdir={folder / 'run'}", "--num_groups=4"])
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def model(imported):
+    return load_reconstructor(imported)
+
+
+@pytest.fixture(scope="module")
+def dvg(model):
+    """As imported, and the released pipeline: the same without a border."""
+    assert model.dvg.head_first
+    few = replace(model.dvg, sampler=model.sampler(STEPS))
+    return few, replace(few, head_first=False)
+
+
+@pytest.fixture(scope="module")
+def chests():
+    """A CT with nothing alike: head, foot, front, back, left and right differ."""
+    ct = np.random.default_rng(0).random((1, SIZE, SIZE, SIZE, 1)).astype(np.float32)
+    ct *= np.linspace(0.2, 1, SIZE)[:, None, None, None]
+    return jnp.asarray(ct, jnp.float32)
+
+
+def turned(x):
+    """D of volumes (B, D, H, W, 1), rows of views (B, V, h, w, 1)."""
+    return x[:, ::-1] if x.shape[1] == SIZE else x[:, :, ::-1]
+
+
+def differs(a, b):
+    return float(np.abs(np.asarray(a) - np.asarray(b)).mean()) > 1e-3 * float(np.abs(np.asarray(a)).mean())
+
+
+def test_a_film_with_the_head_up_gives_a_ct_with_the_head_up(imported, dvg, model, tmp_path):
+    films, flags = np.random.default_rng(1).random((2, SIZE, SIZE)).astype(np.float32), []
+    films *= np.linspace(1, 0.2, SIZE, dtype=np.float32)[:, None]  # as they lie in a file: row 0 is the head
+    for film, angle in zip(films, (0, 90), strict=True):
+        write_picture(tmp_path / f"{angle}.png", film[::-1], bits=16)  # arrays here have the foot at row 0
+        flags.append(f"--xray={tmp_path / f'{angle}.png'}@{angle}")
+    reconstruct.main(
+        [f"--workdir={imported}", *flags, f"--output={tmp_path / 'ct.nii'}", f"--steps={STEPS}", "--frame=none"]
+    )
+    written = nib.load(tmp_path / "ct.nii")
+    assert nib.aff2axcodes(written.affine)[2] == "S"
+    stored = np.round(films * 65535) / 65535
+    low, high = stored.min(axis=(1, 2), keepdims=True), stored.max(axis=(1, 2), keepdims=True)
+    plain = jnp.asarray((stored - low) / (high - low), jnp.float32)[None, ..., None]
+    head_to_foot = dvg[1].reconstruct(model.variables, plain, KEY)[0, ..., 0]
+    exported = np.asarray(intensity_to_hu(head_to_foot))[::-1].transpose(2, 1, 0)
+    np.testing.assert_allclose(written.get_fdata(), exported, atol=2)
+    upside_down = dvg[1].reconstruct(model.variables, plain[:, :, ::-1], KEY)[0, ..., 0]
+    assert np.abs(intensity_to_hu(np.asarray(upside_down)).transpose(2, 1, 0) - exported).mean() > 5
+
+
+def test_evaluation_and_pages_see_truth_prediction_and_new_view_the_same_way_up(dvg, model, chests):
+    ours, theirs = dvg
+    results, made = predict(ours, model.variables, chests, KEY)
+    expected, expected_made = predict(theirs, model.variables, turned(chests), KEY)
+    assert len(results) == 3
+    for name, ct in results.items():
+        np.testing.assert_array_equal(ct, turned(expected[name]))
+    np.testing.assert_array_equal(made, turned(expected_made))
+    assert differs(made, expected_made)
+    # The true views beside them, and those of the reprojection table.
+    for normalize in (True, False):
+        view = ours.render(chests, (45.0, 135.0), normalize)
+        np.testing.assert_array_equal(view, turned(theirs.render(turned(chests), (45.0, 135.0), normalize)))
+    # Denser towards the head, so both the view and its film on the page are brighter in their last rows.
+    films = build_films(ours, ["0", "90"], ours.render(chests, ours.angles), np.asarray(chests[0, ..., 0]))
+    for film in films:
+        for image in (film.shown, film.reprojection):
+            assert image[SIZE // 2 :].mean() > 1.2 * image[: SIZE // 2].mean()
+
+
+def test_the_reconstructors_new_view_and_samples(dvg, model, chests):
+    ours, theirs = dvg
+    films = ours.render(chests, ours.angles)
+    new = model.new_view(films[0, ..., 0], ours.angles)
+    z_in = theirs.view_latent(model.variables, turned(films))
+    expected = theirs.synthesize_view(model.variables, z_in)
+    np.testing.assert_allclose(new.ct, turned(expected.ct), atol=1e-5)
+    np.testing.assert_allclose(new.views, turned(expected.views), rtol=1e-4, atol=1e-4)
+    assert differs(new.ct, expected.ct)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_training_goes_on_with_the_head_first_and_shows_the_foot_first(dvg, model, chests, name):
+    ours, theirs = (build_stage(name, model.config, method) for method in dvg)
+    example, expected = ours.prepare(model.variables, chests, KEY), theirs.prepare(model.variables, turned(chests), KEY)
+    assert example.keys() == expected.keys()
+    for part, x in example.items():
+        np.testing.assert_array_equal(x, expected[part])
+    if name == "new_view":
+        return  # its pictures are made as those of ``diffusion``
+    (_, shown), (_, head_first) = (
+        stage.show(model.variables, ct, KEY) for stage, ct in ((ours, chests), (theirs, turned(chests)))
+    )
+    for part, x in shown.items():
+        np.testing.assert_allclose(x, head_first[part][::-1], atol=1e-5)
+    assert differs(shown["truth"], head_first["truth"])
+
+
+def test_a_diffusion_model_in_pixels_has_condition_and_ct_the_same_way_up(dvg, model, chests, monkeypatch):
+    config = tiny.get_config()
+    config.baselines.cddpm.update({"space": "pixel", "new_view": True})
+    ours, theirs = (build_baseline("cddpm", config, method) for method in dvg)
+    example = ours.prepare(model.variables, chests, KEY)
+    for part, x in theirs.prepare(model.variables, turned(chests), KEY).items():
+        np.testing.assert_array_equal(example[part], x)
+    monkeypatch.setattr(cddpm, "sample", lambda predict, arguments, *_: arguments[1][0][..., :1])
+    variables = model.variables | {"cddpm": {"params": {}, "largest": jnp.ones(2)}}
+    films = dvg[0].render(chests, dvg[0].angles)
+    found, head_first = ours.predict(variables, films, KEY), theirs.predict(variables, turned(films), KEY)
+    np.testing.assert_array_equal(found, turned(head_first))
+
+
+@pytest.fixture
+def older(imported, tmp_path):
+    """Make the folder again as it was written before ``head_first``; ``trained`` are stages that were trained here."""
+
+    def write(*trained: str):
+        folder = tmp_path / "older"
+        shutil.copytree(imported, folder)
+        config = json.loads((folder / "config.json").read_text())
+        del config["head_first"]
+        (folder / "config.json").write_text(json.dumps(config))
+        for stage in STAGES:
+            file = folder / stage / "model" / "facts" / "metadata"
+            facts = json.loads(file.read_text())
+            del facts["config"]["head_first"]
+            if stage in trained:
+                del facts["source"]
+            file.write_text(json.dumps(facts))
+        return folder
+
+    return write
+
+
+def test_a_folder_imported_before_the_field_existed_is_turned_too(older, imported, model):
+    folder = older()
+    again = load_reconstructor(folder)
+    assert again.config.to_dict() == model.config.to_dict()
+    assert again.dvg == model.dvg
+    # Training of a stage has begun in it.
+    (folder / "diffusion" / "model").rename(folder / "diffusion" / "checkpoints")
+    assert not configs.load(folder / "config.json").head_first
+
+
+def test_an_older_folder_that_was_trained_here_stays_foot_first(older):
+    assert not load_reconstructor(older(*STAGES)).dvg.head_first
+
+
+def test_an_older_folder_of_both_kinds_is_refused(older):
+    folder = older("diffusion")
+    with pytest.raises(UserError, match=r"head_first is False, and the networks of \S+ct_vqgan\S* have the head first"):
+        load_reconstructor(folder)
+
+
+def test_an_imported_stage_is_refused_where_the_foot_is_first(imported, tmp_path):
+    config = configs.load(imported / "config.json")
+    config.init.ct_vqgan = str(imported / "ct_vqgan")
+    load_stages(config, tmp_path, ("ct_vqgan",), wanted_by="diffusion")
+    config.head_first = False
+    with pytest.raises(UserError, match="allowed: True"):
+        load_stages(config, tmp_path, ("ct_vqgan",), wanted_by="diffusion")
+
+
+def test_comparison_methods_beside_an_imported_folder_are_refused_where_their_order_matters(imported, tmp_path):
+    """Most see films and CTs with the foot first whatever the pipeline's networks have; CDDPM sees what those see."""
+    config = configs.load(imported / "config.json")
+    for name in ("reconnet", "cddpm"):
+        save_model(tmp_path / name / "model", {"params": {"kernel": np.zeros(1)}}, {"stage": name, "config": {}})
+    load_stages(config, tmp_path, ("reconnet",), wanted_by="evaluation")
+    with pytest.raises(UserError, match=r"cddpm\S* have the foot first; allowed: False"):
+        load_stages(config, tmp_path, ("cddpm",), wanted_by="evaluation")
