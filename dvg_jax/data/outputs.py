@@ -1,0 +1,128 @@
+"""What a command is about to write, looked at before it computes anything: nothing that it reads is written over, and
+every file can be written.
+"""
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from dvg_jax.data.files import check_free, hidden, make_folder, missing_folders
+from dvg_jax.data.sizes import data_file
+from dvg_jax.errors import UserError
+
+Paths = Mapping[str, Iterable[Path]]
+"""By the flag, or the folder, that a user knows them by."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_outputs(outputs: Paths, inputs: Paths, folders: Paths | None = None) -> None:
+    """Refuse what would write over an input or over another output, or cannot be written.
+
+    Args:
+      outputs: every file that may be written or removed, those derived from a flag's value under that flag.
+      inputs: files and folders that are read; nothing is written into such a folder.
+      folders: folders that are made anew, to be absent or empty.
+
+    Raises:
+      UserError: names flag, path and what it collides with; links and other spellings of a path do not hide it.
+    """
+    made = [(flag, path) for flag, paths in (folders or {}).items() for path in paths]
+    for _, path in made:
+        check_free(path)
+    written = [(flag, path) for flag, paths in outputs.items() for path in paths]
+    for flag, path in written:
+        if os.path.isdir(path):
+            raise UserError(f"{flag} would write {path}, which is a folder; allowed: a file")
+    read = [(source, path) for source, paths in inputs.items() for path in paths]
+    for flag, path in (*written, *made):
+        for source, place in read:
+            if _touches(path, place):
+                where = "the same" if _same(path, place) else f"in {place}"
+                raise UserError(
+                    f"{flag} would write {path}, {where} that {source} reads; allowed: no input of this run"
+                )
+    taken: dict[str, str] = {}
+    for flag, path in (*made, *written):
+        real = os.path.realpath(path)
+        for name in (real, *map(str, Path(real).parents)):
+            if name in taken:
+                raise UserError(
+                    f"{flag} would write {path}, and {taken[name]} writes {name}; allowed: different places"
+                )
+        taken[real] = flag
+    check_room([(flag, path, 0) for flag, path in (*written, *made)])
+
+
+def check_room(wanted: Iterable[tuple[str, Path, int]]) -> None:
+    """Try whether files or folders of so many bytes can be written, all of them at once; leaves nothing behind.
+
+    Permissions say too little: root may write anywhere but on what is mounted read-only, and quotas have no bit.
+
+    Args:
+      wanted: the flag, the path, bytes.
+
+    Raises:
+      UserError: names flag, path and reason.
+    """
+    with ExitStack() as held:
+        for flag, path, size in wanted:
+            try:
+                for folder in missing_folders(path.parent):
+                    held.callback(_remove_folder, folder)
+                make_folder(path.parent)
+                _reserve(path, size, held)
+            except OSError as error:
+                room = f" of {size / 1e6:.1f} MB" if error.errno in _NO_ROOM else ""
+                raise UserError(
+                    f"{flag} would write {path}{room}, which cannot be done ({error.strerror}); "
+                    "allowed: a place with room that can be written to"
+                ) from error
+
+
+def files_of(scan: Path) -> list[Path]:
+    """A scan, and the file with its voxels where its header names one."""
+    beside = data_file(scan) if scan.is_file() else None
+    return [scan, *([beside] if beside else [])]
+
+
+def _reserve(path: Path, size: int, held: ExitStack) -> None:
+    """Hold ``size`` bytes of disk under the temporary name of ``path`` until ``held`` is closed."""
+    probe = hidden(path, "partial-try")
+    with probe.open("wb") as file:
+        held.callback(probe.unlink)
+        with suppress(FileNotFoundError):
+            path.lstat()  # fails for a name that is too long: the temporary one is short
+        if size:
+            _allocate(file.fileno(), size)
+
+
+def _allocate(file: int, size: int) -> None:
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise  # others: a file system that cannot reserve
+
+
+def _remove_folder(folder: Path) -> None:
+    with suppress(OSError):  # it was not made, or somebody uses it by now
+        folder.rmdir()
+
+
+def _touches(path: Path, place: Path) -> bool:
+    """Whether writing ``path`` changes ``place``: they are one file or folder, or ``path`` lies in that folder."""
+    if _same(path, place):
+        return True
+    return os.path.isdir(place) and any(_same(parent, place) for parent in Path(os.path.realpath(path)).parents)
+
+
+def _same(path: Path, place: Path) -> bool:
+    try:
+        return os.path.samefile(path, place)
+    except OSError:  # one does not exist
+        return os.path.realpath(path) == os.path.realpath(place)
