@@ -19,8 +19,8 @@ from dvg_jax.cli import run
 from dvg_jax.config import GEOMETRIES
 from dvg_jax.data import drr_files
 from dvg_jax.data.cube import prepare_volume
-from dvg_jax.data.film_reference import field_share
 from dvg_jax.data.files import together
+from dvg_jax.data.film_reference import field_share
 from dvg_jax.data.films import write_picture
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
@@ -35,8 +35,8 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
     Films and cube of an earlier run in ``output`` are replaced or, if this run has none of that name, removed.
 
     Returns:
-      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do, for angles that
-      are none or the same, and for files that cannot be written or that nothing of this module wrote.
+      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do, for angles
+      that are none or the same, and for files that cannot be written or that this module has not written.
     """
     films, cube = drr_files.name_films(output, angles), output / drr_files.CUBE
     side = geometry.volume_shape[0]

@@ -48,7 +48,9 @@ def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
         if path.exists() and _foreign(path):
             raise UserError(f"--output would replace {path}, which drr has not written; allowed: another folder")
     check_room([*(("--output", film, 2 * side**2) for film in films), ("--output", cube, 2 * side**3)])
-    return [path for path in sorted(cube.parent.glob("xray_*.png")) if _FILM.fullmatch(path.name) and not _foreign(path)]
+    return [
+        path for path in sorted(cube.parent.glob("xray_*.png")) if _FILM.fullmatch(path.name) and not _foreign(path)
+    ]
 
 
 def _foreign(path: Path) -> bool:
