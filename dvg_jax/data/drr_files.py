@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 from PIL import Image
 
 from dvg_jax.data.films import RENDERED_KEY
+from dvg_jax.data.nifti import note_of
 from dvg_jax.data.outputs import check_outputs, check_room, files_of
 from dvg_jax.errors import UserError
 
@@ -55,10 +55,11 @@ def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
 
 def _foreign(path: Path) -> bool:
     """Whether a file can be read and is somebody's film or CT."""
+    if path.name == CUBE:
+        note = note_of(path)
+        return note is not None and NOTE not in note
     try:
-        if path.name == CUBE:
-            return NOTE not in nib.load(path).header["descrip"].item().decode("ascii", "replace")
         with Image.open(path) as picture:
             return RENDERED_KEY not in picture.info
-    except Exception:  # readers raise dozens of types for what is no picture and no CT
+    except Exception:  # Pillow raises dozens of types for what is no picture
         return False

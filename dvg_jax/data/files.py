@@ -51,6 +51,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises UserError where ``path`` is a file or holds anything: a folder's old and new files are never mixed.
     """
     check_free(path)
+    path = Path(os.path.realpath(path))  # a folder cannot take the place of a link
     with _naming(path), _staged(path) as temporary:
         temporary.mkdir()
         yield temporary
@@ -81,7 +82,7 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
 
 def check_free(path: Path) -> None:
     """Refuse a folder's name that a file has, or a folder with something in it."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if os.path.exists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise UserError(f"{path} is there already; allowed: a new or an empty folder")
 
 

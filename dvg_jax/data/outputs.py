@@ -15,44 +15,31 @@ from dvg_jax.errors import UserError
 Paths = Mapping[str, Iterable[Path]]
 """By the flag, or the folder, that a user knows them by."""
 
+Named = tuple[str, Path]
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def check_outputs(outputs: Paths, inputs: Paths, folders: Paths | None = None) -> None:
+def check_outputs(outputs: Paths, inputs: Paths, folders: Paths | None = None, replaced: Paths | None = None) -> None:
     """Refuse what would write over an input or over another output, or cannot be written.
 
     Args:
       outputs: every file that may be written or removed, those derived from a flag's value under that flag.
       inputs: files and folders that are read; nothing is written into such a folder.
       folders: folders that are made anew, to be absent or empty.
+      replaced: folders that are written anew, whatever they hold.
 
     Raises:
       UserError: names flag, path and what it collides with; links and other spellings of a path do not hide it.
     """
-    made = [(flag, path) for flag, paths in (folders or {}).items() for path in paths]
+    made, written, read = _listed(folders), _listed(outputs), _listed(inputs)
     for _, path in made:
         check_free(path)
-    written = [(flag, path) for flag, paths in outputs.items() for path in paths]
     for flag, path in written:
         if os.path.isdir(path):
             raise UserError(f"{flag} would write {path}, which is a folder; allowed: a file")
-    read = [(source, path) for source, paths in inputs.items() for path in paths]
-    for flag, path in (*written, *made):
-        for source, place in read:
-            if _touches(path, place):
-                where = "the same" if _same(path, place) else f"in {place}"
-                raise UserError(
-                    f"{flag} would write {path}, {where} that {source} reads; allowed: no input of this run"
-                )
-    taken: dict[str, str] = {}
-    for flag, path in (*made, *written):
-        real = os.path.realpath(path)
-        for name in (real, *map(str, Path(real).parents)):
-            if name in taken:
-                raise UserError(
-                    f"{flag} would write {path}, and {taken[name]} writes {name}; allowed: different places"
-                )
-        taken[real] = flag
+    _spare(read, [*written, *made], _listed(replaced))
+    _tell_apart([*made, *written])
     check_room([(flag, path, 0) for flag, path in (*written, *made)])
 
 
@@ -86,6 +73,37 @@ def files_of(scan: Path) -> list[Path]:
     """A scan, and the file with its voxels where its header names one."""
     beside = data_file(scan) if scan.is_file() else None
     return [scan, *([beside] if beside else [])]
+
+
+def _spare(read: list[Named], written: list[Named], replaced: list[Named]) -> None:
+    """Refuse what would change an input."""
+    for source, place in read:
+        for flag, path in written:
+            if _touches(path, place):
+                where = "which" if _same(path, place) else f"into {place}, which"
+                raise UserError(f"{flag} would write {path}, {where} {source} reads; allowed: no input of this run")
+        for flag, path in replaced:
+            if _touches(place, path):
+                raise UserError(
+                    f"{flag} would replace {path}, where {source} reads {place}; allowed: no input of this run"
+                )
+
+
+def _tell_apart(written: list[Named]) -> None:
+    """Refuse outputs that are one file, or lie in a folder that is an output itself."""
+    taken: dict[str, str] = {}
+    for flag, path in written:
+        real = os.path.realpath(path)
+        for name in (real, *map(str, Path(real).parents)):
+            if name in taken:
+                raise UserError(
+                    f"{flag} would write {path}, and {taken[name]} writes {name}; allowed: different places"
+                )
+        taken[real] = flag
+
+
+def _listed(named: Paths | None) -> list[Named]:
+    return [(name, path) for name, paths in (named or {}).items() for path in paths]
 
 
 def _reserve(path: Path, size: int, held: ExitStack) -> None:
