@@ -13,7 +13,7 @@ import numpy as np
 import dvg_jax
 from dvg_jax.config import BASELINES, STAGES
 from dvg_jax.data import dicom_out, outputs
-from dvg_jax.data.files import replacing, together
+from dvg_jax.data.files import replacing, said, together
 from dvg_jax.data.frame import spacing
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import note_of, save_nifti, save_voxels
@@ -76,7 +76,7 @@ def write(request: Request, outcome: Outcome) -> list[str]:
     left = _left_behind(request)
     with together([*_spread_files(request).values(), *([twin] if twin else [])]) as removed:
         told = list(_write(request, outcome, settings, metrics))
-    told += [f"removed {path} of an earlier run" for path in removed]
+    told += said(removed)
     return told + [f"{path} is of an earlier run, whose {request.output.name} this one has replaced" for path in left]
 
 

@@ -19,7 +19,7 @@ from dvg_jax.cli import run
 from dvg_jax.config import GEOMETRIES
 from dvg_jax.data import drr_files
 from dvg_jax.data.cube import prepare_volume
-from dvg_jax.data.files import together
+from dvg_jax.data.files import said, together
 from dvg_jax.data.film_reference import field_share
 from dvg_jax.data.films import write_picture
 from dvg_jax.data.intensity import intensity_to_hu
@@ -48,8 +48,8 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
         for film, view, angle in zip(films, views, angles, strict=True):
             write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
         save_nifti(cube, np.asarray(intensity_to_hu(volume)), affine, drr_files.NOTE)
-    for old in removed:
-        print(f"removed {old} of an earlier run", file=sys.stderr)
+    for line in said(removed):
+        print(line, file=sys.stderr)
     return films
 
 

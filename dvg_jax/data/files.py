@@ -80,6 +80,11 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
         _remove_empty(batch.folders)
 
 
+def said(removed: Iterable[Path]) -> list[str]:
+    """A line about each file that :func:`together` has removed."""
+    return [f"removed {path} of an earlier run" for path in removed]
+
+
 def check_free(path: Path) -> None:
     """Refuse a folder's name that a file has, or a folder with something in it."""
     if os.path.exists(path) and not (os.path.isdir(path) and not os.listdir(path)):
