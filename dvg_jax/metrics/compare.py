@@ -5,6 +5,7 @@ python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --p
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -28,8 +29,12 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
     """
     a, b = load_scan(truth), load_scan(result)
     if a.hu.shape != b.hu.shape or not _apart(a, b) <= TOLERANCE_MM:
-        found, wanted, apart = _told_apart(b, a)
-        raise UserError(f"{result} has {found}; allowed: the voxels of {truth}, {wanted}{apart}")
+        there, wanted, apart = _told_apart(b, a)
+        raise UserError(f"{result} has {there}; allowed: the voxels of {truth}, {wanted}{apart}")
+    for path, scan in ((truth, a), (result, b)):
+        # Padding is air in nearly every scan.
+        for note in (note for note in scan.notes if not note.startswith("padding")):
+            print(f"note: {path}: {note}", file=sys.stderr)
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
     return (measures or Measures()).volume(expected, found)
 
