@@ -164,9 +164,12 @@ def _put_aside(path: Path, undo: ExitStack) -> None:
 
 def _put_back(path: Path) -> None:
     old = hidden(path, _OLD)
-    if os.path.lexists(old):
+    if not os.path.lexists(old):
+        return
+    if os.path.lexists(path) and os.path.samestat(old.lstat(), path.lstat()):
+        old.unlink()  # two names of one file: it was not replaced
+    else:
         os.replace(old, path)
-        _remove(old)  # two names of one file: renaming does nothing
 
 
 @contextmanager

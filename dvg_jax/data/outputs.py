@@ -80,8 +80,11 @@ def _spare(read: list[Named], written: list[Named], replaced: list[Named]) -> No
     for source, place in read:
         for flag, path in written:
             if _touches(path, place):
-                where = "which" if _same(path, place) else f"into {place}, which"
-                raise UserError(f"{flag} would write {path}, {where} {source} reads; allowed: no input of this run")
+                inside = "" if _same(path, place) else f" into {place}"
+                known = "" if inside or path == place else f" as {place}"
+                raise UserError(
+                    f"{flag} would write {path}{inside}, which {source} reads{known}; allowed: no input of this run"
+                )
         for flag, path in replaced:
             if _touches(place, path):
                 raise UserError(
