@@ -9,15 +9,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax import results
+from dvg_jax import evaluation, results
 from dvg_jax.data import drr, files
 from dvg_jax.data.frame import frame_affine
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.errors import UserError
 from dvg_jax.outcome import Request
 from dvg_jax.report import SPREAD_NOTE
+from dvg_jax.viz import save_png
 from tests.cases.made_results import a_film, an_outcome
 from tests.cases.test_inputs_are_kept import contents
+from tests.tiny import get_config
 
 
 @pytest.fixture
@@ -178,6 +180,24 @@ def test_a_rendering_that_fails_leaves_no_folder(scan, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"films/ct\.nii\.gz"):
         render(scan, tmp_path / "films", 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_leaves_nothing_of_a_longer_one(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "evaluation"
+    (folder / "pictures").mkdir(parents=True)
+    ours = ["views.csv", "views.json", "pictures/case_0003.png", "pictures/case_0003_views.png"]
+    for name in (*ours, "notes.txt", "pictures/case_3.png", "pictures/mine.png"):
+        (folder / name).write_text("earlier")
+
+    def measured(*_):
+        save_png(np.zeros((2, 2, 3), np.uint8), folder / "pictures" / "case_0000.png")
+        return "a table"
+
+    monkeypatch.setattr(evaluation, "_evaluate", measured)
+    assert evaluation.evaluate(get_config(), tmp_path) == "a table"
+    assert sorted(contents(folder)) == ["notes.txt", *(f"pictures/{n}.png" for n in ("case_0000", "case_3", "mine"))]
+    told = capsys.readouterr().err
+    assert all(f"removed {folder / name} of an earlier run" in told for name in ours)
 
 
 def test_a_folder_in_use_is_no_place_for_a_series(request_all):
