@@ -29,7 +29,7 @@ SPREAD = ("mean", "std", "unseen")
 
 _UNSEEN_SHARE = 0.005
 """Of the voxels: what the films do not show is worth a warning from here on."""
-_PICTURE_BYTES, _RECORD_BYTES, _TAG_BYTES = 350_000, 65_536, 16_384
+_PICTURE_BYTES, _RECORD_BYTES, _TAG_BYTES = 200_000, 16_384, 8_192
 """At most, of a picture in the page, of the record, of a slice's tags."""
 
 

@@ -51,7 +51,9 @@ def check_series(folder: Path, films: Sequence[Path], affine: Affine) -> tuple[s
         _write(_slice(_common(_BLANK, affine, films, study, {}), 0, _BLANK[0], np.zeros(3)), io.BytesIO())
     except Exception as error:  # pydicom raises dozens of types for what it cannot write
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{films[0]}: its tags cannot be passed on ({reason}); allowed: no --dicom") from error
+        raise UserError(
+            f"{folder}: what the films state cannot be passed on ({reason}); allowed: no --dicom"
+        ) from error
     return study.notes
 
 

@@ -68,8 +68,8 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
     token = _batch.set(batch)
     try:
         yield removed
-        written = {path.absolute() for _, path in batch.moves}
-        left = [path for path in dict.fromkeys(stale) if os.path.lexists(path) and path.absolute() not in written]
+        written = {_place(path) for _, path in batch.moves}
+        left = [path for path in dict.fromkeys(stale) if os.path.lexists(path) and _place(path) not in written]
         _commit(batch.moves, left)
         removed += left
         batch.folders.clear()
@@ -183,6 +183,11 @@ def _naming(path: Path) -> Iterator[None]:
             if error.filename2 is not None:
                 del error.filename2
         raise
+
+
+def _place(path: Path) -> Path:
+    """One spelling of a name in a folder; what a link with that name leads to is another place."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _remove(path: Path) -> None:

@@ -108,5 +108,7 @@ def test_what_cannot_be_passed_on_is_refused_before_anything_is_written(film, tm
     monkeypatch.setattr(pydicom.Dataset, "save_as", broken)
     path = tmp_path / "film.png"
     path.write_bytes(b"any bytes")
-    with pytest.raises(UserError, match=r"its tags cannot be passed on \(no such element\); allowed: no --dicom"):
+    with pytest.raises(
+        UserError, match=r"what the films state cannot be passed on \(no such element\); allowed: no --dicom"
+    ):
         check_series(tmp_path / "series", [path], AFFINE)

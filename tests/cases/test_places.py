@@ -95,7 +95,7 @@ def test_a_disk_without_room(film, tmp_path):
     """A limit on the size of files stands for a full disk or a quota: neither shows in permissions."""
     request = Request(tmp_path, (film,), tmp_path / "ct.nii.gz", report=tmp_path / "page.html")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(UserError, match=r"--report would write .*page\.html of \d+\.\d MB, which cannot be done"):
             results.check_room(request, (SIDE, SIDE, SIDE))
