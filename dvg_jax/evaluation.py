@@ -1,5 +1,6 @@
 """How good a trained folder is, on cases it has not seen, next to yardsticks."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from dvg_jax import evaluation_files
 from dvg_jax.baselines import Baseline, build_baseline
 from dvg_jax.build import build_dvg, build_source, required_stages
 from dvg_jax.config import BASELINES
+from dvg_jax.data.files import said, together
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG, minmax
@@ -30,11 +33,23 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
     """Measure the model in ``workdir``, and the comparison methods trained beside it, on ``config.data``'s test cases.
 
     Writes ``evaluation/volumes.csv``, ``reprojections.csv`` and ``views.csv`` with a row a case, the same as JSON with
-    means and intervals, and pictures of the first cases; ``report`` takes a page with those cases and the tables.
+    means and intervals, and pictures of the first cases; ``report`` takes a page with those cases and the tables. All
+    of them or, on a failure, none; those of an earlier evaluation that this one has not are removed.
 
     Returns:
       The tables of means, to be printed.
+
+    Raises:
+      UserError: a model that is not there, or files that cannot be written, before anything is measured.
     """
+    with together(evaluation_files.check(config, workdir, report)) as removed:
+        tables = _evaluate(config, workdir, show_progress, report)
+    for line in said(removed):
+        print(line, file=sys.stderr)
+    return tables
+
+
+def _evaluate(config: ConfigDict, workdir: Path, show_progress: bool, report: Path | None) -> str:
     if report is not None and config.evaluate.pictures < 1:
         raise UserError(f"config.evaluate.pictures is {config.evaluate.pictures}; allowed with a page: 1 or more")
     dvg = build_dvg(config)
@@ -47,7 +62,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
     # Where batches divide by the devices, each device predicts its share; figures are taken on one.
     mesh = sharding.even_mesh(config.evaluate.batch_size)
     everywhere = variables if mesh is None else jax.device_put(variables, sharding.replicated(mesh))
-    folder = workdir / "evaluation"
+    folder = workdir / evaluation_files.FOLDER
     key = jax.random.key(config.seed)
     mean = mean_volume(build_source(config, "train"))
     test = build_source(config, "test")
@@ -72,7 +87,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
         scores.add(labels, truth, results, synthesised)
         for i, case in enumerate(cases):
             if case < config.evaluate.pictures:
-                _pictures(dvg, truth, results, made, i, folder / "pictures" / f"case_{case:04d}")
+                _pictures(dvg, truth, results, made, i, evaluation_files.pictures_of(folder, case))
                 if report is not None:
                     page.add(truth, results, made, i, {method: rows[case] for method, rows in scores.volumes.items()})
             bar.update()
@@ -141,14 +156,17 @@ def case_batches(source: Source, batch_size: int, wanted: int) -> Iterator[tuple
         first += count
 
 
-def _pictures(dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, path: Path) -> None:
-    """Panels of case ``i`` of a batch."""
+def _pictures(
+    dvg: DVG, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, files: tuple[Path, Path]
+) -> None:
+    """Write case ``i`` of a batch as a panel of slices and a strip of views."""
+    panel, views = files
     columns = {name: np.asarray(x[i, ..., 0]) for name, x in results.items() if name not in (MEAN, CEILING)}
-    comparison_panel(np.asarray(truth[i, ..., 0]), columns, path.with_suffix(".png"))
+    comparison_panel(np.asarray(truth[i, ..., 0]), columns, panel)
     shown = {f"{a:g} deg": v for a, v in zip(dvg.angles, dvg.render(truth, dvg.angles)[i], strict=True)}
     if made is not None:
         for v, angle in enumerate(dvg.new_angles):
             shown[f"{angle:g} deg, true"] = dvg.render(truth, dvg.new_angles)[i, v]
             shown[f"{angle:g} deg, made"] = made[i, v]
     strip = {name: np.asarray(view[..., 0]) for name, view in shown.items()}
-    view_strip(strip, path.with_name(path.name + "_views.png"))
+    view_strip(strip, views)

@@ -5,18 +5,19 @@ them. Identifiers are derived from voxels and settings: equal runs write equal f
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
 import dvg_jax
+from dvg_jax.data.dicom_study import Study, quietly, read_study
 from dvg_jax.data.files import check_free, new_folder
 from dvg_jax.data.frame import Affine, HostVolume, spacing
 from dvg_jax.data.intensity import WINDOWS
@@ -28,46 +29,32 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SERIES_NUMBER = 9000
 """High, so that in a film's study the series stands after those that were acquired."""
 
-_STUDY = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyInstanceUID",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
-"""What a CT must state about patient and study, even if it is empty."""
-
+_BLANK = np.zeros((1, 2, 2), np.int16)
 _MAX_SHEAR = 1e-4
 _TEXT_LIMIT = 1024
 
 
-def read_tags(films: Sequence[Path]) -> list[Dataset]:
-    """The tags of those films that are DICOM, without pixels.
+def check_series(folder: Path, films: Sequence[Path], affine: Affine) -> tuple[str, ...]:
+    """Refuse, before any work is done, what :func:`save_series` would refuse; a slice is written on trial.
 
-    Raises UserError where they state different patients.
+    Returns:
+      What of the films' tags cannot be used and is left out, one line each.
     """
-    dicom = [film for film in films if pydicom.misc.is_dicom(film)]
-    tags: list[Dataset] = [pydicom.dcmread(film, stop_before_pixels=True) for film in dicom]
-    patients = sorted({str(film.get("PatientID", "")) for film in tags})
-    if len(patients) > 1:
-        raise UserError(f"films are of the patients {', '.join(map(repr, patients))}; allowed for DICOM: one patient")
-    return tags
-
-
-def check_series(folder: Path, films: Sequence[Path], affine: Affine) -> None:
-    """Refuse, before any work is done, what :func:`save_series` would refuse."""
     check_free(folder)
     if not folder.absolute().parent.is_dir():
         raise UserError(f"{folder} has no parent folder; allowed: a new folder in one that exists")
-    read_tags(films)
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if np.abs(axes.T @ axes - np.eye(3)).max() > _MAX_SHEAR:
         raise UserError(f"{folder}: the volume's axes are sheared; allowed for DICOM: axes at right angles")
+    study = read_study(films, _digests(films))
+    try:
+        _write(_slice(_common(_BLANK, affine, films, study, {}), 0, _BLANK[0], np.zeros(3)), io.BytesIO())
+    except Exception as error:  # pydicom raises dozens of types for what it cannot write
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{folder}: what the films state cannot be passed on ({reason}); allowed: no --dicom"
+        ) from error
+    return study.notes
 
 
 def save_series(
@@ -86,26 +73,29 @@ def save_series(
     """
     check_series(folder, films, affine)
     voxels = to_int16(hu)
-    common = _common(voxels, affine, films, settings)
+    common = _common(voxels, affine, films, read_study(films, _digests(films)), settings)
     with new_folder(folder) as part:
         for index, pixels in enumerate(voxels):
             position = (_RAS_TO_LPS @ affine)[:3] @ (index, 0, 0, 1)
-            _slice(common, index, pixels, position).save_as(part / f"{index + 1:04d}.dcm", enforce_file_format=True)
+            _write(_slice(common, index, pixels, position), part / f"{index + 1:04d}.dcm")
 
 
-def _common(voxels: np.ndarray, affine: Affine, films: Sequence[Path], settings: Mapping[str, Any]) -> Dataset:
+def _digests(films: Sequence[Path]) -> list[str]:
+    return [hashlib.sha256(film.read_bytes()).hexdigest() for film in films]
+
+
+def _common(
+    voxels: np.ndarray, affine: Affine, films: Sequence[Path], study: Study, settings: Mapping[str, Any]
+) -> Dataset:
     """All that the slices share."""
-    tags, text = read_tags(films), json.dumps(settings, sort_keys=True)
-    digests = [hashlib.sha256(film.read_bytes()).hexdigest() for film in films]
+    text, digests = json.dumps(settings, sort_keys=True), _digests(films)
     place, content = affine.tobytes().hex(), hashlib.sha256(voxels.tobytes()).hexdigest()
     series = Dataset()
     # Tags of films come decoded, whatever character set they were stored in.
     series.SpecificCharacterSet = "ISO_IR 192"
-    for name in _STUDY:
-        setattr(series, name, tags[0].get(name, "") if tags else "")
-    if not tags:
-        series.PatientName = series.PatientID = "SYNTHETIC"
-    series.StudyInstanceUID = series.StudyInstanceUID or generate_uid(entropy_srcs=["study", *digests])
+    with quietly():
+        for name, value in study.fields.items():
+            setattr(series, name, value)
     series.SeriesInstanceUID = generate_uid(entropy_srcs=["series", content, place, text, *digests])
     series.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame", place, *digests])
     series.SOPClassUID = CTImageStorage
@@ -117,10 +107,10 @@ def _common(voxels: np.ndarray, affine: Affine, films: Sequence[Path], settings:
     series.ContentQualification, series.BurnedInAnnotation = "RESEARCH", "NO"
     series.Manufacturer = series.ManufacturerModelName = "dvg_jax"
     series.SoftwareVersions = dvg_jax.__version__
-    if any(film.get("LossyImageCompression") == "01" for film in tags):
+    if study.lossy:
         series.LossyImageCompression = "01"
-    if tags:
-        series.SourceImageSequence = [_reference(film) for film in tags]
+    if study.references:
+        series.SourceImageSequence = list(study.references)
     for name in ("KVP", "AcquisitionNumber", "PatientPosition", "PositionReferenceIndicator"):
         setattr(series, name, None)
     depth, height, width = spacing(affine)
@@ -145,17 +135,14 @@ def _slice(common: Dataset, index: int, pixels: np.ndarray, position: np.ndarray
     return one
 
 
-def _reference(film: Dataset) -> Dataset:
-    item, purpose = Dataset(), Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = film.SOPClassUID, film.SOPInstanceUID
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
-    purpose.CodeMeaning = "Source image for image processing operation"
-    item.PurposeOfReferenceCodeSequence = [purpose]
-    return item
+@quietly()
+def _write(one: Dataset, to: Path | io.BytesIO) -> None:
+    one.save_as(to, enforce_file_format=True)
 
 
 def _derivation(films: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    names = ", ".join(film.name for film in films)
+    # A name that is not UTF-8 cannot be written; what stands for its bytes can.
+    names = ", ".join(film.name for film in films).encode("utf-8", "replace").decode()
     facts = ", ".join(f"{name} {settings[name]}" for name in ("model", "seed", "steps") if name in settings)
     return f"CT generated from {names} by dvg_jax {dvg_jax.__version__} ({facts})"[:_TEXT_LIMIT]
 

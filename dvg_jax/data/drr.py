@@ -3,11 +3,13 @@
     python -m dvg_jax.data.drr --ct SCAN --angle 0 --angle 90 --output films --size 32 --geometry covering
 
 writes ``xray_000.png`` and so on (16 bit, head at the top), which ``reconstruct.py --xray`` reads, and ``ct.nii.gz``,
-the cube they were rendered from, which ``reconstruct.py --like`` and ``dvg_jax.metrics.compare`` read. ``--size`` and
-``--geometry`` are those of the model that will see the films.
+the cube they were rendered from, which ``reconstruct.py --like`` and ``dvg_jax.metrics.compare`` read. Those of an
+earlier run in that folder are replaced or removed. ``--size`` and ``--geometry`` are those of the model that will see
+the films.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -15,7 +17,9 @@ import numpy as np
 
 from dvg_jax.cli import run
 from dvg_jax.config import GEOMETRIES
+from dvg_jax.data import drr_files
 from dvg_jax.data.cube import prepare_volume
+from dvg_jax.data.files import said, together
 from dvg_jax.data.film_reference import field_share
 from dvg_jax.data.films import write_picture
 from dvg_jax.data.intensity import intensity_to_hu
@@ -26,18 +30,26 @@ from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
 
 def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: ConeBeamGeometry) -> list[Path]:
-    """Prepare a scan for the geometry's cube, render it at ``angles`` in degrees, write films and cube.
+    """Prepare a scan for the geometry's cube, render it at ``angles`` in degrees, write films and cube together.
+
+    Films and cube of an earlier run in ``output`` are replaced or, if this run has none of that name, removed.
 
     Returns:
-      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do.
+      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do, for angles
+      that are none or the same, and for files that cannot be written or that this module has not written.
     """
-    volume, affine = prepare_volume(load_scan(path), geometry.volume_shape[0], preset="lung")
+    films, cube = drr_files.name_films(output, angles), output / drr_files.CUBE
+    side = geometry.volume_shape[0]
+    stale = drr_files.check(path, films, cube, side)
+    volume, affine = prepare_volume(load_scan(path), side, preset="lung")
     poses = np.stack([view_pose(angle) for angle in angles])
     views = np.asarray(jax.jit(lambda v: minmax(forward_project_views(v, poses, geometry)))(volume))
-    films = [output / f"xray_{angle:03g}.png" for angle in angles]
-    for film, view, angle in zip(films, views, angles, strict=True):
-        write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
-    save_nifti(output / "ct.nii.gz", np.asarray(intensity_to_hu(volume)), affine)
+    with together(stale) as removed:
+        for film, view, angle in zip(films, views, angles, strict=True):
+            write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
+        save_nifti(cube, np.asarray(intensity_to_hu(volume)), affine, drr_files.NOTE)
+    for line in said(removed):
+        print(line, file=sys.stderr)
     return films
 
 
@@ -55,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     geometry = getattr(ConeBeamGeometry, options.geometry)(size=options.size)
     films = render_scan(options.ct, tuple(options.angle), options.output, geometry)
     shown = " ".join(f"--xray {film}@{angle:g}" for film, angle in zip(films, options.angle, strict=True))
-    print(f"{shown} --like {options.output / 'ct.nii.gz'}")
+    print(f"{shown} --like {options.output / drr_files.CUBE}")
 
 
 if __name__ == "__main__":

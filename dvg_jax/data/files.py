@@ -1,12 +1,35 @@
-"""Files and folders are written whole or not at all."""
+"""Files and folders are written whole or not at all, alone or all those of a run together.
 
+with together(stale) as removed:      on success every new file takes its name, stale ones go
+    save_nifti(...), write_page(...)  each by replacing() or new_folder(), under a temporary name until then
+"""
+
+import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dvg_jax.errors import UserError
+
+_OLD = "partial-old"
+_LONGEST_NAME = 200
+"""Bytes of a name up to which a temporary name can hold it: file systems allow 255."""
+
+
+@dataclass
+class _Batch:
+    """What waits for the end of :func:`together`: temporary and final names, and folders made on the way."""
+
+    moves: list[tuple[Path, Path]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+
+_batch: ContextVar[_Batch | None] = ContextVar("batch", default=None)
 
 
 @contextmanager
@@ -14,15 +37,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` with its suffixes; on success it takes the name, on failure it
     goes away.
 
-    Creates the parent folder. A reader sees the old file or the new one, never a part.
+    Creates the parent folder. A reader sees the old file or the new one, never a part. Within :func:`together` the
+    name is taken at the end of that block. An OSError names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with _naming(path), _staged(path) as temporary:
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -32,19 +51,154 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises UserError where ``path`` is a file or holds anything: a folder's old and new files are never mixed.
     """
     check_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    temporary.mkdir()
-    try:
+    path = Path(os.path.realpath(path))  # a folder cannot take the place of a link
+    with _naming(path), _staged(path) as temporary:
+        temporary.mkdir()
         yield temporary
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
+
+
+@contextmanager
+def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
+    """Let all files and folders that the block writes take their names at its end, in one short sequence, or none.
+
+    On any failure, Ctrl-C among them, what was there before is there again, and nothing else. The files of ``stale``
+    that exist and that the block does not write are removed; they are in the yielded list once the block is over.
+    """
+    batch, removed = _Batch(), list[Path]()
+    token = _batch.set(batch)
+    try:
+        yield removed
+        written = {_place(path) for _, path in batch.moves}
+        left = [path for path in dict.fromkeys(stale) if os.path.lexists(path) and _place(path) not in written]
+        _commit(batch.moves, left)
+        removed += left
+        batch.folders.clear()
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _batch.reset(token)
+        for temporary, _ in batch.moves:
+            _remove(temporary)
+        _remove_empty(batch.folders)
+
+
+def said(removed: Iterable[Path]) -> list[str]:
+    """A line about each file that :func:`together` has removed."""
+    return [f"removed {path} of an earlier run" for path in removed]
 
 
 def check_free(path: Path) -> None:
     """Refuse a folder's name that a file has, or a folder with something in it."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if os.path.exists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise UserError(f"{path} is there already; allowed: a new or an empty folder")
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """Those that making ``path`` makes: itself and what it lies in, the outermost first."""
+    return [place for place in (*reversed(path.parents), path) if not place.exists()]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in. Raises OSError, with the true reason where a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
+
+
+def hidden(path: Path, word: str = "partial") -> Path:
+    """A name beside ``path`` that this process has for itself, with the same suffixes."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + "".join(path.suffixes[-2:])
+    return path.with_name(f".{word}-{os.getpid()}-{name}")
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """Yield the temporary name; what is there afterwards takes the name of ``path``, now or at the end of the batch."""
+    batch, temporary, kept = _batch.get(), hidden(path), False
+    if batch is not None:
+        batch.folders += missing_folders(path.parent)
+    make_folder(path.parent)
+    try:
+        yield temporary
+        if batch is not None:
+            batch.moves.append((temporary, path))
+        elif temporary.is_dir():
+            _commit([(temporary, path)], [])
+        else:
+            os.replace(temporary, path)
+        kept = True
+    finally:
+        if not kept:
+            _remove(temporary)
+
+
+def _commit(moves: list[tuple[Path, Path]], stale: list[Path]) -> None:
+    """Rename every ``(temporary, final)`` and remove ``stale``; undo all of it if one step fails."""
+    with ExitStack() as undo:
+        for temporary, path in moves:
+            _put_aside(path, undo)
+            os.replace(temporary, path)
+        for path in stale:
+            undo.callback(_put_back, path)
+            os.rename(path, hidden(path, _OLD))
+        undo.pop_all()
+    for path in (*(path for _, path in moves), *stale):
+        _remove(hidden(path, _OLD))
+
+
+def _put_aside(path: Path, undo: ExitStack) -> None:
+    """Keep what ``path`` names, if anything, under a second name, and let ``undo`` bring it back."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()  # fails where somebody has put something into it by now
+        undo.callback(path.mkdir)
+    elif os.path.lexists(path):
+        undo.callback(_put_back, path)
+        try:
+            os.link(path, hidden(path, _OLD), follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            os.rename(path, hidden(path, _OLD))  # no links there; the name is free for a moment
+        return
+    undo.callback(_remove, path)
+
+
+def _put_back(path: Path) -> None:
+    old = hidden(path, _OLD)
+    if not os.path.lexists(old):
+        return
+    if os.path.lexists(path) and os.path.samestat(old.lstat(), path.lstat()):
+        old.unlink()  # two names of one file: it was not replaced
+    else:
+        os.replace(old, path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A full disk's error has no file name, another has a temporary one: both get ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or ".partial-" in str(error.filename)):
+            error.filename = str(path)
+            if error.filename2 is not None:
+                del error.filename2
+        raise
+
+
+def _place(path: Path) -> Path:
+    """One spelling of a name in a folder; what a link with that name leads to is another place."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Those that hold nothing; they are given the outermost first."""
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()

@@ -1,6 +1,7 @@
 """Volumes of the project's frame as NIfTI files."""
 
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -36,3 +37,11 @@ def save_voxels(path: str | Path, voxels: np.ndarray, affine: Affine, note: str 
     image.header["descrip"] = note.encode("ascii", "replace")[:79]
     with replacing(Path(path)) as temporary:
         nib.save(image, temporary)
+
+
+def note_of(path: Path) -> str | None:
+    """The note in a file's header; None where there is no NIfTI."""
+    try:
+        return cast(nib.Nifti1Image, nib.load(path)).header["descrip"].item().decode("ascii", "replace")
+    except Exception:  # absent, or damaged: readers raise dozens of types
+        return None

@@ -21,13 +21,16 @@ from ml_collections import ConfigDict
 
 from dvg_jax.build import build_source
 from dvg_jax.config import check
+from dvg_jax.data.files import said, together
+from dvg_jax.data.manifest import NAME
+from dvg_jax.data.outputs import check_outputs
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
 from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
 from dvg_jax.experiments.figures import check_drawable, draw
 from dvg_jax.experiments.measure import CaseSet, Procedure
 from dvg_jax.experiments.plan import equal_budget, shorten
-from dvg_jax.experiments.report import write_report
+from dvg_jax.experiments.report import report_path, write_report, written_before
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
 from dvg_jax.presets import SCALES
 from dvg_jax.scores import build_measures
@@ -45,12 +48,16 @@ def main(argv: list[str] | None = None) -> None:
     if options.plan:
         print(_plan(experiment))
         return
+    _check_outputs(options.workdir, tables, options.data, options.test)
     enable_compilation_cache()
     results = reproduce(experiment, lambda line: print(line, file=sys.stderr, flush=True))
     for table, its_rows in rows.items():
-        print(write_report(table, its_rows, experiment, results, _facts(argv)))
-        for picture in draw(table, its_rows, experiment, results):
-            print(picture)
+        with together(written_before(table, experiment.workdir)) as removed:
+            files = [write_report(table, its_rows, experiment, results, _facts(argv))]
+            files += draw(table, its_rows, experiment, results)
+        print("\n".join(map(str, files)))
+        for line in said(removed):
+            print(line, file=sys.stderr)
 
 
 def configure(scale: str, data: str, seed: int, budget: float, changes: list[str]) -> ConfigDict:
@@ -91,6 +98,14 @@ def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) 
     sizes = evaluate.cases, evaluate.batch_size, evaluate.pictures
     procedure = Procedure(build_measures(base), base.seed, *sizes)
     return Experiment(base, workdir, plan(base, workdir, rows), tuple(tests), procedure)
+
+
+def _check_outputs(workdir: Path, tables: tuple[str, ...], data: str, also: list[Path]) -> None:
+    """Refuse, before anything is trained, a folder that cannot be written."""
+    files = [report_path(workdir, table).with_suffix(end) for table in tables for end in (".md", ".csv", ".json")]
+    folders = [workdir / name / "x" for name in ("jobs", "results")]
+    read = {"--data": [Path(data) / NAME]} if data != "phantom" else {}
+    check_outputs({"--workdir": [*files, *folders]}, read | {"--test": [folder / NAME for folder in also]})
 
 
 def _parser() -> argparse.ArgumentParser:

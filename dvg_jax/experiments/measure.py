@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.baselines import build_baseline
 from dvg_jax.build import build_dvg, build_source
-from dvg_jax.data.files import replacing
+from dvg_jax.data.files import replacing, together
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
 from dvg_jax.evaluation import case_batches, mean_volume
@@ -159,11 +159,14 @@ def measure(subject: Subject, test: CaseSet, procedure: Procedure, path: Path) -
         "cases": cases,
         "views": views,
     }
-    with replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
-        arrays: dict[str, Any] = {n: np.stack([np.asarray(k[n][..., 0], np.float16) for k in kept]) for n in kept[0]}
-        np.savez_compressed(file, **arrays)
-    with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n")
+    with together():
+        with replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
+            arrays: dict[str, Any] = {
+                n: np.stack([np.asarray(k[n][..., 0], np.float16) for k in kept]) for n in kept[0]
+            }
+            np.savez_compressed(file, **arrays)
+        with replacing(path) as part:
+            part.write_text(json.dumps(record, indent=1) + "\n")
     return record
 
 

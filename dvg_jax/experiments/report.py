@@ -50,7 +50,7 @@ def write_report(table: str, rows: Sequence[Row], experiment: Experiment, result
     """
     lines = [line for test in experiment.tests for line in _lines(rows, experiment, results, test.name)]
     verdicts = {test.name: _verdicts(table, rows, lines, test.name) for test in experiment.tests}
-    path = experiment.workdir / "report" / f"{_name(table)}.md"
+    path = report_path(experiment.workdir, table)
     with replacing(path) as part:
         part.write_text(_markdown(table, lines, verdicts, experiment, facts), encoding="utf-8")
     with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -64,8 +64,15 @@ def write_report(table: str, rows: Sequence[Row], experiment: Experiment, result
     return path
 
 
-def _name(table: str) -> str:
-    return table if table.startswith("fig") else f"table_{table}"
+def report_path(workdir: Path, table: str) -> Path:
+    """Where the Markdown of a table goes; CSV and JSON have the same name, pictures one that begins with it."""
+    return workdir / "report" / f"{table if table.startswith('fig') else f'table_{table}'}.md"
+
+
+def written_before(table: str, workdir: Path) -> list[Path]:
+    """The pictures of that table that an earlier report has left."""
+    path = report_path(workdir, table)
+    return sorted(path.parent.glob(f"{path.stem}_*.png"))
 
 
 def _lines(rows: Sequence[Row], experiment: Experiment, results: Results, data: str) -> list[Line]:

@@ -5,6 +5,7 @@ python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --p
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
 from dvg_jax.networks.lpips import NETWORKS
 
 TOLERANCE_MM = 0.01
+_MOST_DIGITS = 7
 
 
 def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict[str, float]:
@@ -26,15 +28,42 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
     Raises UserError where the two do not lie on the same voxels.
     """
     a, b = load_scan(truth), load_scan(result)
-    if a.hu.shape != b.hu.shape or np.abs(a.affine - b.affine).max() > TOLERANCE_MM:
-        raise UserError(f"{result} has {_place(b)}; allowed: the voxels of {truth}, {_place(a)}")
+    if a.hu.shape != b.hu.shape or not _apart(a, b) <= TOLERANCE_MM:
+        there, wanted, apart = _told_apart(b, a)
+        raise UserError(f"{result} has {there}; allowed: the voxels of {truth}, {wanted}{apart}")
+    for path, scan in ((truth, a), (result, b)):
+        # Padding is air in nearly every scan.
+        for note in (note for note in scan.notes if not note.startswith("padding")):
+            print(f"note: {path}: {note}", file=sys.stderr)
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
     return (measures or Measures()).volume(expected, found)
 
 
-def _place(scan: Scan) -> str:
-    corner = " ".join(f"{x:.1f}" for x in scan.affine[:3, 3])
-    return f"{'x'.join(map(str, scan.hu.shape))} voxels, {scan.spacing_mm[0]:g} mm apart, the first at ({corner}) mm"
+def _corners(scan: Scan) -> np.ndarray:
+    """(8, 3): where the outermost voxels are, RAS mm."""
+    return np.array(
+        [(scan.affine @ (*(np.array(c) * (np.array(scan.hu.shape) - 1)), 1))[:3] for c in np.ndindex(2, 2, 2)]
+    )
+
+
+def _apart(a: Scan, b: Scan) -> float:
+    """The farthest that a voxel of one lies from the same voxel of the other, mm: at a corner."""
+    return float(np.linalg.norm(_corners(a) - _corners(b), axis=1).max())
+
+
+def _told_apart(a: Scan, b: Scan) -> tuple[str, str, str]:
+    """Both places with as many digits as show the difference, and how far they are apart."""
+    pairs = ((_place(a, digits), _place(b, digits)) for digits in range(1, _MOST_DIGITS))
+    found, wanted = next((pair for pair in pairs if pair[0] != pair[1]), (_place(a, 1), _place(b, 1)))
+    return found, wanted, f": up to {_apart(a, b):.2g} mm apart" if a.hu.shape == b.hu.shape else ""
+
+
+def _place(scan: Scan, digits: int) -> str:
+    # Zero is added so that -0.0 is no difference.
+    first, last = (" ".join(f"{x + 0.0:.{digits}f}" for x in c) for c in _corners(scan)[[0, -1]].round(digits))
+    steps = " x ".join(f"{mm:.{digits + 2}g}" for mm in scan.spacing_mm)
+    shape = "x".join(map(str, scan.hu.shape))
+    return f"{shape} voxels, {steps} mm apart, the first at ({first}) mm, the last at ({last}) mm"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,6 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lpips", default="", choices=NETWORKS, help="network of hu's LPIPS; none if left out")
     parser.add_argument("--lpips_range", default="unit", choices=RANGES, help="what hu's LPIPS is fed")
     options = parser.parse_args(argv)
+    if options.truth.exists() and options.result.exists() and options.truth.samefile(options.result):
+        raise UserError(f"--truth and --result are both {options.truth}; allowed: two files")
     measures = Measures(tuple(options.protocol or ("hu",)), options.lpips, options.lpips_range)
     for name, value in compare(options.truth, options.result, measures).items():
         print(f"{name:>16} {value:.4g}")

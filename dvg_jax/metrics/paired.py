@@ -50,12 +50,19 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     if not path.is_file():
         raise UserError(f"{path} is missing; allowed: a volumes.csv, views.csv or reprojections.csv of evaluate.py")
     rows: dict[str, list[Row]] = {}
-    with path.open(newline="") as file:
-        table = csv.DictReader(file)
-        if not {"method", "case"} <= set(table.fieldnames or ()):
-            raise UserError(f"{path} has columns {table.fieldnames}; allowed: method, case and figures")
-        for line in table:
-            rows.setdefault(line["method"], []).append({k: _value(path, k, v) for k, v in line.items()})
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, strict=True)
+            if not {"method", "case"} <= set(table.fieldnames or ()):
+                raise UserError(f"{path} has columns {table.fieldnames}; allowed: method, case and figures")
+            for line in table:
+                if None in line:
+                    raise UserError(f"{path}: line {table.line_num} has more cells than columns; allowed: as many")
+                rows.setdefault(line["method"], []).append({k: _value(path, k, v) for k, v in line.items()})
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as CSV ({error}); allowed: a table of evaluate.py") from error
+    if not rows:
+        raise UserError(f"{path} holds no case; allowed: a table of evaluate.py")
     return rows
 
 

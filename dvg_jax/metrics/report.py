@@ -64,10 +64,9 @@ def write_table(
       rows: by method; all with the same figures, and ``case``.
       tables: figures by heading, where the printed table is to be divided.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     summary = {method: summarise(cases) for method, cases in rows.items()}
     flat = [{"method": method, **case} for method, cases in rows.items() for case in cases]
-    with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="") as file:
+    with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(flat[0]))
         writer.writeheader()
         writer.writerows(flat)

@@ -14,7 +14,7 @@ from dvg_jax.data.frame import Affine, HostVolume
 from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.dvg import DVG, minmax
 from dvg_jax.metrics.report import SHOWN, Row, decimals, figure_names, summarise, table_cells
-from dvg_jax.report.content import Case, Difference, Film, Layer, Picture, Table
+from dvg_jax.report.content import SPREAD_NOTE, Case, Difference, Film, Layer, Picture, Table
 from dvg_jax.shapes import Views
 from dvg_jax.xray import ConeBeamGeometry, ray_coverage, view_pose
 
@@ -45,7 +45,7 @@ def build_case(
     """
     layers: list[Layer | Difference] = [Layer(name, _hu(ct)) for name, ct in results.items()]
     if spread_hu is not None:
-        layers.append(Layer("spread of the samples", spread_hu, "amount"))
+        layers.append(Layer("spread of the samples", spread_hu, "amount", SPREAD_NOTE))
     if truth is not None:
         layers.append(Layer(TRUTH, _hu(truth)))
         layers += [Difference(f"error of {name}", name, TRUTH) for name in results]

@@ -9,14 +9,24 @@ from jaxtyping import Bool
 
 from dvg_jax.data.frame import Affine, HostImage, HostVolume
 
+SPREAD_NOTE = (
+    "The spread of samples is not an error bar: a nominal 90 % interval from 16 samples covered 7 % of body voxels on "
+    "phantoms and 4 % on real scans, as samples hardly differ while the error is eleven to twenty times their spread."
+)
+"""Stands wherever the spread does: in the page, in the record, in what is printed."""
+
 
 @dataclass(frozen=True)
 class Layer:
-    """A volume in HU: a CT, shown through a window, or what is 0 or more (a spread), shown in colours from 0 up."""
+    """A volume in HU: a CT, shown through a window, or what is 0 or more (a spread), shown in colours from 0 up.
+
+    ``note`` is what a reader must know of it; the page says it among its warnings.
+    """
 
     name: str
     hu: HostVolume
     kind: Literal["ct", "amount"] = "ct"
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,14 +44,15 @@ def write_page(path: Path, page: Page) -> None:
         style=style,
         script_hash=_hash(script),
         style_hash=_hash(style),
-        warnings=_warnings(page.warnings),
+        warnings=_warnings((*page.warnings, *_notes(page))),
         cases="\n".join(_case(number, case) for number, case in enumerate(page.cases)),
         tables="\n".join(_table(table) for table in page.tables),
         settings=f"<section><h2>Settings</h2>{_facts(page.settings)}</section>",
         data=_script_json(_viewer_data(page)),
     )
     with replacing(path) as temporary:
-        temporary.write_text(html, "utf-8")
+        # A file's name that is not UTF-8 cannot be written; a question mark can.
+        temporary.write_bytes(html.encode("utf-8", "replace"))
 
 
 def _hash(text: str) -> str:
@@ -143,6 +144,12 @@ def _figure(uri: str, caption: str, over: str = "") -> str:
     return (
         f'<figure><div class="frame"><img src="{uri}" alt="{text}">{over}</div><figcaption>{text}</figcaption></figure>'
     )
+
+
+def _notes(page: Page) -> list[str]:
+    """What its layers are to be read with, each once."""
+    layers = (layer for case in page.cases for layer in case.layers)
+    return list(dict.fromkeys(layer.note for layer in layers if isinstance(layer, Layer) and layer.note))
 
 
 def _warnings(warnings: tuple[str, ...]) -> str:

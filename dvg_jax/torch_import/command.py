@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dvg_jax.cli import workdir_path
+from dvg_jax.data.outputs import check_outputs
 from dvg_jax.errors import UserError
 from dvg_jax.torch_import.release import Release, open_trainer, open_vqgan, vqgan_file
 from dvg_jax.torch_import.workdir import write_workdir
@@ -39,6 +40,13 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--vqgan names {', '.join(stages)}; allowed: one file a stage")
     parts = {stage: open_vqgan(stage, path, options.num_groups) for stage, path in named}
     release = replace(release, parts=release.parts | parts)
+    files = [Path(options.checkpoint)] if options.checkpoint else []
+    read = {"--checkpoint": files, "--vqgan": [path for _, path in named]}
+    check_outputs(
+        {"--workdir": [folder / "config.json"]},
+        read,
+        replaced={"--workdir": [folder / stage / "model" for stage in release.parts]},
+    )
     config = write_workdir(release, folder, options.size)
     for stage, part in release.parts.items():
         origin = part.origin

@@ -12,12 +12,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from dvg_jax import config as configs
 from dvg_jax.build import build_dvg
 from dvg_jax.config import STAGES, published_config
+from dvg_jax.data.outputs import check_room
 from dvg_jax.errors import UserError
 from dvg_jax.shapes import Variables
 from dvg_jax.torch_import.release import UNETS, VQGANS, Release
@@ -43,6 +45,8 @@ def write_workdir(release: Release, workdir: Path, size: int | None = None) -> C
     config = _config(release, {stage: network for stage, (network, _) in read.items()}, size)
     build_dvg(config)
     _check_free(config, workdir)
+    size_of = {stage: sum(leaf.nbytes for leaf in jax.tree.leaves(found)) for stage, found in variables.items()}
+    check_room([("--workdir", workdir / stage / "model", size) for stage, size in size_of.items()])
     workdir.mkdir(parents=True, exist_ok=True)
     # Without it the folder is no run: models of two imports cannot be taken for one.
     (workdir / "config.json").unlink(missing_ok=True)

@@ -1,0 +1,65 @@
+"""The files of a rendering: their names, and which of those in a folder an earlier rendering wrote."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from dvg_jax.data.films import RENDERED_KEY
+from dvg_jax.data.nifti import note_of
+from dvg_jax.data.outputs import check_outputs, check_room, files_of
+from dvg_jax.errors import UserError
+
+CUBE = "ct.nii.gz"
+NOTE = "dvg_jax.data.drr"
+"""In the cube's header, by which it is told from a CT that somebody keeps under that name."""
+
+_FILM = re.compile(r"xray_-?\d[\d.]*\.png")
+_DIGITS = 3
+
+
+def name_films(output: Path, angles: Sequence[float]) -> list[Path]:
+    """A film's file for each angle in degrees.
+
+    Raises UserError for an angle that is none, and for two that are one view: 0 and 360, or 90 and 90.00001.
+    """
+    seen: dict[float, float] = {}
+    for angle in angles:
+        if not -360 <= angle <= 360:
+            raise UserError(f"--angle is {angle:g}; allowed: degrees from -360 to 360")
+        place = round(angle % 360, _DIGITS) % 360
+        if place in seen:
+            raise UserError(f"--angle is {seen[place]} and {angle}, one view; allowed: different angles")
+        seen[place] = angle
+    return [output / f"xray_{round(angle, _DIGITS) + 0.0:03g}.png" for angle in angles]
+
+
+def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
+    """See that films and cube (``side`` voxels an axis) can be written and replace nothing but an earlier rendering.
+
+    Returns:
+      The films of an earlier rendering in that folder. Raises UserError as ``check_outputs`` does, and for files that
+      are not of this module.
+    """
+    written = [*films, cube]
+    check_outputs({"--output": written}, {"--ct": files_of(ct)})
+    for path in written:
+        if path.exists() and _foreign(path):
+            raise UserError(f"--output would replace {path}, which drr has not written; allowed: another folder")
+    check_room([*(("--output", film, 2 * side**2) for film in films), ("--output", cube, 2 * side**3)])
+    return [
+        path for path in sorted(cube.parent.glob("xray_*.png")) if _FILM.fullmatch(path.name) and not _foreign(path)
+    ]
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file can be read and is somebody's film or CT."""
+    if path.name == CUBE:
+        note = note_of(path)
+        return note is not None and NOTE not in note
+    try:
+        with Image.open(path) as picture:
+            return RENDERED_KEY not in picture.info
+    except Exception:  # Pillow raises dozens of types for what is no picture
+        return False

@@ -1,0 +1,97 @@
+"""What is asked of a reconstruction, and what the model made of it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from dvg_jax.data import films_in
+from dvg_jax.data.frame import FIELD_MM, Affine, HostImage, HostVolume
+from dvg_jax.data.intensity import HU_RANGE
+from dvg_jax.dvg import DVG
+from dvg_jax.reconstructor import BATCH, Reconstructor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; the flags of ``reconstruct.py`` by the same names.
+
+    Attributes:
+      output: the sample of ``seed`` as NIfTI, whatever ``samples`` is; mean, spread and map go beside it.
+      like: a prepared CT whose cube the result shares.
+      compare: ``like`` is the truth: measure the result beside it.
+    """
+
+    workdir: Path
+    xrays: tuple[films_in.FilmRequest, ...]
+    output: Path
+    dicom: Path | None = None
+    report: Path | None = None
+    seed: int = 0
+    samples: int = 1
+    batch: int = BATCH
+    steps: int | None = None
+    sampler: str | None = None
+    field_mm: float = FIELD_MM
+    like: Path | None = None
+    compare: bool = False
+    frame: str = "auto"
+    intensity: str | None = None
+    strict: bool = False
+
+    @property
+    def truth_flag(self) -> str:
+        """By which ``like`` was given."""
+        return "--truth" if self.compare else "--like"
+
+    def beside(self, ending: str) -> Path:
+        """A file beside the output: ``ct.nii.gz`` and ``_mean.nii.gz`` give ``ct_mean.nii.gz``."""
+        stem = self.output.name.removesuffix(".gz").removesuffix(".nii")
+        return self.output.with_name(stem + ending)
+
+
+@dataclass(frozen=True)
+class ReadFilm:
+    """A film as it was read, and as it is shown to the model."""
+
+    request: films_in.FilmRequest
+    original: HostImage
+    framed: films_in.FramedFilm
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """What the framing kept, as :class:`dvg_jax.report.Film` wants it."""
+        box = self.framed.record["frame"].get("box")
+        if box is None or self.request.flip:
+            return None
+        return box["top"], box["left"], box["top"] + box["height"], box["left"] + box["width"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the model made of the films: samples in [0, 1], where they lie, and the truth where it is known.
+
+    ``notes`` are warnings about outputs; those about films stand in their records.
+    """
+
+    reconstructor: Reconstructor
+    films: list[ReadFilm]
+    samples: Float[np.ndarray, "K D H W"]
+    affine: Affine
+    truth: HostVolume | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dvg(self) -> DVG:
+        """The method at the angles of the films."""
+        return replace(self.reconstructor.dvg, angles=tuple(film.request.angle for film in self.films))
+
+    def results(self, request: Request) -> dict[str, HostVolume]:
+        """The CTs by the names that page and record give them; the sample of the seed first."""
+        named = {f"sample of seed {request.seed}": self.samples[0]}
+        return named | ({f"mean of {len(self.samples)}": self.samples.mean(axis=0)} if len(self.samples) > 1 else {})
+
+    def spread_hu(self) -> HostVolume | None:
+        """Standard deviation over samples (n - 1) in HU; None of a single one."""
+        return HU_RANGE * self.samples.std(axis=0, ddof=1) if len(self.samples) > 1 else None

@@ -1,0 +1,205 @@
+"""Files of one run are written together or not at all, and none of an earlier run stays beside them."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dvg_jax import evaluation, results
+from dvg_jax.data import drr, files
+from dvg_jax.data.frame import frame_affine
+from dvg_jax.data.nifti import save_nifti
+from dvg_jax.errors import UserError
+from dvg_jax.outcome import Request
+from dvg_jax.report import SPREAD_NOTE
+from dvg_jax.viz import save_png
+from tests.cases.made_results import a_film, an_outcome
+from tests.cases.test_inputs_are_kept import contents
+from tests.tiny import get_config
+
+
+@pytest.fixture
+def request_all(tmp_path):
+    """All outputs, in a folder in which an earlier run has left all of its own."""
+    film = a_film(tmp_path / "ap.png")
+    out = tmp_path / "out"
+    earlier = Request(tmp_path / "run", (film,), out / "ct.nii.gz", out / "old", out / "page.html", samples=2)
+    results.check(earlier)
+    results.write(earlier, an_outcome(earlier))
+    return replace(earlier, dicom=out / "new")
+
+
+def write(request, seed=1):
+    results.check(request)
+    return results.write(request, an_outcome(request, seed))
+
+
+def test_nothing_of_an_earlier_patient_stays(request_all):
+    out = request_all.output.parent
+    for name in ("ct_mean_of_others.nii.gz", "act_mean.nii.gz", "ct_notes.txt"):
+        (out / name).write_text("somebody's")
+    told = write(replace(request_all, samples=1, dicom=None, report=None))
+    left = {path.name for path in out.iterdir()}
+    assert left == {
+        "ct.nii.gz", "ct.json", "ct_mean_of_others.nii.gz", "act_mean.nii.gz", "ct_notes.txt", "old", "page.html",
+    }  # fmt: skip
+    for name in ("ct_mean.nii.gz", "ct_std.nii.gz", "ct_unseen.nii.gz"):
+        assert f"removed {out / name} of an earlier run" in told
+    # Files whose names the user chose are told and not deleted.
+    assert f"{out / 'page.html'} is of an earlier run, whose ct.nii.gz this one has replaced" in told
+    assert f"{out / 'old'} is of an earlier run, whose ct.nii.gz this one has replaced" in told
+
+
+def test_one_record_is_of_one_ct(request_all):
+    """``ct.nii`` has the record of ``ct.nii.gz``; somebody's own CT of that name stays."""
+    out = request_all.output.parent
+    told = write(replace(request_all, output=out / "ct.nii", samples=1))
+    assert f"removed {out / 'ct.nii.gz'} of an earlier run" in told
+    save_nifti(out / "ct.nii.gz", np.zeros((8, 8, 8)), frame_affine((8, 8, 8), 20.0))
+    write(replace(request_all, output=out / "ct.nii", samples=1, dicom=None))
+    assert (out / "ct.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("place", ["ct.nii.gz", "ct_std.nii.gz", "page.html", "ct.json"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_a_failure_leaves_the_earlier_set_whole(request_all, monkeypatch, place, error):
+    out = request_all.output.parent
+    before = contents(out)
+    rename = os.replace
+
+    def failing(source, target):
+        if os.fspath(target).endswith(place):
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(type(error)):
+        write(request_all)
+    monkeypatch.undo()
+    assert contents(out) == before
+    assert sorted(path.name for path in out.iterdir()) == sorted({name.split("/")[0] for name in before})
+
+
+def test_a_full_disk_is_told_by_the_files_name(request_all, monkeypatch):
+    out = request_all.output.parent
+    before = contents(out)
+
+    def full(image, path):
+        if "_std" in os.fspath(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        nib.Nifti1Image.to_filename(image, path)
+
+    monkeypatch.setattr(nib, "save", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out/ct_std\.nii\.gz'"):
+        write(request_all)
+    assert contents(out) == before
+
+
+def test_folders_made_on_the_way_go_again(tmp_path):
+    def interrupted():
+        with files.together(), files.replacing(tmp_path / "a" / "b" / "c.txt") as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_spread_is_said_to_be_no_error_bar(request_all):
+    """With figures, wherever it is shown; and nowhere else."""
+    assert all(figure in SPREAD_NOTE for figure in ("90 %", "16 samples", "7 %", "4 %", "eleven to twenty times"))
+    told = write(request_all)
+    assert any("ct_std.nii.gz" in line and SPREAD_NOTE in line for line in told)
+    assert json.loads(request_all.beside(".json").read_text())["spread"] == SPREAD_NOTE
+    assert request_all.report.read_text().count(SPREAD_NOTE) == 1
+    write(replace(request_all, samples=1, dicom=None))
+    assert SPREAD_NOTE not in request_all.report.read_text() + request_all.beside(".json").read_text()
+
+
+def test_a_films_name_that_is_not_utf8_ends_no_run(tmp_path):
+    film = a_film(tmp_path / os.fsdecode(b"M\xfcller.png"))
+    request = Request(tmp_path, (film,), tmp_path / "ct.nii.gz", tmp_path / "series", tmp_path / "page.html")
+    write(request)
+    assert request.report.is_file()
+    assert len(list(request.dicom.iterdir())) == 16
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
+    h, w = np.mgrid[:48, :64]
+    body = np.hypot((h - 24) / 20, (w - 32) / 28) < 1
+    save_nifti(path, np.where(body, 0.0, -1000.0)[None].repeat(40, 0), frame_affine((40, 48, 64), 4.0))
+    return path
+
+
+def render(scan, output, *angles):
+    flags = [f"--angle={angle}" for angle in angles]
+    drr.main([f"--ct={scan}", *flags, f"--output={output}", "--size=16", "--geometry=covering"])
+
+
+def test_films_of_an_earlier_scan_go(scan, tmp_path, capsys):
+    render(scan, tmp_path, 0, 45)
+    a_film(tmp_path / "xray_007.png")  # a real film, numbered alike
+    (tmp_path / "xray_045.txt").write_text("notes")
+    render(scan, tmp_path, 0, 90)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"xray_000.png", "xray_090.png", "ct.nii.gz", "xray_007.png", "xray_045.txt"}
+    assert f"removed {tmp_path / 'xray_045.png'} of an earlier run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("angles", "said"),
+    [
+        ((90, 90.00001), "--angle is 90.0 and 90.00001, one view"),
+        ((0, 360), "--angle is 0.0 and 360.0, one view"),
+        ((-90, 270), "--angle is -90.0 and 270.0, one view"),
+        ((0, -0.0), "one view"),
+        (("nan",), "--angle is nan; allowed: degrees from -360 to 360"),
+        (("inf",), "--angle is inf"),
+        ((720,), "--angle is 720"),
+    ],
+)
+def test_angles_of_a_rendering(fails, scan, tmp_path, angles, said):
+    flags = [f"--angle={angle}" for angle in angles]
+    told = fails(drr.main, f"--ct={scan}", *flags, f"--output={tmp_path / 'films'}", "--size=16")
+    assert said in told
+    assert not (tmp_path / "films").exists()
+
+
+def test_a_rendering_that_fails_leaves_no_folder(scan, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(nib, "save", full)
+    with pytest.raises(OSError, match=r"films/ct\.nii\.gz"):
+        render(scan, tmp_path / "films", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_leaves_nothing_of_a_longer_one(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "evaluation"
+    (folder / "pictures").mkdir(parents=True)
+    ours = ["views.csv", "views.json", "pictures/case_0003.png", "pictures/case_0003_views.png"]
+    for name in (*ours, "notes.txt", "pictures/case_3.png", "pictures/mine.png"):
+        (folder / name).write_text("earlier")
+
+    def measured(*_):
+        save_png(np.zeros((2, 2, 3), np.uint8), folder / "pictures" / "case_0000.png")
+        return "a table"
+
+    monkeypatch.setattr(evaluation, "_evaluate", measured)
+    assert evaluation.evaluate(get_config(), tmp_path) == "a table"
+    assert sorted(contents(folder)) == ["notes.txt", *(f"pictures/{n}.png" for n in ("case_0000", "case_3", "mine"))]
+    told = capsys.readouterr().err
+    assert all(f"removed {folder / name} of an earlier run" in told for name in ours)
+
+
+def test_a_folder_in_use_is_no_place_for_a_series(request_all):
+    with pytest.raises(UserError, match="old is there already"):
+        write(replace(request_all, dicom=request_all.output.parent / "old"))
