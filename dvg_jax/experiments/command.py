@@ -32,6 +32,8 @@ from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
 from dvg_jax.presets import SCALES
 from dvg_jax.scores import build_measures
 from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.training.distributed import leave_if_asked
+from dvg_jax.training.stop import StopRequest
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,11 +48,13 @@ def main(argv: list[str] | None = None) -> None:
         print(_plan(experiment))
         return
     enable_compilation_cache()
-    results = reproduce(experiment, lambda line: print(line, file=sys.stderr, flush=True))
-    for table, its_rows in rows.items():
-        print(write_report(table, its_rows, experiment, results, _facts(argv)))
-        for picture in draw(table, its_rows, experiment, results):
-            print(picture)
+    with StopRequest() as stop:
+        results = reproduce(experiment, lambda line: print(line, file=sys.stderr, flush=True))
+        for table, its_rows in rows.items():
+            leave_if_asked(stop, f"experiments: report of {table} not written")
+            print(write_report(table, its_rows, experiment, results, _facts(argv)))
+            for picture in draw(table, its_rows, experiment, results):
+                print(picture)
 
 
 def configure(scale: str, data: str, seed: int, budget: float, changes: list[str]) -> ConfigDict:
