@@ -97,8 +97,8 @@ def _reproduce(experiment: Experiment, say: Callable[[str], None], stop: StopReq
     measured(MEAN, {}, lambda: mean_of(experiment.base))
     for run in {run.name: run for run in experiment.runs.values()}.values():
         for job in run.jobs:
-            clock.train(job)
             look()
+            clock.train(job)
             if job.name == "ct_vqgan":
                 measured(CEILING, {job.name: job.volumes}, partial(ceiling_of, job, folder))
         measured(run.name, run.volumes, partial(trained_run, run, folder))

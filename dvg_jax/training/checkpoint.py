@@ -86,6 +86,16 @@ def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
     return found["variables"], found["facts"]
 
 
+def load_facts(folder: Path) -> dict[str, Any]:
+    """What :func:`save_model` was told about a model; its weights are not read."""
+    folder = folder.absolute()
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(facts=ocp.JsonCheckpointHandler())) as checkpointer:
+            return checkpointer.restore(folder, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
     lines = str(error).strip().splitlines()
     reason = lines[0][:200] if lines else type(error).__name__

@@ -16,6 +16,7 @@ from dvg_jax.config import stage_field, stage_settings
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
+from dvg_jax.fingerprint import fingerprint
 from dvg_jax.keys import named
 from dvg_jax.shapes import Variables
 from dvg_jax.stages.base import Example, Metrics, Stage
@@ -239,5 +240,11 @@ class StageRun:
 
     def _finish(self, state: TrainState) -> None:
         variables = jax.tree.map(np.asarray, self._with(state)[self.stage.name])
-        facts = {"stage": self.stage.name, "steps": int(state.step), "config": json.loads(self.config.to_json())}
+        facts = {
+            "stage": self.stage.name,
+            "steps": int(state.step),
+            "config": json.loads(self.config.to_json()),
+            "fingerprint": fingerprint({self.stage.name: variables}),
+            "from": {name: fingerprint({name: frozen}) for name, frozen in self.frozen.items()},
+        }
         save_model(self.folder / "model", variables, facts)

@@ -14,7 +14,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.lock import exclusive
 from dvg_jax.shapes import Variables
 from dvg_jax.stages import build_stage
-from dvg_jax.training.checkpoint import load_model
+from dvg_jax.training.checkpoint import load_facts, load_model
 from dvg_jax.training.distributed import in_any, is_first, leave_if_asked
 from dvg_jax.training.loop import StageRun
 from dvg_jax.training.stop import StopRequest
@@ -49,6 +49,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopRequest) -> None:
     for name in todo:
         leave_if_asked(stop, f"{name}: not begun or gone on with")
         if finished_steps(config, workdir, name) >= stage_settings(config, name).train.steps:
+            check_origin(config, workdir, name)
             continue
         stage = baseline_stage(name, config, dvg) if name in BASELINES else build_stage(name, config, dvg)
         variables = load_stages(config, workdir, stage.requires, wanted_by=name)
@@ -88,8 +89,23 @@ def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wante
                 f"{wanted_by} needs stage {name}, and {folder} is missing; allowed: train it first "
                 f"(--config.stage={name}) or point config.init.{name} to a trained one"
             )
+        check_origin(config, workdir, name)
         loaded[name] = load_model(folder)[0]
     return loaded
+
+
+def check_origin(config: ConfigDict, workdir: Path, name: str) -> None:
+    """See that the stages from which a finished one was trained are still those that are used with it. A stage that was
+    imported, or written by an earlier version, does not say what it was trained from, and passes.
+    """
+    folder = model_folder(config, workdir, name)
+    for other, digest in load_facts(folder).get("from", {}).items():
+        place = model_folder(config, workdir, other)
+        if place.is_dir() and load_facts(place).get("fingerprint", digest) != digest:
+            raise UserError(
+                f"{folder.parent} was trained from another {other} than {place.parent} holds now; allowed: remove "
+                f"{folder.parent} and train {name} again, or bring the other {other} back"
+            )
 
 
 def model_folder(config: ConfigDict, workdir: Path, name: str) -> Path:
