@@ -29,12 +29,17 @@ class StopRequest:
     One is in charge at a time: entering another inside it gives the outer one. When the outermost is left without an
     exception and a signal has been noted, it raises SystemExit, so that no request is lost wherever it came. Handlers
     can be set in the main thread only; elsewhere nothing is caught.
+
+    Args:
+      of_program: the process has nothing left to do afterwards but to clean up. A signal then ends it with no more ado;
+        Python's own handler would raise KeyboardInterrupt there, and print it, and exit with 0.
     """
 
     _in_charge: ClassVar["StopRequest | None"] = None
 
-    def __init__(self) -> None:
+    def __init__(self, of_program: bool = False) -> None:
         self.signal: int | None = None
+        self._of_program = of_program
         self._before: dict[int, object] = {}
         self._watch: _Watch | None = None
 
@@ -60,7 +65,8 @@ class StopRequest:
         if StopRequest._in_charge is not self:
             return
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
+            over = self._of_program or handler is None  # None: not set from Python
+            signal.signal(number, signal.SIG_DFL if over else handler)  # type: ignore[arg-type]
         if self._watch:
             self._watch.close()
         StopRequest._in_charge = None
