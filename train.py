@@ -1,6 +1,10 @@
 """Train DVG-Diffusion: ``python train.py --config configs/quickstart.py --workdir runs/demo``."""
 
-from dvg_jax import cli
+from dvg_jax.training.stop import StopRequest
 
 if __name__ == "__main__":
-    cli.run_module("dvg_jax.commands.train")
+    # Before anything else is imported, which takes seconds in which a signal may come.
+    with StopRequest(of_program=True):
+        from dvg_jax.cli import run_module
+
+        run_module("dvg_jax.commands.train")

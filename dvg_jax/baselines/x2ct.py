@@ -27,6 +27,7 @@ from dvg_jax.baselines.base import Baseline, Regression, from_views, train_pass
 from dvg_jax.baselines.layers import conv, scaled
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
+from dvg_jax.keys import named
 from dvg_jax.networks.blocks import ConvTranspose, fan_in_uniform, instance_norm
 from dvg_jax.networks.discriminator import PatchDiscriminator
 from dvg_jax.networks.init import Normal, init_variables
@@ -196,10 +197,9 @@ class GANTask:
         return {}
 
     def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
-        keys = jax.random.split(key)
-        generator = init_variables(self.generator, keys[0], example["x"], kernels=Normal(0.02))
+        generator = init_variables(self.generator, named(key, "generator"), example["x"], kernels=Normal(0.02))
         shown = self._shown(example["y"], example["x"])
-        critic = init_variables(self.critic, keys[1], shown, kernels=Normal(0.02))
+        critic = init_variables(self.critic, named(key, "critic"), shown, kernels=Normal(0.02))
         return {"model": generator["params"], "critic": critic["params"]}, {}
 
     def loss(

@@ -11,7 +11,7 @@ from dvg_jax.errors import UserError
 NAME = "manifest.csv"
 
 SPLITS = ("train", "test", "val")
-"""Phantoms are drawn from a split's place here: append, never reorder."""
+"""Where a prepared scan may belong; phantoms have the same splits (``data/sources.py``)."""
 
 STATUSES = ("ok", "refused", "passed over")
 

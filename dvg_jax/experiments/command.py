@@ -35,6 +35,8 @@ from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
 from dvg_jax.presets import SCALES
 from dvg_jax.scores import build_measures
 from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.training.distributed import leave_if_asked
+from dvg_jax.training.stop import StopRequest
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,14 +52,16 @@ def main(argv: list[str] | None = None) -> None:
         return
     _check_outputs(options.workdir, tables, options.data, options.test)
     enable_compilation_cache()
-    results = reproduce(experiment, lambda line: print(line, file=sys.stderr, flush=True))
-    for table, its_rows in rows.items():
-        with together(written_before(table, experiment.workdir)) as removed:
-            files = [write_report(table, its_rows, experiment, results, _facts(argv))]
-            files += draw(table, its_rows, experiment, results)
-        print("\n".join(map(str, files)))
-        for line in said(removed):
-            print(line, file=sys.stderr)
+    with StopRequest() as stop:
+        results = reproduce(experiment, lambda line: print(line, file=sys.stderr, flush=True))
+        for table, its_rows in rows.items():
+            leave_if_asked(stop, f"experiments: report of {table} not written")
+            with together(written_before(table, experiment.workdir)) as removed:
+                files = [write_report(table, its_rows, experiment, results, _facts(argv))]
+                files += draw(table, its_rows, experiment, results)
+            print("\n".join(map(str, files)))
+            for line in said(removed):
+                print(line, file=sys.stderr)
 
 
 def configure(scale: str, data: str, seed: int, budget: float, changes: list[str]) -> ConfigDict:

@@ -123,8 +123,11 @@ def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Re
     return result if (result.get("procedure"), result.get("trained")) == (procedure.facts, trained) else None
 
 
-def measure(subject: Subject, test: CaseSet, procedure: Procedure, path: Path) -> Result:
-    """Measure a subject on a test set and write it to ``path``.
+def measure(
+    subject: Subject, test: CaseSet, procedure: Procedure, path: Path, between: Callable[[], None] = lambda: None
+) -> Result:
+    """Measure a subject on a test set and write it to ``path``. ``between`` is called before every batch; it may raise
+    to end the measurement, of which nothing is written then.
 
     Returns:
       ``cases``: a row of figures a CT, none for a method that makes views alone; ``views``: by angle, a row an X-ray.
@@ -134,6 +137,7 @@ def measure(subject: Subject, test: CaseSet, procedure: Procedure, path: Path) -
     views: dict[str, list[dict]] = {f"{a:g}": [] for a in targets}
     kept, seconds = [], []
     for numbers, truth in case_batches(test.source, procedure.batch_size, procedure.cases):
+        between()
         start = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(procedure.seed), numbers[0])
         result = jax.block_until_ready(subject.predict(truth, key))

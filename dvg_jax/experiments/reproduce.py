@@ -26,7 +26,9 @@ from dvg_jax.experiments.measure import (
 )
 from dvg_jax.experiments.plan import Job, Run, plan_run
 from dvg_jax.scores import CEILING, MEAN
-from dvg_jax.training.run import check_owner, finished_steps, train
+from dvg_jax.training.distributed import leave_if_asked
+from dvg_jax.training.run import alone_in, check_owner, finished_steps, train
+from dvg_jax.training.stop import StopRequest
 
 Results = dict[tuple[str, str], Result]
 """By subject and test set."""
@@ -62,12 +64,23 @@ def reproduce(experiment: Experiment, say: Callable[[str], None]) -> Results:
     """Train and measure all that is missing.
 
     Returns:
-      What was measured, now or before. Raises SystemExit if a signal asked to stop while training; the same call goes
-      on from there.
+      What was measured, now or before.
+
+    Raises:
+      SystemExit: SIGINT or SIGTERM asked to stop, at any time; the same call goes on from there.
+      UserError: another run is at work in the folder.
     """
+    with StopRequest() as stop, alone_in(experiment.workdir, "experiments"):
+        return _reproduce(experiment, say, stop)
+
+
+def _reproduce(experiment: Experiment, say: Callable[[str], None], stop: StopRequest) -> Results:
     folder = experiment.workdir / "jobs"
     clock = Clock(experiment, folder, say)
     results: Results = {}
+
+    def look() -> None:
+        leave_if_asked(stop, "experiments")
 
     def measured(name: str, trained: dict[str, int], subject: Callable[[], Subject]) -> None:
         loaded = None
@@ -77,12 +90,14 @@ def reproduce(experiment: Experiment, say: Callable[[str], None]) -> Results:
             if result is None:
                 say(f"measuring {name} on {test.name}")
                 loaded = loaded or subject()
-                result = measure(loaded, test, experiment.procedure, path)
+                look()
+                result = measure(loaded, test, experiment.procedure, path, look)
             results[name, test.name] = result
 
     measured(MEAN, {}, lambda: mean_of(experiment.base))
     for run in {run.name: run for run in experiment.runs.values()}.values():
         for job in run.jobs:
+            look()
             clock.train(job)
             if job.name == "ct_vqgan":
                 measured(CEILING, {job.name: job.volumes}, partial(ceiling_of, job, folder))

@@ -1,7 +1,6 @@
 """First values of a network's variables, without compiling anything."""
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dvg_jax.keys import digest
 from dvg_jax.shapes import Key, Variables
 
 Shape = tuple[int, ...]
@@ -58,7 +58,7 @@ def init_variables(module: nn.Module, key: Key, *inputs: Any, kernels: KernelRul
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
     drawn = {}
     for path, like in shapes.items():
-        random = np.random.default_rng([*seed, zlib.crc32(path.encode())])
+        random = np.random.default_rng([*seed, digest(path)])
         kernel = shapes.get(path.rsplit("/", 1)[0] + "/kernel")
         drawn[path] = _draw(random, path, like.shape, None if kernel is None else kernel.shape, kernels)
         drawn[path] = drawn[path].astype(like.dtype)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dvg_jax.errors import UserError
+from dvg_jax.keys import named
 from dvg_jax.networks.discriminator import PatchDiscriminator, feature_distance, hinge_loss, vanilla_loss
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.lpips import load_lpips, lpips
@@ -65,10 +66,8 @@ class Adversary:
         if not self.critics:
             return {}, {}
         inputs = {"slices": x[:, 0], "volume": x}
-        keys = jax.random.split(key, len(inputs))
         variables = {
-            name: init_variables(critic, k, inputs[name])
-            for k, (name, critic) in zip(keys, self.critics.items(), strict=True)
+            name: init_variables(critic, named(key, name), inputs[name]) for name, critic in self.critics.items()
         }
         params = {name: v["params"] for name, v in variables.items()}
         return {"critics": params}, {"critics": {name: v["batch_stats"] for name, v in variables.items()}}

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dvg_jax.dvg import DVG, decode, encode
+from dvg_jax.keys import named
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks import codebook
 from dvg_jax.networks.init import init_variables
@@ -34,12 +35,11 @@ class VQGANTask:
 
     def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
         """The codebook's first entries are latents of the example."""
-        keys = jax.random.split(key, 3)
         x = example["x"]
-        variables = init_variables(self.network, keys[0], x)
+        variables = init_variables(self.network, named(key, "network"), x)
         latent = jax.jit(lambda v, x: self.network.apply(v, x, method="encode"))(variables, x)
-        rows = codebook.candidates(keys[1], latent.reshape(-1, latent.shape[-1]), self.network.n_codes)
-        params, state = self.adversary.init(keys[2], x)
+        rows = codebook.candidates(named(key, "codes"), latent.reshape(-1, latent.shape[-1]), self.network.n_codes)
+        params, state = self.adversary.init(named(key, "critics"), x)
         return {"model": variables["params"], **params}, {"codebook": codebook.from_data(rows), **state}
 
     def loss(

@@ -14,6 +14,7 @@ from typing import NoReturn
 from dvg_jax.cli import workdir_path
 from dvg_jax.data.outputs import check_outputs
 from dvg_jax.errors import UserError
+from dvg_jax.lock import exclusive
 from dvg_jax.torch_import.release import Release, open_trainer, open_vqgan, vqgan_file
 from dvg_jax.torch_import.workdir import write_workdir
 
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
         read,
         replaced={"--workdir": [folder / stage / "model" for stage in release.parts]},
     )
-    config = write_workdir(release, folder, options.size)
+    with exclusive(folder, "import"):
+        config = write_workdir(release, folder, options.size)
     for stage, part in release.parts.items():
         origin = part.origin
         print(f"{folder / stage}: {origin['weights']} of {origin['file']}, step {origin['step']}")

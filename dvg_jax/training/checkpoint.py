@@ -1,5 +1,6 @@
 """All that is written to be read again: training states and finished stages. Orbax writes beside and renames."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import orbax.checkpoint as ocp
 
 from dvg_jax.errors import UserError
 from dvg_jax.shapes import Variables
+from dvg_jax.training import distributed
 
 
 class Checkpoints:
@@ -48,11 +50,23 @@ class Checkpoints:
 
 
 def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> None:
-    """Write a finished stage's variables and what is known about them; replaces an older one whole."""
+    """Write a finished stage's variables and what is known about them; replaces an older one whole.
+
+    All processes call it. A new model is written beside the old one, which stays until then: Orbax's own ``force``
+    deletes first, and a run killed after that has neither.
+    """
     folder = folder.absolute()
+    new, old = (folder.with_name(f".{which}-{folder.name}") for which in ("new", "old"))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
-        checkpointer.save(folder, args=args, force=True)
+        checkpointer.save(new, args=args, force=True)  # over what a killed run left
+    if distributed.is_first():
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    distributed.wait_for_all()
 
 
 def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
@@ -73,7 +87,7 @@ def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
 
 
 def load_facts(folder: Path) -> dict[str, Any]:
-    """What is known about a finished stage, without its variables."""
+    """What :func:`save_model` was told about a model; its weights are not read."""
     folder = folder.absolute()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(facts=ocp.JsonCheckpointHandler())) as checkpointer:

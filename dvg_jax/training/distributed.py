@@ -5,8 +5,11 @@ import signal
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from dvg_jax.errors import UserError
+from dvg_jax.training.stop import StopRequest
 
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 """What ``srun`` sets for every task. The script of a batch job lacks some of them, and is one process."""
@@ -72,8 +75,31 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def in_any(fact: bool) -> bool:
+    """Whether ``fact`` holds in any process. All of them must call it, at the same place; it waits for the slowest."""
+    if jax.process_count() == 1:
+        return fact
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(fact))))
+
+
+def wait_for_all() -> None:
+    """Return once all processes have called it."""
+    in_any(False)
+
+
+def leave_if_asked(stop: StopRequest, where: str) -> None:
+    """Leave, all processes together, if one of them was asked to stop. ``where`` is what the message begins with.
+
+    Raises:
+      SystemExit: with 128 + the signal.
+    """
+    if in_any(stop.signal is not None):
+        stop.leave(where)
+
+
 def _initialize(*arguments: object, **options: object) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    before = signal.getsignal(signal.SIGTERM)
     jax.distributed.initialize(*arguments, **options)  # type: ignore[arg-type]
     # JAX has taken SIGTERM for its own way of stopping together; the loop has one that Ctrl-C takes too.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -11,6 +11,7 @@ A kept example is used only where all that it depends on is unchanged; ``facts.j
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,39 +94,53 @@ def origin(config: ConfigDict, stage: Stage, frozen: dict[str, Variables], sourc
     }
 
 
-def kept_examples(folder: Path, preparation: Preparation, source: Source, facts: dict[str, str]) -> Source:
+def _go_on() -> None:
+    """Nothing stops a preparation that nobody asks to stop."""
+
+
+def kept_examples(
+    folder: Path,
+    preparation: Preparation,
+    source: Source,
+    facts: dict[str, str],
+    between: Callable[[], None] = _go_on,
+) -> Source:
     """The examples of all cases: those in ``folder`` if they belong to ``facts``, or computed and kept there.
 
     They are read where they lie, so that memory does not bound their number. The first process writes; others that
-    find nothing hold theirs in memory.
+    find nothing hold theirs in memory. ``between`` is called before every group of cases; where it raises, nothing is
+    left of what was computed.
     """
     arrays = _read_kept(folder, preparation.name, facts)
     if arrays is None and jax.process_index() == 0:
         for old in (folder, *folder.parent.glob(f".partial-*-{folder.name}")):
             shutil.rmtree(old, ignore_errors=True)
-        _write(folder, preparation, source, facts)
+        _write(folder, preparation, source, facts, between)
         arrays = _read_kept(folder, preparation.name, facts)
     if arrays is None:
-        rows = [example for _, example in _computed(preparation, source)]
+        rows = [example for _, example in _computed(preparation, source, between)]
         arrays = jax.tree.map(lambda *x: np.concatenate(x), *rows)
     return ArraySource(arrays)
 
 
-def _computed(preparation: Preparation, source: Source):  # type: ignore[no-untyped-def]
+def _computed(preparation: Preparation, source: Source, between: Callable[[], None]) -> Iterator[tuple[int, Example]]:
     """(number of the first case, examples) of all cases in order, as many at a time as there are devices."""
     bar = tqdm(total=len(source), desc=f"{preparation.name} examples", disable=jax.process_index() > 0)
     for i, batch in enumerate(evaluation_batches(source, preparation.width)):
+        between()
         ct = batch["ct"][batch["mask"] > 0]
         yield i * preparation.width, preparation(ct)
         bar.update(len(ct))
     bar.close()
 
 
-def _write(folder: Path, preparation: Preparation, source: Source, facts: dict[str, str]) -> None:
+def _write(
+    folder: Path, preparation: Preparation, source: Source, facts: dict[str, str], between: Callable[[], None]
+) -> None:
     """Fill a folder beside, which takes the name once all is in it."""
     with new_folder(folder) as part:
         arrays: dict[str, np.memmap] = {}
-        for first, example in _computed(preparation, source):
+        for first, example in _computed(preparation, source, between):
             for name, rows in example.items():
                 if name not in arrays:
                     shape = (len(source), *rows.shape[1:])

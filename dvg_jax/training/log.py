@@ -1,11 +1,12 @@
 """What a run tells: a progress bar, ``metrics.jsonl`` and, where tensorboardX is installed, TensorBoard."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from dvg_jax.data.files import replacing
 
 try:
     from tensorboardX import SummaryWriter
@@ -14,12 +15,15 @@ except ImportError:
 
 
 class RunLog:
-    """Scalars of one stage. A resumed run first drops the lines it is about to write again.
+    """Scalars of one stage. A resumed run first drops the lines it is about to write again: those of later steps and,
+    where it ``validates`` at ``start``, that validation.
 
     Of several processes one writes; in the others nothing comes of any call.
     """
 
-    def __init__(self, folder: Path, name: str, start: int, steps: int, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path, name: str, start: int, steps: int, validates: bool = False, writes: bool = True
+    ) -> None:
         self._bar = tqdm(total=steps, initial=start, desc=f"{name:>15}", disable=not writes, dynamic_ncols=True)
         self._file, self._board = None, None
         if not writes:
@@ -27,8 +31,9 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
-            path.write_text("".join(line + "\n" for line in lines))
+            kept = [line + "\n" for line in path.read_text().splitlines() if _stays(line, start, validates)]
+            with replacing(path) as part:
+                part.write_text("".join(kept))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
 
@@ -57,8 +62,10 @@ class RunLog:
             self._board.close()
 
 
-def _step(line: str) -> float:
+def _stays(line: str, start: int, validates: bool) -> bool:
+    """Whether a line tells of what a run that goes on from step ``start`` does not do again."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return math.inf  # a line cut off by a kill
+        told = json.loads(line)
+        return told["step"] < start or (told["step"] == start and ("loss" in told or not validates))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False  # a line cut off by a kill

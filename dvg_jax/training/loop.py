@@ -2,8 +2,6 @@
 
 import json
 import math
-import signal
-import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dvg_jax.build import build_source
-from dvg_jax.config import BASELINES, STAGES, stage_field, stage_settings
+from dvg_jax.config import stage_field, stage_settings
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
+from dvg_jax.fingerprint import fingerprint
+from dvg_jax.keys import named
 from dvg_jax.shapes import Variables
 from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.training import distributed, sharding
@@ -53,7 +53,7 @@ class StageRun:
         self.ahead = prepared_ahead(config, stage, self.training.cache)
         self.recipe, self.rate = self.training.recipe, jax.jit(self.training.rate())
         self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
-        self.key = jax.random.fold_in(jax.random.key(config.seed), (*STAGES, *BASELINES).index(stage.name))
+        self.key = named(jax.random.key(config.seed), stage.name)
         self.layout = sharding.Layout(self.mesh, config.shard_parameters)
         self.everywhere = sharding.replicated(self.mesh)
         self.variables = sharding.place(variables, self.everywhere)
@@ -61,14 +61,16 @@ class StageRun:
         self.constants = sharding.place(stage.task.constants(), self.everywhere)
         self.source = build_source(config, "train")
         self.test = build_source(config, "test")
+        self.stop = StopRequest()
 
     def _examples(self) -> Source:
         """All examples of the training set, computed once; what frozen stages give is kept in the folder."""
         if self.ahead:
             facts = origin(self.config, self.stage, self.frozen, self.source)
-            return kept_examples(self.folder / "examples", self.preparation, self.source, facts)
+            return kept_examples(self.folder / "examples", self.preparation, self.source, facts, self._between)
         rows = []
         for batch in evaluation_batches(self.source, self.config.evaluate.batch_size):
+            self._between()
             example = self._prepare(batch)
             rows.append(jax.tree.map(lambda x, m=batch["mask"] > 0: np.asarray(x)[m], example))
         return ArraySource(jax.tree.map(lambda *parts: np.concatenate(parts), *rows))
@@ -85,7 +87,7 @@ class StageRun:
         """
         if self.ahead:
             return self.preparation(batch["ct"])
-        key = jax.random.fold_in(self.key, batch["index"][0])
+        key = jax.random.fold_in(named(self.key, "examples"), batch["index"][0])
         example = self.stage.prepare(self.frozen, sharding.share_out(self.mesh, batch["ct"]), key)
         return example if self.mesh.size == 1 else jax.device_put(example, self.everywhere)
 
@@ -123,7 +125,7 @@ class StageRun:
             batch = jax.device_put(sharding.put_batch(self.mesh, batch), self.everywhere)
         example = batch if self.training.cache or self.ahead else self._prepare(batch)
         example.pop("index", None)
-        key = jax.random.fold_in(self.key, self.training.steps)
+        key = named(self.key, "weights")
         state = create(self.stage.task, self.recipe, key, example, self.layout)
         latest = saved.latest()
         if latest is None:
@@ -137,15 +139,23 @@ class StageRun:
 
         Raises:
           UserError: the loss is not finite.
-          SystemExit: a signal asked to stop; the state has been saved.
+          SystemExit: a signal asked to stop; the state has been saved, and the next run goes on from there.
         """
-        if self.training.cache:
-            self.source = self._examples()
-        with StopRequest() as stop:
-            state = self._train(stop)
-        self._finish(state)
+        with StopRequest() as self.stop:
+            if self.training.cache:
+                self.source = self._examples()
+                self._leave_if_asked("before its first step")
+            self._finish(self._train())
 
-    def _train(self, stop: StopRequest) -> TrainState:
+    def _leave_if_asked(self, where: str) -> None:
+        distributed.leave_if_asked(self.stop, f"{self.stage.name}: {where}")
+
+    def _between(self) -> None:
+        """Called between two cases or batches; of several processes none may leave there alone."""
+        if jax.process_count() == 1:
+            self._leave_if_asked("examples are being computed")
+
+    def _train(self) -> TrainState:
         name, log, steps = self.stage.name, self.config.log, self.training.steps
         data = training_iterator(
             self.source, self.training.batch_size, self.config.seed, jax.process_index(), jax.process_count()
@@ -153,39 +163,50 @@ class StageRun:
         saved = Checkpoints(self.folder / "checkpoints", log.checkpoints_kept)
         state = self._start(saved, data)
         step = int(state.step)
-        record = RunLog(self.folder, name, step, steps, writes=distributed.is_first())
+        record = RunLog(self.folder, name, step, steps, self._validates(step), writes=distributed.is_first())
         told: Metrics = {}
         try:
-            while step < steps:
+            self._leave_if_asked(f"at step {step}")
+            while True:
+                if self._validates(step):
+                    # A run that was stopped during it does it again.
+                    try:
+                        self._show(self._with(state), step, record)
+                        self._leave_if_asked(f"saved at step {step}")
+                    except SystemExit:
+                        saved.save(step, state, data.get_state())
+                        raise
+                if step == steps:
+                    break
                 before = told
-                state, told = self._step(state, self._next(data), stop.signal is not None)
+                state, told = self._step(state, self._next(data), self.stop.signal is not None)
                 step += 1
                 self._check_finite(before, step - 1, saved)
                 record.advance()
                 last = step == steps
-                stopping = self._stopping(stop, told if last else before)
+                stopping = self._stopping(told if last else before)
                 if step % log.metrics_every == 0 or last:
                     record.write(step, {name: value for name, value in told.items() if name != "asked"})
                 if step % log.checkpoint_every == 0 or last or stopping:
                     self._check_finite(told, step, saved)
                     saved.save(step, state, data.get_state())
                 if stopping:
-                    print(f"\n{name}: stopped by signal, saved at step {step}", file=sys.stderr)
-                    raise SystemExit(128 + (stop.signal or signal.SIGTERM))
-                if log.evaluate_every and step % log.evaluate_every == 0 and not last:
-                    self._show(self._with(state), step, record)
-            self._show(self._with(state), step, record)
+                    self.stop.leave(f"{name}: saved at step {step}")
         finally:
             record.close()
             saved.close()
         return state
 
-    def _stopping(self, stop: StopRequest, told: Metrics) -> bool:
+    def _validates(self, step: int) -> bool:
+        every = self.config.log.evaluate_every
+        return step > 0 and (step == self.training.steps or bool(every and step % every == 0))
+
+    def _stopping(self, told: Metrics) -> bool:
         """Whether to stop now. Several processes must do so at the same step, and a signal may reach one alone: each
         puts what it knows into its rows of a step, and all stop by what that step told.
         """
         if jax.process_count() == 1:
-            return stop.signal is not None
+            return self.stop.signal is not None
         return bool(told) and float(told["asked"]) > 0
 
     def _check_finite(self, told: Metrics, step: int, saved: Checkpoints) -> None:
@@ -205,18 +226,25 @@ class StageRun:
         """Examples of the training set in order, for statistics."""
         size = self.config.evaluate.batch_size
         for _, batch in zip(range(-(-EXPORT_CASES // size)), evaluation_batches(self.source, size), strict=False):
+            self._between()
             yield batch if self.training.cache else self._prepare(batch)
 
     def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
         ct = batch["ct"] if self.mesh.size == 1 else sharding.place(batch["ct"], self.everywhere)
-        metrics, volumes = self.stage.show(variables, ct, self.key)
+        metrics, volumes = self.stage.show(variables, ct, named(self.key, "pictures"))
         record.write(step, metrics)
         if volumes and distributed.is_first():
-            named = {name: np.asarray(volume) for name, volume in volumes.items()}
-            comparison_panel(named.pop("truth"), named, self.folder / "pictures" / f"step_{step:07d}.png")
+            shown = {name: np.asarray(volume) for name, volume in volumes.items()}
+            comparison_panel(shown.pop("truth"), shown, self.folder / "pictures" / f"step_{step:07d}.png")
 
     def _finish(self, state: TrainState) -> None:
         variables = jax.tree.map(np.asarray, self._with(state)[self.stage.name])
-        facts = {"stage": self.stage.name, "steps": int(state.step), "config": json.loads(self.config.to_json())}
+        facts = {
+            "stage": self.stage.name,
+            "steps": int(state.step),
+            "config": json.loads(self.config.to_json()),
+            "fingerprint": fingerprint({self.stage.name: variables}),
+            "from": {name: fingerprint({name: frozen}) for name, frozen in self.frozen.items()},
+        }
         save_model(self.folder / "model", variables, facts)

@@ -1,5 +1,7 @@
 """Train what a config asks for, in order, in one working folder."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -9,12 +11,14 @@ from dvg_jax.baselines import baseline_stage
 from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, stage_settings
 from dvg_jax.errors import UserError
+from dvg_jax.lock import exclusive
 from dvg_jax.shapes import Variables
 from dvg_jax.stages import build_stage
 from dvg_jax.training import orientation
-from dvg_jax.training.checkpoint import load_model
-from dvg_jax.training.distributed import is_first
+from dvg_jax.training.checkpoint import load_facts, load_model
+from dvg_jax.training.distributed import in_any, is_first, leave_if_asked
 from dvg_jax.training.loop import StageRun
+from dvg_jax.training.stop import StopRequest
 
 FREE_FIELDS = ("stage", "log", "evaluate", "init", "sampler", "shard_parameters")
 """What may differ between two runs in one folder; training lengths may too, and whether examples are cached."""
@@ -26,11 +30,18 @@ TURNED = (*STAGES, "cddpm")
 def train(config: ConfigDict, workdir: Path) -> None:
     """Train ``config.stage``, or every stage the method needs; finished stages are kept as they are.
 
-    Several processes (``distributed.join``) share ``workdir``.
+    Several processes (``distributed.join``) share ``workdir``, which no other run may use meanwhile.
 
     Raises:
-      UserError: a bad config, a stage whose predecessors are missing, or a folder that belongs to another config.
+      UserError: a bad config, a stage whose predecessors are missing, or a folder that belongs to another config or in
+        which another run is at work.
+      SystemExit: SIGINT or SIGTERM asked to stop, at any time; the same call goes on.
     """
+    with StopRequest() as stop, alone_in(workdir, "training"):
+        _train(config, workdir, stop)
+
+
+def _train(config: ConfigDict, workdir: Path, stop: StopRequest) -> None:
     dvg = build_dvg(config)
     needed = required_stages(config)
     if config.stage not in ("all", *needed, *BASELINES):
@@ -40,7 +51,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
     todo = needed if config.stage == "all" else (config.stage,)
     check_owner(config, workdir)
     for name in todo:
+        leave_if_asked(stop, f"{name}: not begun or gone on with")
         if finished_steps(config, workdir, name) >= stage_settings(config, name).train.steps:
+            check_origin(config, workdir, name)
             continue
         stage = baseline_stage(name, config, dvg) if name in BASELINES else build_stage(name, config, dvg)
         variables = load_stages(config, workdir, stage.requires, wanted_by=name)
@@ -49,6 +62,25 @@ def train(config: ConfigDict, workdir: Path) -> None:
             workdir.mkdir(parents=True, exist_ok=True)
             configs.save(config, workdir / "config.json")
         run.run()
+
+
+@contextmanager
+def alone_in(workdir: Path, what: str) -> Iterator[None]:
+    """Keep every other run out of ``workdir``; the first process holds its lock for all of this run.
+
+    Raises:
+      UserError: in all processes, where another run holds it.
+    """
+    with ExitStack() as held:
+        refusal = None
+        if is_first():
+            try:
+                held.enter_context(exclusive(workdir, what))
+            except UserError as error:
+                refusal = error
+        if in_any(refusal is not None):
+            raise refusal or UserError(f"{workdir}: process 0 may not work in it; see what it says")
+        yield
 
 
 def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wanted_by: str) -> dict[str, Variables]:
@@ -61,10 +93,25 @@ def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wante
                 f"{wanted_by} needs stage {name}, and {folder} is missing; allowed: train it first "
                 f"(--config.stage={name}) or point config.init.{name} to a trained one"
             )
+        check_origin(config, workdir, name)
         loaded[name], facts = load_model(folder)
         if name in TURNED:
             orientation.check(config.head_first, facts, folder)
     return loaded
+
+
+def check_origin(config: ConfigDict, workdir: Path, name: str) -> None:
+    """See that the stages from which a finished one was trained are still those that are used with it. A stage that was
+    imported, or written by an earlier version, does not say what it was trained from, and passes.
+    """
+    folder = model_folder(config, workdir, name)
+    for other, digest in load_facts(folder).get("from", {}).items():
+        place = model_folder(config, workdir, other)
+        if place.is_dir() and load_facts(place).get("fingerprint", digest) != digest:
+            raise UserError(
+                f"{folder.parent} was trained from another {other} than {place.parent} holds now; allowed: remove "
+                f"{folder.parent} and train {name} again, or bring the other {other} back"
+            )
 
 
 def model_folder(config: ConfigDict, workdir: Path, name: str) -> Path:

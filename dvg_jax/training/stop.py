@@ -1,32 +1,116 @@
-"""Being asked to stop: finish the step, save, leave."""
+"""A request to stop is noted at once and obeyed at the next place where nothing is lost.
 
+    SIGINT, SIGTERM --> StopRequest.signal --look, after every part that can take time--> SystemExit(128 + signal)
+
+A flag is set instead of an exception raised: Python drops an exception that comes up inside a garbage-collection
+callback, which JAX has. This module does not import JAX, so that a program can note signals while it imports it.
+"""
+
+import os
 import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
 from types import FrameType
-from typing import Self
+from typing import ClassVar, NoReturn, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+AGAIN_S = 1.0
+"""A second signal ends the process at once if it comes so much later; sooner it is the same request: ``timeout`` and
+several launchers send each signal twice."""
 
 
 class StopRequest:
-    """While entered, SIGTERM and SIGINT are noted instead of killing; a second signal of the kind kills as usual.
+    """While entered, SIGTERM and SIGINT are noted; a second one, ``AGAIN_S`` seconds later, ends the process.
 
-    Handlers can be set in the main thread only; elsewhere nothing is caught.
+    One is in charge at a time: entering another inside it gives the outer one. When the outermost is left without an
+    exception and a signal has been noted, it raises SystemExit, so that no request is lost wherever it came. Handlers
+    can be set in the main thread only; elsewhere nothing is caught.
+
+    Args:
+      of_program: the process has nothing left to do afterwards but to clean up. A signal then ends it with no more ado;
+        Python's own handler would raise KeyboardInterrupt there, and print it, and exit with 0.
+    """
+
+    _in_charge: ClassVar["StopRequest | None"] = None
+
+    def __init__(self, of_program: bool = False) -> None:
+        self.signal: int | None = None
+        self._of_program = of_program
+        self._before: dict[int, object] = {}
+        self._watch: _Watch | None = None
+
+    def leave(self, where: str) -> NoReturn:
+        """Say where the work stands and exit with 128 + the signal; that of SIGTERM where another process got it."""
+        print(f"\n{where}: stopped by signal; the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+
+    def __enter__(self) -> Self:
+        outer = StopRequest._in_charge
+        if outer is not None:
+            return outer  # type: ignore[return-value]
+        if threading.current_thread() is threading.main_thread():
+            StopRequest._in_charge = self
+            self._watch = _Watch()
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if StopRequest._in_charge is not self:
+            return
+        for number, handler in self._before.items():
+            over = self._of_program or handler is None  # None: not set from Python
+            signal.signal(number, signal.SIG_DFL if over else handler)  # type: ignore[arg-type]
+        if self._watch:
+            self._watch.close()
+        StopRequest._in_charge = None
+        if kind is None and self.signal is not None:
+            self.leave("all that was begun is finished")
+
+
+class _Watch:
+    """A thread that hears of signals while the main one computes, when Python's handlers have to wait.
+
+    It says that the first was noted, which may be minutes before a compilation ends, and makes the second end the
+    process.
     """
 
     def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, object] = {}
+        self._hears, self._tells = socket.socketpair()
+        self._tells.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._tells.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, self._before[number])  # type: ignore[arg-type]
+    def _listen(self) -> None:
+        first = 0.0
+        while heard := self._hears.recv(1):
+            number = heard[0]
+            if number not in SIGNALS:
+                continue
+            if not first:
+                first = time.monotonic()
+                name = signal.Signals(number).name
+                _say(f"{name}: finishes what it is at, saves and stops; once more stops it at once")
+            elif time.monotonic() - first >= AGAIN_S:
+                _say("stopped at once; the same command goes on from what was saved")
+                os._exit(128 + number)
 
-    def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:
-                return self
-        return self
+    def close(self) -> None:
+        """End the thread; signals go where they went before."""
+        signal.set_wakeup_fd(self._before)
+        self._tells.close()
+        self._thread.join()
+        self._hears.close()
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+
+def _say(line: str) -> None:
+    # Past Python's buffers, which the main thread may be in; a terminal that has gone is no reason to fail.
+    with suppress(OSError):
+        os.write(2, f"\n{line}\n".encode())

@@ -99,7 +99,12 @@ def last_checkpoint(stage: Path) -> int:
 
 def assert_equal_models(one: Path, two: Path) -> None:
     (a, facts), (b, facts_of_two) = (load_model(stage / "model") for stage in (one, two))
-    assert facts == facts_of_two
+    # Weights are equal but for rounding, and so are the digests of them not.
+    digests = {"fingerprint", "from"}
+    assert facts.keys() == facts_of_two.keys() > digests
+    assert {k: v for k, v in facts.items() if k not in digests} == {
+        k: v for k, v in facts_of_two.items() if k not in digests
+    }
     assert jax.tree.structure(a) == jax.tree.structure(b)
     x, y = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
     assert np.linalg.norm(y - x) <= 1e-5 * np.linalg.norm(x)

@@ -1,0 +1,133 @@
+"""A whole run of five stages that is stopped again and again, at moments drawn by chance, ends as one that was not.
+
+Half of the signals come while a stage ends: within a second after its last step was logged, its validation drawn, or
+its model written. The others come at any time from the start of the process.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dvg_jax.config import STAGES
+from dvg_jax.training.checkpoint import load_model
+
+ROOT = Path(__file__).parents[2]
+SIGNALS = 30
+STEPS = 12  # as tests/tiny.py has it
+DEADLINE_S = 300
+ANY_TIME_S = 16.0
+"""As long as a whole run takes with a warm cache, on two quiet cores; JAX is imported after 3 s."""
+
+
+class Run:
+    """``train.py`` on all stages, in a process of its own on one device."""
+
+    def __init__(self, workdir: Path) -> None:
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        self.begun = time.monotonic()
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "train.py", "--config", "tests/tiny.py", "--workdir", str(workdir),
+                "--config.log.evaluate_every=5",
+            ],
+            cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+            # A shell's background job ignores SIGINT, and so does all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+    def wait(self, moment, seconds: float) -> bool:
+        """Wait for a moment, and some seconds more; False where the run ends before."""
+        while not moment():
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < self.begun + DEADLINE_S
+            time.sleep(0.01)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
+            time.sleep(0.01)
+        return self.process.poll() is None
+
+    def end(self) -> tuple[int, str]:
+        _, said = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, said
+
+
+def steps_logged(stage: Path) -> int:
+    try:
+        lines = (stage / "metrics.jsonl").read_text().splitlines()
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def ending(chance: random.Random, workdir: Path):
+    """A moment in the end of the first stage that has no model yet, and its name."""
+    stage = next((workdir / name for name in STAGES if not (workdir / name / "model").is_dir()), None)
+    if stage is None:
+        return None, ""
+    moments = {
+        "last step": lambda: steps_logged(stage) == STEPS,
+        "validation": lambda: (stage / "pictures" / f"step_{STEPS:07d}.png").exists(),
+        "model": lambda: (stage / "model").is_dir(),
+    }
+    name = chance.choice([name for name, moment in moments.items() if not moment()] or ["model"])
+    return moments[name], name
+
+
+def assert_same(workdir: Path, whole: Path) -> None:
+    for name in STAGES:
+        (a, facts), (b, expected) = (load_model(folder / name / "model") for folder in (workdir, whole))
+        assert facts == expected
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+        logs = [(folder / name / "metrics.jsonl").read_text() for folder in (workdir, whole)]
+        assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_signals_at_random_moments(tmp_path):
+    chance, told, finished = random.Random(14), Counter(), 0
+    whole = tmp_path / "whole"
+    assert Run(whole).end()[0] == 0
+    workdir = tmp_path / "0"
+    while sum(told.values()) < SIGNALS:
+        number = chance.choice([signal.SIGINT, signal.SIGTERM])
+        if sum(told.values()) % 2:
+            moment, name = ending(chance, workdir)
+            seconds = chance.uniform(0, 1)
+        else:
+            moment, name, seconds = lambda: True, "any time", chance.uniform(0, ANY_TIME_S)
+        run = Run(workdir)
+        sent = moment is not None and run.wait(moment, seconds)
+        if sent:
+            run.process.send_signal(number)
+        code, said = run.end()
+        print(f"{name}, {seconds:.2f} s: {number.name if sent else 'none'} -> {code}", flush=True)
+        if not sent:
+            assert code == 0, said
+        else:
+            told[name, number.name] += 1
+            if code == -number:
+                # So early that the program had not begun; a shell says 128 + the signal all the same.
+                assert "finishes" not in said
+                assert seconds < 3
+                told[name, number.name, "killed at the start"] = 0
+            else:
+                assert code == 128 + number, said
+                assert "Traceback" not in said
+        if code == 0:
+            assert_same(workdir, whole)
+            finished += 1
+            workdir = tmp_path / str(finished)
+    assert Run(workdir).end()[0] == 0
+    assert_same(workdir, whole)
+    print(f"{dict(told)}; {finished + 1} runs ended with the bits of one that nobody stopped")
