@@ -4,13 +4,16 @@ The protocol is X2CT-GAN's with one resampling step in place of its two (to 1 mm
 without a low-pass): each new voxel is the mean of the scan over its extent, so nothing aliases.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from dvg_jax.data import remarks, upright
 from dvg_jax.data.bodymask import HostMask, body_mask
 from dvg_jax.data.frame import AIR_HU, FIELD_MM, Affine, HostVolume
 from dvg_jax.data.intensity import hu_to_intensity
+from dvg_jax.data.lungs import Lungs, find_lungs
 from dvg_jax.data.resample import resample_cube
 from dvg_jax.data.scans import Scan
 from dvg_jax.errors import UserError
@@ -18,7 +21,7 @@ from dvg_jax.errors import UserError
 PRESETS = ("x2ct", "lung")
 
 _LUNG_HU = -500.0
-_LEAST_AIR_LITRES = 1.0
+_LEAST_LITRES = 1.0
 _COARSE_MM = 5.0
 _CUT_OFF = 0.1
 
@@ -45,8 +48,8 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
     """Cut the cube of edge ``field_mm`` out of a scan, or pad it with air; value = clip(HU + 1024, 0, 2500) / 2500.
 
     ``preset="x2ct"``, as X2CT-GAN has it: the scan's middle in H and W; in D the head end is kept, and a shorter scan
-    padded at both ends. ``"lung"``: the middle of the body (H, W) at the height of the lungs' air (D). Raises UserError
-    for values that are no HU and where there is no body.
+    padded at both ends. ``"lung"``: the middle of the body (H, W) at the middle of the lungs (D), of the body where
+    there are none. Raises UserError for values that are no HU and where there is no body.
     """
     check_cube(size, field_mm, preset)
     low, high = float(scan.hu.min()), float(scan.hu.max())
@@ -55,9 +58,12 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
     mask = body_mask(scan.hu, scan.spacing_mm)
     if not mask.any():
         raise UserError("no body: no connected tissue above -500 HU")
-    middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else _lung_middle(scan, mask)
+    lungs = find_lungs(scan.hu, mask, scan.spacing_mm)
+    on_lungs = _lung_middle(lungs, mask)
+    middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else on_lungs
     volume, affine = cut(np.where(mask, scan.hu, AIR_HU), scan.affine, middle, field_mm, size)
-    return Prepared(volume, affine, middle, (*scan.notes, *_checks(scan, mask, middle, field_mm)))
+    checks = [*_chest_checks(scan, mask, lungs, on_lungs), *_cube_checks(scan, mask, middle, field_mm), *scan.notes]
+    return Prepared(volume, affine, middle, tuple(remarks.ranked(checks)))
 
 
 def check_cube(size: int, field_mm: float, preset: str) -> None:
@@ -77,10 +83,8 @@ def cut(
     return np.clip(volume, 0, 1), follows
 
 
-def _lung_middle(scan: Scan, mask: HostMask) -> tuple[float, float, float]:
-    inside_air = mask & (scan.hu < _LUNG_HU)
-    lungs = inside_air if inside_air.any() else mask
-    return _middle(lungs, 0), _middle(mask, 1), _middle(mask, 2)
+def _lung_middle(lungs: Lungs | None, mask: HostMask) -> tuple[float, float, float]:
+    return lungs.middle if lungs else _middle(mask, 0), _middle(mask, 1), _middle(mask, 2)
 
 
 def _middle(mask: HostMask, axis: int) -> float:
@@ -95,20 +99,34 @@ def _x2ct_middle(scan: Scan, field_mm: float) -> tuple[float, float, float]:
     return depth - kept / 2 - 0.5, (height - 1) / 2, (width - 1) / 2
 
 
-def _checks(scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float) -> list[str]:
+def _chest_checks(
+    scan: Scan, mask: HostMask, lungs: Lungs | None, on_lungs: tuple[float, float, float]
+) -> Iterator[str]:
+    """What the scan shows of a chest."""
+    if lungs is None:
+        yield f"{remarks.NO_LUNGS} in the body: in no split"
+        return
+    if lungs.foot_cut or lungs.head_cut:
+        ends = " and ".join(name for name, is_cut in (("foot", lungs.foot_cut), ("head", lungs.head_cut)) if is_cut)
+        yield f"{remarks.CUT} at the {ends} end"
+    if lungs.in_part:
+        yield f"{remarks.IN_PART}: cut where they are widest, so this is no chest: in no split"
+    elif upright.is_upside_down(scan.hu, mask, scan.affine, on_lungs):
+        yield remarks.UPSIDE_DOWN
+    if lungs.litres < _LEAST_LITRES:
+        yield f"{lungs.litres:.1f} litres of lung"
+
+
+def _cube_checks(scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float) -> Iterator[str]:
+    """How the scan fills the cube."""
     covered = scan.hu.shape[0] * scan.spacing_mm[0]
-    litres = np.count_nonzero(mask & (scan.hu < _LUNG_HU)) * np.prod(scan.spacing_mm) / 1e6
     beside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
-    found = []
     if covered < field_mm / 2:
-        found.append(f"partial: {covered:.0f} of {field_mm:g} mm foot to head")
-    if litres < _LEAST_AIR_LITRES:
-        found.append(f"{litres:.1f} litres of air in the body: no whole lungs")
+        yield f"{remarks.PARTIAL}: {covered:.0f} of {field_mm:g} mm foot to head: in no split without --keep_partial"
     if max(scan.spacing_mm) > _COARSE_MM:
-        found.append(f"coarse: steps of {max(scan.spacing_mm):.3g} mm")
+        yield f"coarse: steps of {max(scan.spacing_mm):.3g} mm"
     if beside > _CUT_OFF:
-        found.append(f"{beside:.0%} of the body lie beside the cube")
-    return found
+        yield f"{beside:.0%} of the body lie beside the cube"
 
 
 def _outside(mask: HostMask, axis: int, middle: float, width: float) -> float:

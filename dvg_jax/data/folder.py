@@ -19,6 +19,7 @@ import SimpleITK
 from tqdm import tqdm
 
 from dvg_jax import viz
+from dvg_jax.data import origin, own
 from dvg_jax.data.cube import Prepared, check_cube, cut, prepare_scan
 from dvg_jax.data.files import replacing
 from dvg_jax.data.frame import FIELD_MM
@@ -29,9 +30,13 @@ from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.scans import Scan
 from dvg_jax.data.splits import SplitRule, assign_splits, check_lists
 from dvg_jax.errors import UserError
+from dvg_jax.lock import exclusive
 
 CHANGES = "split_changes.txt"
 PICTURES = "pictures"
+
+_RULES = 2
+"""Raised whenever the same scan and settings would give another file or other remarks: then all are prepared again."""
 
 _HEADERS_A_TASK = 64
 
@@ -55,7 +60,7 @@ class Settings:
 
     def __str__(self) -> str:
         named = f"size={self.size} field_mm={self.field_mm:g} preset={self.preset}"
-        return f"{named} min_extent_mm={self.min_extent_mm:g}"
+        return f"{named} min_extent_mm={self.min_extent_mm:g} rules={_RULES}"
 
 
 @dataclass(frozen=True)
@@ -78,20 +83,31 @@ def prepare_folder(
 
     An output that is still that of an unchanged source under the same settings is kept, so an interrupted run goes on
     where it stopped; the manifest is whole at any time. Of a patient's DICOM series the best one that can be prepared
-    is, unless ``all_series``. Raises UserError for a folder that is absent or holds no scan.
+    is, unless ``all_series``. Raises UserError for a folder that is absent, holds no scan or was written by this
+    program, and for an output that is the input, holds the scans of another one, or is being written.
     """
     rule = rule or SplitRule()
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     if jobs < 1:
         raise UserError(f"jobs = {jobs}, want at least 1")
+    if job.output.resolve() == source.resolve():
+        raise UserError(f"output {job.output} is the input itself; allowed: a folder inside it or elsewhere")
+    with exclusive(job.output, "preparation"):
+        return _prepare(source, job, rule, all_series, jobs)
+
+
+def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: int) -> tuple[list[Row], list[str]]:
     known = {row.source: row for row in read_manifest(job.output)} if (job.output / NAME).is_file() else {}
     with _pool(jobs) as pool:
         found = find_scans(source, job.output, partial(_headers, pool))
-        if not found:
-            raise UserError(f"{source}: holds no scan (NIfTI, MetaImage, NRRD, X2CT's HDF5, or DICOM files)")
+        if all(item.reason in own.REASONS for item in found):
+            but = f" but {found[0].source}, {found[0].reason}" if found else ""
+            raise UserError(f"{source}: holds no scan (NIfTI, MetaImage, NRRD, X2CT's HDF5, or DICOM files){but}")
+        origin.check(job.output, source, set(known), {item.source for item in found})
         check_lists({item.patient for item in found if not item.reason}, rule)
         _clear(job.output)
+        origin.note(job.output, source)
         ledger = _Ledger(job, rule, known)
         refused: frozenset[str] = frozenset()
         while True:
@@ -165,7 +181,8 @@ def prepare_one(item: Candidate, job: Job) -> Row:
     except MemoryError:
         return replace(row, status="refused", reason="too large for this machine's memory")
     file = f"{item.patient}-{hashlib.sha256(item.source.encode()).hexdigest()[:8]}.nii.gz"
-    save_nifti(job.output / file, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine)
+    hu = np.asarray(intensity_to_hu(prepared.volume))
+    save_nifti(job.output / file, hu, prepared.affine, own.PREPARED_NOTE)
     if job.pictures:
         draw(scan, prepared, settings, picture_path(job.output, file))
     return replace(row, file=file, checks="; ".join(prepared.checks), status="ok")

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dvg_jax.data import dicom, x2ct
+from dvg_jax.data import dicom, own, x2ct
 from dvg_jax.data.manifest import patient_of
 from dvg_jax.data.scans import IMAGES, Scan, load_scan, load_series
 from dvg_jax.data.sizes import data_file
+from dvg_jax.errors import UserError
 
 Mapper = Callable[[Callable[[Path], Any], list[Path]], Iterable[Any]]
 
@@ -50,9 +51,12 @@ def find_scans(folder: str | Path, skip: Path | None = None, mapper: Mapper = ma
 
     Image files go by their suffix, DICOM files by suffix or content, hidden ones are left out, links are followed.
     ``mapper`` reads the headers of DICOM files (a pool's ``map`` reads many at once). What is no scan but looks like
-    one has a ``reason``.
+    one has a ``reason``. What this program wrote is passed over: prepared folders, ``skip``, rendered and reconstructed
+    CTs. Raises UserError where ``folder`` itself is a prepared one.
     """
     folder = Path(folder)
+    if own.holds_manifest(folder):
+        raise UserError(f"{folder}: {own.PREPARED}; allowed: a folder of scans")
     images, slices, found = [], [], []
     for path, trouble in _walk(folder, skip):
         name = path.name.lower()
@@ -66,7 +70,17 @@ def find_scans(folder: str | Path, skip: Path | None = None, mapper: Mapper = ma
     # A folder called scan.nii.gz is an error only where nothing in it is a scan.
     inside = [item.path for item in found if not item.path.is_dir() or item.series]
     kept = [item for item in found if not item.path.is_dir() or item.series or not _holds(item.path, inside)]
-    return sorted(kept, key=lambda item: item.source)
+    return sorted(map(_without_own, kept), key=lambda item: item.source)
+
+
+def _without_own(item: Candidate) -> Candidate:
+    """The candidate, passed over if this program wrote it."""
+    if item.reason in own.REASONS:
+        return replace(item, patient="", passed_over=True)
+    if item.reason:
+        return item
+    written = own.wrote_dicom(item.series.slices[0].path) if item.series else own.wrote_nifti(item.path)
+    return replace(item, reason=own.WRITTEN, passed_over=True) if written else item
 
 
 def choose_series(found: list[Candidate], refused: frozenset[str] = frozenset()) -> list[Candidate]:
@@ -125,10 +139,15 @@ def _walk(folder: Path, skip: Path | None) -> Iterator[tuple[Path, str]]:
     for place, names, files in os.walk(folder, onerror=fails, followlinks=True):
         for name in sorted(names):
             path = Path(place, name)
-            if name.startswith(".") or path.resolve() in seen or path.resolve() == skipped:
+            if name.startswith(".") or path.resolve() in seen:
                 names.remove(name)  # seen: links that lead round in a circle
                 continue
             seen.add(path.resolve())
+            ours = own.OUTPUT if path.resolve() == skipped else own.PREPARED if own.holds_manifest(path) else ""
+            if ours:
+                names.remove(name)
+                trouble.append((path, ours))
+                continue
             if name.lower().endswith(IMAGES):
                 trouble.append((path, "a folder that holds no scan; allowed: a file"))
         for name in sorted(files):

@@ -4,7 +4,7 @@
 
 reads DICOM series in any tree, NIfTI, MetaImage, NRRD and X2CT's HDF5, and writes one NIfTI (int16 HU, affine to the
 scan) a scan and manifest.csv, which lists every scan with its split, what to know of it, and why it is not there where
-it is not. The same command goes on where a run stopped. See docs/data.md.
+it is not. The same command goes on where a run stopped; an output belongs to one input. See docs/data.md.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from dvg_jax.cli import run
+from dvg_jax.data import remarks
 from dvg_jax.data.cube import PRESETS, prepare_volume
 from dvg_jax.data.folder import CHANGES, Job, Settings, prepare_folder
 from dvg_jax.data.frame import FIELD_MM
@@ -30,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
     options = _parser().parse_args(argv)
     lists = {"train": options.train_list, "val": options.val_list, "test": options.test_list}
-    rule = SplitRule(options.test_fraction, options.val_fraction, options.seed, read_lists(lists))
+    shares = options.test_fraction, options.val_fraction
+    rule = SplitRule(*shares, options.seed, read_lists(lists), options.keep_partial)
     settings = Settings(options.size, options.field_mm, options.preset, options.min_extent_mm)
     job = Job(options.output, settings, options.pictures)
     try:
@@ -70,23 +72,28 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
     for name in ("train", "val", "test"):
         split.add_argument(f"--{name}_list", type=Path, help="text file, a scan or patient a line; instead of chance")
+    split.add_argument(
+        "--keep_partial", action="store_true", help="also scans that cover less than half of field_mm, foot to head"
+    )
     return parser
 
 
 def _report(rows: list[Row], changes: list[str], output: Path) -> None:
-    for status in ("passed over", "refused"):
-        _first(f"{status}:", [f"{row.source}: {row.reason}" for row in rows if row.status == status], output / NAME)
-    _first("look at:", [f"{row.file}: {worth}" for row in rows if (worth := _worth_a_look(row))], output / NAME)
+    """Print what needs a look, the gravest first, and the counts last."""
+    _first("refused:", [f"{row.source}: {row.reason}" for row in rows if row.status == "refused"], output / NAME)
+    done = [row for row in rows if row.status == "ok"]
+    shared, each = remarks.worth_a_look([row.checks for row in done])
+    looks = sorted(zip(each, done, strict=True), key=lambda look: remarks.rank(look[0][0]) if look[0] else 0)
+    _first("look at:", [f"{row.file}: {'; '.join(checks)}" for checks, row in looks if checks], output / NAME)
+    _first("all scans:", shared, output / NAME)
     _first("split:", changes, output / CHANGES)
-    statuses, splits = Counter(row.status for row in rows), Counter(row.split for row in rows)
-    shares = ", ".join(f"{splits[name]} {name}" for name in ("train", "val", "test") if splits[name])
-    counted = f"{statuses['ok']} prepared ({shares or 'in no split'})"
+    over = [f"{row.source}: {row.reason}" for row in rows if row.status == "passed over"]
+    _first("passed over:", over, output / NAME)
+    statuses, splits = Counter(row.status for row in rows), Counter(row.split for row in done)
+    shares = [f"{splits[name]} {name}" for name in ("train", "val", "test") if splits[name]]
+    without = [f"{splits['']} in no split"] if splits[""] else []
+    counted = f"{len(done)} prepared" + (f" ({', '.join(shares + without)})" if done else "")
     print(f"{counted}, {statuses['passed over']} passed over, {statuses['refused']} refused: {output / NAME}")
-
-
-def _worth_a_look(row: Row) -> str:
-    """A row's checks but for padding, which most scanners leave."""
-    return "; ".join(check for check in row.checks.split("; ") if not check.startswith("padding"))
 
 
 def _first(what: str, lines: list[str], file: Path) -> None:

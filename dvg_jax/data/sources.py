@@ -5,6 +5,7 @@ the same ``i`` gives the same bits in every process and after every restart.
 """
 
 import gzip
+import sys
 import threading
 from collections.abc import Mapping
 from functools import cache, cached_property, partial
@@ -27,6 +28,9 @@ Example = dict[str, Any]
 _STREAMS = {"train": 0, "test": 1, "val": 2}
 """Of phantoms, by split. A split that is not here has the digest of its name; these keep the numbers that the figures
 in ``docs/results`` were drawn with."""
+
+FEW_SCANS = 5
+"""A training set of fewer is worth a warning: most likely scans are missing."""
 
 
 class Source(Protocol):
@@ -145,13 +149,23 @@ def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0)
     """The source that a config names: ``kind`` is ``"phantom"`` or a folder of prepared scans.
 
     ``count`` limits a folder's split to its first scans (0: all) and is the number of phantoms; ``seed`` is
-    that of the phantoms. Raises UserError as the sources do, and for a folder that does not exist.
+    that of the phantoms. A training set of few scans is said on stderr, once. Raises UserError as the sources do, and
+    for a folder that does not exist.
     """
     if kind == "phantom":
         return _phantoms(count, size, seed, split)
     if not Path(kind).is_dir():
         raise UserError(f"data {kind!r}: want 'phantom' or a folder written by dvg_jax.data.prepare")
-    return PreparedSource(kind, split, size, count)
+    source = PreparedSource(kind, split, size, count)
+    if split == "train" and len(source) < FEW_SCANS:
+        _say_few(kind, len(source))
+    return source
+
+
+@cache
+def _say_few(folder: str, scans: int) -> None:
+    few = f"{scans} scan{'s' if scans > 1 else ''} in split 'train'"
+    print(f"warning: {folder}: {few}: a model learns these patients and no others", file=sys.stderr)
 
 
 def _check_split(split: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dvg_jax.data import remarks
 from dvg_jax.data.manifest import Row, slug
 from dvg_jax.errors import UserError
 
@@ -20,12 +21,14 @@ class SplitRule:
     ``lists`` holds a split's lines, each of which names a scan or a patient: a patient goes where a line with its id
     says, to the first of test, val, train where several do, and nowhere where none does (to train if no list for
     train is given). ``val_fraction`` of the training patients is then drawn for val where no list names val.
+    Scans that show no chest belong nowhere, and without ``keep_partial`` those that cover less than half of the field.
     """
 
     test_fraction: float = 0.1
     val_fraction: float = 0.0
     seed: int = 0
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keep_partial: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError for shares that leave nothing for training."""
@@ -71,9 +74,21 @@ def split_patients(patients: set[str], rule: SplitRule) -> tuple[dict[str, str],
 
 
 def assign_splits(rows: list[Row], rule: SplitRule) -> tuple[list[Row], list[str]]:
-    """Rows with ``split`` filled in (scans that are not prepared belong to none), and what was changed."""
-    split, changes = split_patients({row.patient for row in rows if row.status == "ok"}, rule)
-    return [replace(row, split=split[row.patient] if row.status == "ok" else "") for row in rows], changes
+    """Rows with ``split`` filled in, and what was changed in the lists.
+
+    In no split are scans that are not prepared, and those with a remark that bars them.
+    """
+    barred = {row.source: remarks.no_split(row.checks, rule.keep_partial) for row in rows if row.status == "ok"}
+    known = {row.patient for row in rows if row.source in barred}
+    patients = {row.patient for row in rows if barred.get(row.source) == ""}
+    left = {
+        split: tuple(line for line in lines if patient_in(line, known) not in known - patients)
+        for split, lines in rule.lists.items()
+    }
+    split, changes = split_patients(patients, replace(rule, lists=left))
+    if rule.lists:
+        changes += [f"{source}: in no split, whatever the lists say ({why})" for source, why in barred.items() if why]
+    return [replace(row, split=split[row.patient] if barred.get(row.source) == "" else "") for row in rows], changes
 
 
 def check_lists(patients: set[str], rule: SplitRule) -> None:

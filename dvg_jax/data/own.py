@@ -1,0 +1,58 @@
+"""Tell what this program wrote: its own output must never be prepared as if somebody had scanned it.
+
+A folder that ``dvg_jax.data.prepare`` wrote has a manifest. A CT that ``drr`` or ``reconstruct.py`` wrote, or a
+prepared one that was taken out of its folder, says so in its header.
+"""
+
+import csv
+import zlib
+from pathlib import Path
+
+import pydicom
+
+from dvg_jax.data.manifest import NAME
+
+MARK = "dvg_jax"
+PREPARED_NOTE = f"{MARK}.data.prepare"
+"""In the header of a prepared scan."""
+
+PREPARED = f"a folder that dvg_jax.data.prepare wrote (it has its {NAME}), never input"
+OUTPUT = "the output of this run, never input"
+WRITTEN = "written by dvg_jax, never input"
+REASONS = (PREPARED, OUTPUT, WRITTEN)
+"""Why something is passed over that could be read."""
+
+_NOTE = slice(148, 228)
+_NIFTI_HEADER = 348
+_SINCE_THE_FIRST = {"patient", "file", "source", "split", "status", "stamp", "settings"}
+"""Columns of every version's manifest, which no other list has together."""
+
+
+def holds_manifest(folder: Path) -> bool:
+    """Whether ``dvg_jax.data.prepare`` wrote into this folder; a manifest.csv with other columns is somebody else's."""
+    try:
+        with (folder / NAME).open(newline="", encoding="utf-8-sig") as file:
+            return set(next(csv.reader(file), ())) >= _SINCE_THE_FIRST
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def wrote_nifti(path: Path) -> bool:
+    """Whether the note in the header of a NIfTI file is ours; False for what is no NIfTI or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(4 * _NIFTI_HEADER)
+        if raw.startswith(b"\x1f\x8b"):
+            raw = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(raw, _NIFTI_HEADER)
+    except (OSError, zlib.error):
+        return False
+    return raw[344:347] in (b"n+1", b"ni1") and MARK.encode() in raw[_NOTE]
+
+
+def wrote_dicom(path: Path) -> bool:
+    """Whether a DICOM file names us as its manufacturer; False for what is no DICOM or cannot be read."""
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer"], force=True)
+        return str(header.get("Manufacturer") or "").strip() == MARK
+    except Exception:  # damaged headers raise dozens of types; they are refused where they are read
+        return False
