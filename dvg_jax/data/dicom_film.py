@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset
 
 from dvg_jax.data.dicom_greys import film_greys
 from dvg_jax.data.dicom_pixels import stored_pixels
-from dvg_jax.data.dicom_tags import pair, positive, text, whole
+from dvg_jax.data.dicom_tags import pair, positive, shown, text, whole
 from dvg_jax.errors import UserError
 
 MODALITIES = {
@@ -57,7 +57,7 @@ def read_dicom(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any]]
         film = _opened(path)
         modality = text(film, "Modality")
         if modality and modality not in MODALITIES:
-            raise UserError(f"DICOM modality is {modality}; allowed: {', '.join(MODALITIES)}")
+            raise UserError(f"DICOM modality is {shown(modality)}; allowed: {', '.join(MODALITIES)}")
         if text(film, "NumberOfFrames"):
             frames = whole(film, "NumberOfFrames", 1, 1_000_000)
             if frames != 1:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
-from dvg_jax.data.dicom_tags import stated, text, whole
+from dvg_jax.data.dicom_tags import shown, stated, text, whole
 from dvg_jax.errors import UserError
 
 GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
@@ -52,12 +52,14 @@ def stored_pixels(film: FileDataset, max_pixels: int) -> Stored:
     if "PixelData" not in film:
         kind = next((name for name in ("FloatPixelData", "DoubleFloatPixelData") if name in film), None)
         raise UserError(f"its pixels are {kind}; allowed: PixelData" if kind else "a DICOM object without pixels")
+    if stated(film, "PixelData", "allowed: pixels") is None:
+        raise UserError("its PixelData is empty; allowed: pixels")
     rows, columns = (whole(film, name, 1, LARGEST_SIDE) for name in ("Rows", "Columns"))
     if rows * columns > max_pixels:
         raise UserError(f"{columns} x {rows} pixels; allowed: {max_pixels:,} in all")
     photometric = text(film, "PhotometricInterpretation")
     if photometric not in GREY + COLOUR:
-        value = photometric or "missing"
+        value = shown(photometric) if photometric else "missing"
         raise UserError(f"its PhotometricInterpretation is {value}; allowed: {', '.join(GREY + COLOUR)}")
     samples = 1 if photometric in GREY else 3
     whole(film, "SamplesPerPixel", samples, samples)
@@ -72,8 +74,7 @@ def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[Fi
     if allocated not in ALLOCATED:
         raise UserError(f"its BitsAllocated is {allocated}; allowed: {', '.join(map(str, ALLOCATED))}")
     bits = whole(film, "BitsStored", 1, allocated)
-    said = stated(film, "HighBit", f"allowed: a whole number from {bits - 1} to {allocated - 1}") is not None
-    high = whole(film, "HighBit", bits - 1, allocated - 1) if said else bits - 1
+    high = whole(film, "HighBit", bits - 1, allocated - 1, default=bits - 1)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = _transfer_syntax(film)
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = _SECONDARY_CAPTURE, generate_uid()
@@ -85,7 +86,7 @@ def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[Fi
     pixels.BitsAllocated, pixels.BitsStored, pixels.HighBit = allocated, high + 1, high
     pixels.PixelRepresentation = whole(film, "PixelRepresentation", 0, 1)
     if samples == 3:
-        pixels.PlanarConfiguration = film.get("PlanarConfiguration") or 0
+        pixels.PlanarConfiguration = whole(film, "PlanarConfiguration", 0, 1, default=0)
     pixels["PixelData"] = film["PixelData"]
     return pixels, bits, high + 1 - bits
 
@@ -113,7 +114,7 @@ def _decoded(pixels: FileDataset, shape: tuple[int, ...]) -> tuple[np.ndarray, s
         if compressed:
             values, by = _by_gdcm(pixels), "GDCM"
     if values is None or values.shape != shape:
-        name = f"compressed as {syntax.name}" if compressed else f"stored as {syntax.name}"
+        name = f"{'compressed' if compressed else 'stored'} as {shown(syntax.name)}"
         raise UserError(f"its pixels, {name}, cannot be decoded: they are damaged or of a kind not known here")
     return values, by
 

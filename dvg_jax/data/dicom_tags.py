@@ -30,10 +30,12 @@ def unchecked(film: Dataset, name: str) -> Any:
         return UNREADABLE
 
 
-def whole(film: Dataset, name: str, lowest: int, highest: int) -> int:
-    """Return an attribute that must be there, a whole number from ``lowest`` to ``highest``; UserError otherwise."""
+def whole(film: Dataset, name: str, lowest: int, highest: int, default: int | None = None) -> int:
+    """Return a whole number from ``lowest`` to ``highest``, ``default`` where it is absent; UserError otherwise."""
     allowed = f"allowed: {lowest}" if lowest == highest else f"allowed: a whole number from {lowest} to {highest}"
     value = stated(film, name, allowed)
+    if value is None and default is not None:
+        return default
     if value is None:
         raise UserError(f"its {name} is missing; {allowed}")
     found = number(value)
@@ -79,5 +81,5 @@ def pair(film: Dataset, name: str, repairs: list[str]) -> tuple[float, float] | 
 def shown(value: Any) -> str:
     """Write an attribute's value for a message: short, on one line."""
     parts = [str(part) for part in value] if isinstance(value, MultiValue) else [str(value)]
-    line = " ".join("\\".join(parts).split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join("\\".join(parts).split()))
     return line if len(line) <= 40 else line[:37] + "..."
