@@ -1,6 +1,6 @@
 """A film brought to where training views show the thorax, and what looks wrong on the way."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from dvg_jax.data.film_intensity import without_marks
 from dvg_jax.data.film_reference import field_share, thorax_template
 from dvg_jax.data.films import FilmFacts, fit_film, resized
 from dvg_jax.data.frame import HostImage
-from dvg_jax.data.framing import Examination, Match, crop_square, examine, trim_borders
+from dvg_jax.data.framing import Examination, Match, crop_square, examine, side_rank, trim_borders
 from dvg_jax.xray import ConeBeamGeometry
 
 WORKING_SIDE = 1024
@@ -107,7 +107,7 @@ def framed_view(
     side, measure = _cube_side(place.side / thorax_template(angle)[1], facts, work.scale, field_mm, log)
     sides = side * share[0], side * share[1]
     crop, outside = crop_square(inside, centre, sides, (CROP_SIDE, CROP_SIDE))
-    if outside > OUTSIDE:
+    if outside > OUTSIDE and not exchanged:
         log.warnings.append(f"{outside:.0%} of what the model expects lies outside the film and was filled in")
     weight = resized(thorax_template(angle)[0][0].weight, (CROP_SIDE, CROP_SIDE))
     crop, marks = without_marks(crop, weight > 0.5)
@@ -137,15 +137,14 @@ def _examined(
     """The film, as a positive, and what was seen in it."""
     templates = {a: thorax_template(a)[0] for a in dict.fromkeys((angle, *NOMINAL.values()))}
     seen = examine(inside, angle, templates, as_is)
+    # Beside the body a lateral film is air, which tells its negative better than its lungs: they are dark in either.
+    lateral = kind_of(angle) == "lateral"
+    negative = side_rank(inside) > 0.5 if lateral else seen.negative_gain > NEGATIVE_GAIN
     # A view under another view's angle can look like its negative: nothing is inverted where the views are exchanged.
-    if exchanged or seen.negative_gain <= NEGATIVE_GAIN:
+    if exchanged or not negative:
         return inside, seen
-    log.repairs.append("inverted: it is a negative, lungs bright")
-    negative, as_given = seen, {a: seen.best.score + gain for a, gain in seen.other_gain.items()}
-    seen = examine(1 - inside, angle, templates, as_is)
-    # As it was given, the film may be another view rather than a negative: both readings count.
-    others = {a: max(gain, as_given[a] - seen.best.score) for a, gain in seen.other_gain.items()}
-    return 1 - inside, replace(seen, other_gain=others, negative_gain=-negative.negative_gain)
+    log.repairs.append(f"inverted: it is a negative, {'air' if lateral else 'lungs'} bright")
+    return 1 - inside, examine(1 - inside, angle, templates, as_is)
 
 
 def _cube_side(anatomy: float, facts: FilmFacts, scale: float, field_mm: float, log: Log) -> tuple[float, str]:

@@ -135,19 +135,26 @@ def frame_films(
     Raises:
       UserError: angles that the model was not trained for; a warning under ``strict``.
     """
-    reconstructor.view_order([request.angle for request in requests])
+    angles = [request.angle for request in requests]
+    reconstructor.view_order(angles)
+    verdicts = judge_films(films, [str(request.path) for request in requests], angles)
+    _refuse_warnings(
+        strict, [f"{film.facts.file}: {told}" for film, v in zip(films, verdicts, strict=True) for told in v.warnings]
+    )
     wanted = (intensity or ("match" if frame == "auto" else "none")) == "match"
     to_match = [r.angle for r, film in zip(requests, films, strict=True) if wanted and film.facts.rendered is None]
     greys = _greys(reconstructor, to_match) if to_match else {}
-    verdicts = judge_films(films, [str(request.path) for request in requests], [request.angle for request in requests])
     framed = [
         frame_film(film, request, reconstructor.dvg.geometry, frame, greys.get(request.angle), field_mm, verdict)
         for film, request, verdict in zip(films, requests, verdicts, strict=True)
     ]
-    warnings = [warning for film in framed for warning in film.warnings]
+    _refuse_warnings(strict, [warning for film in framed for warning in film.warnings])
+    return framed
+
+
+def _refuse_warnings(strict: bool, warnings: Sequence[str]) -> None:
     if strict and warnings:
         raise UserError(f"{warnings[0]} (--strict)")
-    return framed
 
 
 def _greys(reconstructor: Reconstructor, angles: Sequence[float]) -> dict[float, Greys]:

@@ -34,6 +34,8 @@ FLATTEST = 1e-3
 BORDER_TOLERANCE = 0.02
 AIR = 0.1
 """Of white, up to which the edge of a film is taken for air beside the patient."""
+SIDE_SHARE = 0.06
+"""Of a film's width, on either side, which shows air in a lateral film."""
 SMALLEST_SHARE = 0.2
 """Trimming stops when this share of a side is left."""
 
@@ -156,6 +158,18 @@ def readings(image: HostImage, templates: Mapping[float, Template]) -> dict[floa
         a: (max(match.score for match in both), max(match.negative_score for match in both))
         for a, both in found.items()
     }
+
+
+def side_rank(image: HostImage) -> float:
+    """Mean rank of a film's left and right edge among its pixels: 0 the darkest, 1 the brightest.
+
+    Of 27 lateral films and views it was at most 0.31, so at least 0.69 of their negatives.
+    """
+    film, _ = _working(image)
+    # Ties, such as air, have the middle of their ranks, so that a negative has 1 less the rank.
+    ranks = (film + 1 - _working(-image)[0]) / 2
+    strip = max(1, round(SIDE_SHARE * film.shape[1]))
+    return float(ranks[:, :strip].mean() + ranks[:, -strip:].mean()) / 2
 
 
 def likeness(a: HostImage, b: HostImage) -> float:
