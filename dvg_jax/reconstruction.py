@@ -41,6 +41,9 @@ def _make(request: Request) -> Outcome:
     """Check all that is given, then run the model."""
     pictures = [read_film(xray.path) for xray in request.xrays]
     reconstructor = load_reconstructor(request.workdir)
+    order = reconstructor.view_order([xray.angle for xray in request.xrays])
+    request = replace(request, xrays=tuple(request.xrays[i] for i in order))
+    pictures = [pictures[i] for i in order]
     geometry = reconstructor.dvg.geometry
     scan = _scan(request, geometry.volume_shape)
     depth, height, width = (request.field_mm / n for n in geometry.volume_shape)

@@ -54,8 +54,8 @@ class Reconstructor:
         Args:
           xrays: bright where dense, row 0 at the FOOT end as ``forward_project`` gives them and ``read_film`` reads
             them; h and w are the geometry's detector. Each is min-max normalised again.
-          angles_deg: of each view about the foot-head axis, 0 frontal, 90 lateral; in the model's order. A model of
-            ``random_views`` takes any.
+          angles_deg: of each view about the foot-head axis, 0 frontal, 90 lateral, in any order: a view goes where its
+            angle belongs. A model of ``random_views`` takes any angles.
           key: decides the sample; ``jax.random.key(0)`` unless given. The same key gives the same volume.
           steps: sampling steps, 1 to the model's timesteps; those of its config unless given.
           sampler: ``ancestral``, ``ddim`` or ``dpmpp_2m``; that of its config unless given.
@@ -142,27 +142,48 @@ class Reconstructor:
         return chosen
 
     def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
-        angles, detector = self.check_angles(angles_deg), self.dvg.geometry.detector_shape
+        """The views and their angles, in the model's order."""
+        order, detector = self.view_order(angles_deg), self.dvg.geometry.detector_shape
         views = np.asarray(xrays, np.float32)
-        if views.shape != (len(angles), *detector):
-            raise UserError(f"X-rays have shape {views.shape}; allowed: {(len(angles), *detector)}")
+        if views.shape != (len(order), *detector):
+            raise UserError(f"X-rays have shape {views.shape}; allowed: {(len(order), *detector)}")
         if not np.isfinite(views).all():
             raise UserError("X-rays hold values that are not finite; allowed: numbers")
-        return jnp.asarray(views), angles
+        angles = _degrees(angles_deg)
+        return jnp.asarray(views[list(order)]), tuple(angles[i] for i in order)
 
-    def check_angles(self, angles_deg: ArrayLike | Sequence[float]) -> tuple[float, ...]:
-        """The angles in degrees, if the model was trained for them; UserError otherwise."""
-        angles = tuple(float(a) for a in np.ravel(np.asarray(angles_deg)))
-        trained, most = self.dvg.angles, self.dvg.random_views
+    def view_order(self, angles_deg: ArrayLike | Sequence[float]) -> tuple[int, ...]:
+        """Which of the given views stands at each place of the model, found by the angles in degrees alone.
+
+        Angles rise as the model's do: of all ways to pair them this is the one with the least differences.
+
+        Raises:
+          UserError: angles that the model was not trained for.
+        """
+        angles, trained, most = _degrees(angles_deg), self.dvg.angles, self.dvg.random_views
+        rising = sorted(range(len(angles)), key=angles.__getitem__)
         if most and not 1 <= len(angles) <= most:
             raise UserError(f"angles are {angles}; allowed: 1 to {most} views, as the model was trained")
-        far = [a for a, b in zip(angles, trained, strict=False) if abs(a - b) > ANGLE_TOLERANCE]
-        if not most and (len(angles) != len(trained) or far):
+        if most:
+            return tuple(rising)
+        places = np.argsort(np.argsort(trained, kind="stable"), kind="stable")
+        order = tuple(rising[place] for place in places) if len(angles) == len(trained) else ()
+        if not order or not all(abs(angles[i] - b) <= ANGLE_TOLERANCE for i, b in zip(order, trained, strict=True)):
             raise UserError(
                 f"angles are {angles}; allowed: {len(trained)} views within {ANGLE_TOLERANCE:g} degrees of {trained}, "
-                "in this order, as the model was trained"
+                "as the model was trained"
             )
-        return angles
+        return order
+
+
+def _degrees(angles_deg: ArrayLike | Sequence[float]) -> tuple[float, ...]:
+    try:
+        angles = tuple(float(a) for a in np.ravel(np.asarray(angles_deg)))
+    except (TypeError, ValueError):
+        raise UserError(f"angles are {angles_deg}; allowed: numbers, in degrees") from None
+    if not np.isfinite(angles).all():
+        raise UserError(f"angles are {angles}; allowed: finite numbers, in degrees")
+    return angles
 
 
 def sample_keys(seed: int, count: int) -> Key:

@@ -1,13 +1,16 @@
-"""A projection X-ray stored as DICOM: its pixels as they are to be shown, and what its tags say."""
+"""A projection X-ray stored as DICOM: its pixels, bright where dense, and what its attributes say."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-import SimpleITK
-from pydicom.dataset import Dataset
+from pydicom.dataset import FileDataset
 
+from dvg_jax.data.dicom_greys import film_greys
+from dvg_jax.data.dicom_pixels import stored_pixels
+from dvg_jax.data.dicom_tags import pair, positive, shown, text, whole
 from dvg_jax.errors import UserError
 
 MODALITIES = {
@@ -21,90 +24,67 @@ MODALITIES = {
     "SC": "secondary capture",
 }
 """Projections, and the two that say nothing: secondary captures are often digitised films."""
+FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""First bytes of a file without preamble: group 2 or 8, and 8 in big endian."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell by content whether a file is a DICOM object with a preamble."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def is_bare_dicom(path: Path) -> bool:
+    """Tell whether a file that is nothing else is a DICOM object without preamble."""
+    with path.open("rb") as file:
+        if file.read(2) not in FIRST_GROUPS:
+            return False
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    except Exception:  # pydicom raises its own dozen types for what is no DICOM
+        return False
+    return any(name in found for name in ("SOPClassUID", "Modality", "Rows"))
 
 
 def read_dicom(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Pixels ``(rows, columns)``, bright where dense, head first, and the fields of ``FilmFacts`` that tags give.
 
-    Modality table, then window or VOI table (the first), then inversion where MONOCHROME1 or the presentation shape
-    INVERSE asks for it. Raises UserError for another modality, several frames, no pixels, or too many.
+    Raises UserError for another modality, several frames, no pixels or too many, and for attributes or pixels that
+    cannot be used.
     """
-    film = pydicom.dcmread(path)
-    modality = str(film.get("Modality", "")).strip()
-    if modality and modality not in MODALITIES:
-        raise UserError(f"DICOM modality is {modality}; allowed: {', '.join(MODALITIES)}")
-    frames = int(film.get("NumberOfFrames", 1) or 1)
-    if frames != 1:
-        raise UserError(f"holds {frames} frames; allowed: one")
-    rows, columns = int(film.get("Rows", 0)), int(film.get("Columns", 0))
-    if "PixelData" not in film or not rows * columns:
-        raise UserError("a DICOM object without pixels")
-    if rows * columns > max_pixels:
-        raise UserError(f"{columns} x {rows} pixels; allowed: {max_pixels:,} in all")
-    repairs: list[str] = []
-    values = _grey(_modality_values(film, path, repairs))
-    values, window = _windowed(values, film, repairs)
-    inverse = film.get("PresentationLUTShape", "") == "INVERSE"
-    if film.PhotometricInterpretation == "MONOCHROME1" or inverse:
-        values = -values
-        repairs.append("inverted: " + ("PresentationLUTShape INVERSE" if inverse else "MONOCHROME1"))
-    distance, patient = (_number(film.get(f"DistanceSourceTo{end}")) for end in ("Detector", "Patient"))
-    return values, {
-        "bits": int(film.BitsStored),
-        "photometric": str(film.PhotometricInterpretation),
-        "window": window,
-        "pixel_mm": _pair(film.get("ImagerPixelSpacing")) or _pair(film.get("PixelSpacing")),
+    with warnings.catch_warnings(action="ignore"):  # pydicom's, about attributes that decide nothing here
+        film = _opened(path)
+        modality = text(film, "Modality")
+        if modality and modality not in MODALITIES:
+            raise UserError(f"DICOM modality is {shown(modality)}; allowed: {', '.join(MODALITIES)}")
+        if text(film, "NumberOfFrames"):
+            frames = whole(film, "NumberOfFrames", 1, 1_000_000)
+            if frames != 1:
+                raise UserError(f"holds {frames} frames; allowed: one")
+        stored = stored_pixels(film, max_pixels)
+        greys = film_greys(film, stored)
+        repairs = ["decoded by GDCM", *greys.repairs] if stored.by == "GDCM" else greys.repairs
+        spacing = pair(film, "ImagerPixelSpacing", repairs) or pair(film, "PixelSpacing", repairs)
+    distance, patient = (positive(film, f"DistanceSourceTo{end}") for end in ("Detector", "Patient"))
+    return greys.values, {
+        "bits": stored.bits,
+        "photometric": stored.photometric,
+        "window": greys.window,
+        "pixel_mm": spacing,
         "magnification": distance / patient if distance and patient and distance >= patient else None,
-        "view": str(film.get("ViewPosition", "") or "").strip() or None,
-        "laterality": str(film.get("ImageLaterality", "") or film.get("Laterality", "") or "").strip() or None,
+        "view": text(film, "ViewPosition") or None,
+        "laterality": text(film, "ImageLaterality") or text(film, "Laterality") or None,
         "modality": modality or None,
         "repairs": tuple(repairs),
+        "warnings": tuple(greys.warnings),
     }
 
 
-def _modality_values(film: Dataset, path: Path, repairs: list[str]) -> np.ndarray:
+def _opened(path: Path) -> FileDataset:
     try:
-        return np.asarray(pydicom.pixels.apply_modality_lut(film.pixel_array, film))
-    except (RuntimeError, NotImplementedError, AttributeError):
-        # pydicom decodes baseline JPEG with Pillow and leaves other compressions to packages that are not ours; GDCM,
-        # inside SimpleITK, knows them and applies the rescaling itself. A damaged file fails there too.
-        SimpleITK.ProcessObject.GlobalWarningDisplayOff()
-        values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
-        repairs.append("decoded by GDCM")
-        return values[0] if values.shape[0] == 1 else values
-
-
-def _grey(values: np.ndarray) -> np.ndarray:
-    if values.ndim == 3 and values.shape[-1] == 3:
-        return values @ np.array([0.299, 0.587, 0.114], np.float32)
-    return values
-
-
-def _windowed(values: np.ndarray, film: Dataset, repairs: list[str]) -> tuple[np.ndarray, str | None]:
-    """Values as the first window or table maps them, and its name; untouched where it would leave nothing to see."""
-    if film.get("VOILUTSequence"):
-        name, values_in = "VOI table", np.rint(values).astype(np.int64)
-    elif film.get("WindowCenter") not in (None, "") and film.get("WindowWidth") not in (None, ""):
-        centre, width = (np.ravel(film[key].value)[0] for key in ("WindowCenter", "WindowWidth"))
-        name, values_in = f"centre {float(centre):g} width {float(width):g}", values
-    else:
-        return values.astype(np.float32), None
-    shown = np.asarray(pydicom.pixels.apply_voi_lut(values_in, film), np.float32)
-    if shown.min() == shown.max():
-        repairs.append(f"window not applied, it leaves one grey: {name}")
-        return values.astype(np.float32), None
-    return shown, name
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) and number > 0 else None
-
-
-def _pair(value: Any) -> tuple[float, float] | None:
-    numbers = [_number(part) for part in value] if isinstance(value, pydicom.multival.MultiValue) else []
-    row, column = numbers if len(numbers) == 2 else (None, None)
-    return (row, column) if row and column else None
+        return pydicom.dcmread(path, force=True)
+    except OSError:
+        raise
+    except Exception as error:  # pydicom raises its own dozen types for a damaged file
+        raise UserError("a damaged DICOM object: its attributes cannot be read") from error

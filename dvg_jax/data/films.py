@@ -6,28 +6,22 @@ patient's right in a frontal film and anterior in a lateral one, as both are hun
 """
 
 import json
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pydicom
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from dvg_jax.data.dicom_film import read_dicom
+from dvg_jax.data.dicom_film import is_bare_dicom, is_dicom, read_dicom
 from dvg_jax.data.files import replacing
 from dvg_jax.data.frame import HostImage
+from dvg_jax.data.picture import RENDERED_KEY, WANTED, read_picture, what_it_is
 from dvg_jax.errors import UserError
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
-PHOTO_CHROMA = 0.05
-"""Mean difference of a picture's largest and smallest channel, as a share of white, from which it is a colour photo."""
-
-RENDERED_KEY = "dvg_jax"
-"""PNG text under which ``write_picture`` keeps how a view was rendered."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,7 @@ class FilmFacts:
       laterality, modality: DICOM's; None if not stated.
       rendered: how ``dvg_jax.data.drr`` rendered it; None for a film.
       repairs: what was changed while reading, one line each.
+      warnings: what contradicts itself in the file, one line each.
     """
 
     file: str
@@ -63,6 +58,7 @@ class FilmFacts:
     modality: str | None = None
     rendered: dict[str, float] | None = None
     repairs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -80,24 +76,26 @@ class Film:
 def read_film(path: str | Path) -> Film:
     """Read PNG, JPEG, TIFF (8 or 16 bit, grey) or DICOM, whatever the file is called.
 
-    Bright is dense: bone white, air black, as films are shown; DICOM's MONOCHROME1 is inverted and its window applied.
-    EXIF rotation is applied, transparency laid on black. Raises UserError for a file that is absent or no picture, a
-    colour photo, several pictures in one file, a DICOM object that is no projection X-ray, values that are constant or
-    not finite, less than 16 pixels a side or more than 100 million in all.
+    Bright is dense: bone white, air black, as films are shown; DICOM's MONOCHROME1 and TIFF's MINISWHITE are inverted
+    and DICOM's window is applied. EXIF rotation is applied, transparency laid on black, and of a phone's JPEG with
+    several pictures the first is taken. Raises UserError for a file that is absent or no picture, a colour photo, other
+    files of several pictures, a DICOM object that is no projection X-ray or lacks what decides its greys, values that
+    are constant or not finite, less than 16 pixels a side or more than 100 million in all.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such film")
     try:
-        values, facts = _read_dicom(path) if pydicom.misc.is_dicom(path) else _read_picture(path)
+        values, told = _read(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not a picture, want PNG, JPEG, TIFF or DICOM") from error
-    except Exception as error:  # decoders raise their own dozens of types for a damaged file
-        raise UserError(f"{path}: cannot be read ({_one_line(error)})") from error
+    except OSError as error:  # of the file system, whose words are plain, or Pillow's for a damaged picture
+        raise UserError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
+    except Exception as error:  # Pillow's decoders raise their own dozen types
+        raise UserError(f"{path}: cannot be read, it is damaged or of an unusual kind; {WANTED}") from error
     if values.ndim != 2 or min(values.shape) < MIN_SIDE:
         raise UserError(f"{path}: shape {values.shape}, want one image of at least {MIN_SIDE} pixels a side")
+    facts = FilmFacts(path.name, rows=values.shape[0], columns=values.shape[1], **told)
     return Film(_unit(values[::-1], str(path)), facts)
 
 
@@ -140,56 +138,16 @@ def write_picture(
         Image.fromarray(grey).save(temporary, pnginfo=text)
 
 
-def _read_picture(path: Path) -> tuple[np.ndarray, FilmFacts]:
-    with warnings.catch_warnings():
-        # Pillow warns a little below the size that is refused here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        opened = Image.open(path)
-    with opened as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise UserError(f"{picture.width} x {picture.height} pixels; allowed: {MAX_PIXELS:,} in all")
-        frames = getattr(picture, "n_frames", 1)
-        if frames != 1:
-            raise UserError(f"holds {frames} pictures; allowed: one")
-        mode, form, exif, rendered = picture.mode, str(picture.format), picture.getexif(), _rendered(picture.info)
-        turned = ImageOps.exif_transpose(picture)
-        values, repairs = _grey(turned)
-    if exif.get(0x0112, 1) != 1:
-        repairs = ("turned as its EXIF orientation says", *repairs)
-    bits = 16 if mode.startswith("I;16") else 32 if mode in ("I", "F") else 1 if mode == "1" else 8
-    rows, columns = values.shape
-    facts = FilmFacts(path.name, form, rows, columns, bits, mode, rendered=rendered, repairs=repairs)
-    return values, facts
-
-
-def _grey(picture: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
-    if picture.mode in ("1", "L") or picture.mode[0] in "IF":
-        return np.asarray(picture, np.float32), ()
-    repairs: tuple[str, ...] = ()
-    if picture.has_transparency_data:
-        clear = picture.convert("RGBA")
-        if clear.getchannel("A").getextrema() != (255, 255):
-            repairs = ("transparency laid on black",)
-        picture = Image.alpha_composite(Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear)
-    colours = np.asarray(picture.convert("RGB"))
-    chroma = float(np.ptp(colours, axis=-1).mean()) / 255
-    if chroma > PHOTO_CHROMA:
-        raise UserError(f"a colour photo (mean chroma {chroma:.2f}); allowed: grey, chroma up to {PHOTO_CHROMA}")
-    if chroma > 0:
-        repairs = (*repairs, "faint colour turned to grey")
-    return np.asarray(picture.convert("L"), np.float32), repairs
-
-
-def _rendered(info: dict[Any, Any]) -> dict[str, float] | None:
-    try:
-        return {str(name): float(value) for name, value in json.loads(info[RENDERED_KEY]).items()}
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def _read_dicom(path: Path) -> tuple[np.ndarray, FilmFacts]:
+def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Values and facts by the first reader that knows the content."""
+    if not is_dicom(path):
+        try:
+            return read_picture(path, MAX_PIXELS)
+        except UnidentifiedImageError:
+            if not is_bare_dicom(path):
+                raise UserError(what_it_is(path)) from None
     values, told = read_dicom(path, MAX_PIXELS)
-    return values, FilmFacts(path.name, "DICOM", values.shape[0], values.shape[1], **told)
+    return values, {"format": "DICOM", **told}
 
 
 def _one_line(error: Exception) -> str:

@@ -85,7 +85,7 @@ def pixelless(path):
 MALFORMED = {
     "truncated png": ("film.png", lambda p: truncated(picture(p, noise())), "cannot be read"),
     "truncated jpeg": ("film.jpg", lambda p: truncated(picture(p, noise())), "cannot be read"),
-    "truncated dicom": ("film.dcm", cut_dicom, "cannot be read"),
+    "truncated dicom": ("film.dcm", cut_dicom, "pixels are cut short"),
     "dicom cut in its header": (
         "film.dcm",
         lambda p: truncated(write_dicom(p, noise()), 0.02),
@@ -99,9 +99,9 @@ MALFORMED = {
     "frames": ("film.dcm", lambda p: write_dicom(p, np.stack([noise()] * 3)), "holds 3 frames"),
     "no pixels": ("film.dcm", pixelless, "without pixels"),
     "huge dicom": ("film.dcm", lambda p: write_dicom(p, noise(), Rows=60000, Columns=60000), "60000 x 60000 pixels"),
-    "empty": ("film.png", lambda p: text(p, b""), "not a picture"),
+    "empty": ("film.png", lambda p: text(p, b""), "an empty file"),
     "text": ("film.png", lambda p: text(p, b"left lung clear"), "not a picture"),
-    "huge png": ("film.png", lambda p: png_header(p, 100_000, 100_000), "cannot be read"),
+    "huge png": ("film.png", lambda p: png_header(p, 100_000, 100_000), "more pixels than allowed: 100,000,000"),
     "large png": ("film.png", lambda p: png_header(p, 12_000, 12_000), "12000 x 12000 pixels; allowed: 100,000,000"),
     "animated gif": ("film.gif", gif, "holds 2 pictures"),
     "nan tiff": ("film.tif", nan_tiff, "finite values"),

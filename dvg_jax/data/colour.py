@@ -1,0 +1,22 @@
+"""Colour pictures of films made grey; colour photos refused."""
+
+import numpy as np
+
+from dvg_jax.errors import UserError
+
+PHOTO_CHROMA = 0.05
+"""Mean difference of a picture's largest and smallest channel, as a share of white, from which it is a colour photo."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def grey_of(colours: np.ndarray, white: float, repairs: list[str]) -> np.ndarray:
+    """Return the brightness (h, w) of ``colours`` (h, w, 3), red, green and blue up to ``white``.
+
+    Raises UserError for a colour photo; a faint colour is told in ``repairs``.
+    """
+    chroma = float((colours.max(axis=-1) - colours.min(axis=-1)).mean(dtype=np.float64)) / white
+    if chroma > PHOTO_CHROMA:
+        raise UserError(f"a colour photo (mean chroma {chroma:.2f}); allowed: grey, chroma up to {PHOTO_CHROMA}")
+    if chroma > 0:
+        repairs.append("faint colour turned to grey")
+    return colours.astype(np.float32) @ LUMA

@@ -1,0 +1,85 @@
+"""Attributes of a DICOM object, or the plain reason why one cannot be used.
+
+pydicom converts an attribute when it is first looked at, and raises any of a dozen types if its bytes make no sense.
+"""
+
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from dvg_jax.errors import UserError
+
+UNREADABLE = "unreadable"
+
+
+def stated(film: Dataset, name: str, allowed: str) -> Any:
+    """Return an attribute's value, None if it is absent or empty; UserError if its bytes make no sense."""
+    value = unchecked(film, name)
+    if value is UNREADABLE:
+        raise UserError(f"its {name} is {UNREADABLE}; {allowed}")
+    return None if isinstance(value, str | bytes | MultiValue) and not len(value) else value
+
+
+def unchecked(film: Dataset, name: str) -> Any:
+    """Return an attribute's value, None if it is absent, ``UNREADABLE`` if its bytes make no sense."""
+    try:
+        return film.get(name)
+    except Exception:  # whatever pydicom's converters raise
+        return UNREADABLE
+
+
+def whole(film: Dataset, name: str, lowest: int, highest: int, default: int | None = None) -> int:
+    """Return a whole number from ``lowest`` to ``highest``, ``default`` where it is absent; UserError otherwise."""
+    allowed = f"allowed: {lowest}" if lowest == highest else f"allowed: a whole number from {lowest} to {highest}"
+    value = stated(film, name, allowed)
+    if value is None and default is not None:
+        return default
+    if value is None:
+        raise UserError(f"its {name} is missing; {allowed}")
+    found = number(value)
+    if found is None or found != int(found) or not lowest <= found <= highest:
+        raise UserError(f"its {name} is {shown(value)}; {allowed}")
+    return int(found)
+
+
+def text(film: Dataset, name: str) -> str:
+    """Return the words of an attribute in capitals; empty where it is absent or cannot be read."""
+    value = unchecked(film, name)
+    return "" if value is None or value is UNREADABLE else str(value).strip().upper()
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, None for anything else."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if np.isfinite(found) else None
+
+
+def positive(film: Dataset, name: str) -> float | None:
+    """Return an attribute that is a number above 0, None where it is absent or anything else."""
+    found = number(unchecked(film, name))
+    return found if found is not None and found > 0 else None
+
+
+def pair(film: Dataset, name: str, repairs: list[str]) -> tuple[float, float] | None:
+    """Return an attribute of two numbers above 0; None without, and a line in ``repairs`` if it holds other things."""
+    value = unchecked(film, name)
+    if not value:
+        return None
+    numbers = [number(part) for part in value] if isinstance(value, MultiValue) else []
+    row, column = numbers if len(numbers) == 2 else (None, None)
+    if row and column and min(row, column) > 0:
+        return row, column
+    repairs.append(f"{name} not used, it is not two numbers above 0: {shown(value)}")
+    return None
+
+
+def shown(value: Any) -> str:
+    """Write an attribute's value for a message: short, on one line."""
+    parts = [str(part) for part in value] if isinstance(value, MultiValue) else [str(value)]
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join("\\".join(parts).split()))
+    return line if len(line) <= 40 else line[:37] + "..."
