@@ -24,7 +24,7 @@ from dvg_jax.data.files import replacing
 from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.data.index import Candidate, choose_series, find_scans
 from dvg_jax.data.intensity import intensity_to_hu
-from dvg_jax.data.manifest import NAME, Row, read_manifest, write_manifest
+from dvg_jax.data.manifest import NAME, Row, file_word, read_manifest, write_manifest
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.scans import Scan
 from dvg_jax.data.splits import SplitRule, assign_splits, check_lists
@@ -164,7 +164,7 @@ def prepare_one(item: Candidate, job: Job) -> Row:
         return replace(row, status="refused", reason=" ".join(str(error).split()))
     except MemoryError:
         return replace(row, status="refused", reason="too large for this machine's memory")
-    file = f"{item.patient}-{hashlib.sha256(item.source.encode()).hexdigest()[:8]}.nii.gz"
+    file = f"{file_word(item.patient)}-{hashlib.sha256(item.source.encode()).hexdigest()[:8]}.nii.gz"
     save_nifti(job.output / file, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine)
     if job.pictures:
         draw(scan, prepared, settings, picture_path(job.output, file))
