@@ -10,6 +10,7 @@ import numpy as np
 
 from dvg_jax.data.bodymask import HostMask, body_mask
 from dvg_jax.data.frame import AIR_HU, FIELD_MM, Affine, HostVolume
+from dvg_jax.data.hounsfield import why_no_hu
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.resample import resample_cube
 from dvg_jax.data.scans import Scan
@@ -46,9 +47,11 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
 
     ``preset="x2ct"``, as X2CT-GAN has it: the scan's middle in H and W; in D the head end is kept, and a shorter scan
     padded at both ends. ``"lung"``: the middle of the body (H, W) at the height of the lungs' air (D). Raises UserError
-    where there is no body. That values are HU is seen to where scans are read.
+    for values that are no HU and where there is no body.
     """
     check_cube(size, field_mm, preset)
+    if why := why_no_hu(scan.hu):
+        raise UserError(why)
     mask = body_mask(scan.hu, scan.spacing_mm)
     if not mask.any():
         raise UserError("no body: no connected tissue above -500 HU")

@@ -20,20 +20,23 @@ LUNG_HU = -500.0
 """Air, in lungs, bowels or around the body, lies below."""
 
 _NEAR_AIR_HU = -900.0
-_FAT_HU = -20.0
+_BONE_HU = 300.0
 _SOFT_HU = 250.0
 _BRIGHT_HU = 500.0
 _DEEP_HU = -1500.0
 """No noise or streak takes many voxels below; scanners use such values for padding only."""
 
 _SPIKES = 4
-_MOST_DEEP = 0.05
+_MOST_DEEP = 0.1
+_LEAST_TISSUE = 0.002
 _LEAST_SOFT = 0.01
 _LEAST_SOFT_OF_TISSUE = 0.5
 _MOST_BRIGHT = 0.05
 _PEAK_HU = 200.0
 _SAMPLES = 2_000_000
 _EDGE_SHARE = 0.75
+_SAME_HU = 1.0
+_UNEVEN_HU = 50.0
 
 _OTHER_SCALES: dict[str, Callable[[Values], Values]] = {
     "HU + 1024, as stored before a rescale intercept": lambda v: v - 1024,
@@ -66,10 +69,10 @@ def padding_to_air(hu: HostVolume) -> tuple[HostVolume, tuple[str, ...]]:
 
 
 def edge_fill(hu: HostVolume) -> float | None:
-    """The one value that the corners of most slices have; None where they are measured."""
+    """The one value, to 1 HU, that the corners of most slices have; None where they are measured."""
     corners = hu[:, [0, 0, -1, -1], [0, -1, 0, -1]].ravel()
-    values, counts = np.unique(corners, return_counts=True)
-    return float(values[counts.argmax()]) if counts.max() >= _EDGE_SHARE * corners.size else None
+    middle = float(np.median(corners))
+    return middle if np.mean(abs(corners - middle) <= _SAME_HU) >= _EDGE_SHARE else None
 
 
 def why_no_hu(hu: HostVolume) -> str:
@@ -77,13 +80,16 @@ def why_no_hu(hu: HostVolume) -> str:
     stride = max(1, round((hu.size / _SAMPLES) ** (1 / 3)))
     samples = hu[::stride, ::stride, ::stride].ravel()
     fill = edge_fill(hu)
-    measured = samples[samples != fill] if fill is not None else samples
+    measured = samples
+    if fill is not None:  # filters that ran over deep padding leave it a little uneven
+        measured = samples[abs(samples - fill) > (_UNEVEN_HU if fill < _DEEP_HU else _SAME_HU)]
     if measured.size < _LEAST_SOFT * samples.size:
         measured, fill = samples, None
     reason = _fault(measured, fill)
     if not reason:
         return ""
-    shown = measured[measured >= _DEEP_HU] if _is_padding(measured) else measured
+    seen = measured if fill is not None and fill < LUNG_HU else samples
+    shown = seen[seen >= _DEEP_HU] if _is_padding(measured) else seen
     likely = next(
         (name for name, undo in _OTHER_SCALES.items() if _has_bone(values := undo(shown)) and not _fault(values)), ""
     )
@@ -95,16 +101,15 @@ def _fault(values: Values, fill: float | None = None) -> str:
     if not _is_padding(values):
         return f"{np.mean(values < _DEEP_HU):.0%} of the voxels are below any air"
     values = values[values >= _DEEP_HU]
-    if not values.size or values.max() <= LUNG_HU:
-        return ""  # nothing but air: that there is no body is said where one is looked for
     tissue = values[values > LUNG_HU]
-    soft = np.count_nonzero(abs(tissue) <= _SOFT_HU)
-    if values.min() > LUNG_HU and not (
-        fill is not None and fill < _NEAR_AIR_HU and _has_fat(tissue) and _has_bone(tissue)
-    ):
+    if tissue.size <= _LEAST_TISSUE * values.size:
+        return ""  # nothing but air: that there is no body is said where one is looked for
+    air_alone = fill is not None and fill < _NEAR_AIR_HU and _has_bone(tissue)  # all around is one value, as if cut out
+    if tissue.size == values.size and not air_alone:
         return "no air"
     if peak := _bright_peak(values):
         return f"{peak[0]:.0%} of the voxels lie round {peak[1]:g}, where no tissue lies"
+    soft = np.count_nonzero(abs(tissue) <= _SOFT_HU)
     if soft < _LEAST_SOFT * values.size or soft < _LEAST_SOFT_OF_TISSUE * tissue.size:
         return f"only {soft / tissue.size:.0%} of what is no air is near 0, where soft tissue lies"
     return ""
@@ -117,12 +122,8 @@ def _is_padding(values: Values) -> bool:
     return int(counts[_SPIKES:].sum()) <= _MOST_DEEP * values.size
 
 
-def _has_fat(tissue: Values) -> bool:
-    return float(np.quantile(tissue, 0.01)) < _FAT_HU
-
-
 def _has_bone(tissue: Values) -> bool:
-    return float(np.quantile(tissue, 0.9999)) > _SOFT_HU
+    return float(np.quantile(tissue, 0.9999)) > _BONE_HU
 
 
 def _bright_peak(values: Values) -> tuple[float, float] | None:
@@ -139,8 +140,14 @@ def _bright_peak(values: Values) -> tuple[float, float] | None:
 
 
 def _connected(hu: HostVolume, value: float) -> np.ndarray:
-    """The voxels of exactly ``value`` that are connected with a corner of a slice."""
+    """The voxels of ``value`` that are connected with a corner of a slice."""
     depth, height, width = hu.shape
-    seeds = [(w, h, d) for d in range(depth) for h in (0, height - 1) for w in (0, width - 1) if hu[d, h, w] == value]
-    found = SimpleITK.ConnectedThreshold(SimpleITK.GetImageFromArray(hu), seeds, value, value, 1)
+    seeds = [
+        (w, h, d)
+        for d in range(depth)
+        for h in (0, height - 1)
+        for w in (0, width - 1)
+        if abs(hu[d, h, w] - value) <= _SAME_HU
+    ]
+    found = SimpleITK.ConnectedThreshold(SimpleITK.GetImageFromArray(hu), seeds, value - _SAME_HU, value + _SAME_HU, 1)
     return SimpleITK.GetArrayFromImage(found) > 0

@@ -32,7 +32,6 @@ def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, .
     if is_gzip(path):
         raise UserError(f"{path}: a {kind.value} file inside gzip; allowed: unpacked (its own compression is read)")
     fields = text_fields(path)
-    unit = _meta_image_unit(path, fields) if kind is Format.META_IMAGE else _nrrd_unit(path, fields)
     separate = len(check_data(path)) > 1
     with itk_name(path, separate) as name:
         reader = SimpleITK.ImageFileReader()
@@ -43,6 +42,7 @@ def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, .
         if len(size) != 3 or values != 1:
             raise UserError(f"{path}: size {size} with {values} values a voxel, want 3-D with one")
         check_claim(path, size, 1)
+        unit = _meta_image_unit(path, fields) if kind is Format.META_IMAGE else _nrrd_unit(path, fields)
         image = reader.Execute()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()

@@ -1,6 +1,6 @@
 """Read a CT scan, in any common format, into the project's frame.
 
-file or series --its format's reader--> array + affine (RAS mm) --frame, hounsfield--> Scan (hu (D,H,W), spacing, affine)
+file or series --its format's reader--> array + affine (RAS mm) --frame, hounsfield--> Scan (hu, spacing, affine)
 """
 
 from collections.abc import Callable

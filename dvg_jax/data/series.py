@@ -150,7 +150,7 @@ def _uneven(slices: tuple[Slice, ...]) -> str:
     double = np.flatnonzero(steps < _SAME_PLACE_MM)
     if double.size:
         names = f"{slices[double[0]].path.name} and {slices[double[0] + 1].path.name}"
-        return f"{double.size} slices lie where another lies and show something else ({names}); allowed: one a place"
+        return f"{double.size} slices lie where another lies ({names}) and differ from it; allowed: one slice a place"
     odd = np.flatnonzero(abs(steps - usual) > _GAP_TOLERANCE * usual)
     if odd.size:
         where = f"slice {odd[0] + 1} is followed by a step of {steps[odd[0]]:.2f} mm"

@@ -5,15 +5,17 @@ python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --p
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from dvg_jax.cli import run
+from dvg_jax.data.hounsfield import why_no_hu
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.scans import Scan, load_scan
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, printable
 from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
 from dvg_jax.networks.lpips import NETWORKS
 
@@ -23,9 +25,12 @@ TOLERANCE_MM = 0.01
 def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict[str, float]:
     """Figures by name, those of protocol ``hu`` without LPIPS unless told otherwise.
 
-    Raises UserError where the two do not lie on the same voxels.
+    Raises UserError where the two do not lie on the same voxels or the truth is no HU. A result that is no HU, as that
+    of a poor model may be, is said on stderr.
     """
-    a, b = load_scan(truth), load_scan(result)
+    a, b = load_scan(truth), load_scan(result, any_values=True)
+    if why := why_no_hu(b.hu):
+        print(f"warning: {printable(str(result))}: {why}", file=sys.stderr)
     if a.hu.shape != b.hu.shape or np.abs(a.affine - b.affine).max() > TOLERANCE_MM:
         raise UserError(f"{result} has {_place(b)}; allowed: the voxels of {truth}, {_place(a)}")
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
