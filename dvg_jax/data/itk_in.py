@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import SimpleITK
 
@@ -13,13 +12,13 @@ from dvg_jax.data.formats import Format, is_gzip
 from dvg_jax.data.frame import Affine
 from dvg_jax.data.geometry import in_mm, no_orientation
 from dvg_jax.data.headers import text_fields
+from dvg_jax.data.meta_image import check_meta_image, claimed
 from dvg_jax.data.sizes import check_claim, check_data
 from dvg_jax.errors import UserError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "lps", "ras", "las")
-_OPPOSITE = str.maketrans("LRPASI", "RLAPIS")
 _READERS = {Format.META_IMAGE: "MetaImageIO", Format.NRRD: "NrrdImageIO"}
 
 
@@ -32,6 +31,7 @@ def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, .
     if is_gzip(path):
         raise UserError(f"{path}: a {kind.value} file inside gzip; allowed: unpacked (its own compression is read)")
     fields = text_fields(path)
+    unit = check_meta_image(path, fields) if kind is Format.META_IMAGE else _nrrd_unit(path, fields)
     separate = len(check_data(path)) > 1
     with itk_name(path, separate) as name:
         reader = SimpleITK.ImageFileReader()
@@ -42,14 +42,13 @@ def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, .
         if len(size) != 3 or values != 1:
             raise UserError(f"{path}: size {size} with {values} values a voxel, want 3-D with one")
         check_claim(path, size, 1)
-        unit = _meta_image_unit(path, fields) if kind is Format.META_IMAGE else _nrrd_unit(path, fields)
         image = reader.Execute()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     affine, notes = in_mm(path, LPS_TO_RAS @ affine, unit)
     if kind is Format.META_IMAGE:
-        notes = (*notes, *_claimed(fields, affine))
+        notes = (*notes, *claimed(fields, affine))
     return SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), affine, notes
 
 
@@ -72,21 +71,10 @@ def itk_name(path: Path, separate: bool = False) -> Iterator[str]:
     yield str(path)
 
 
-def _meta_image_unit(path: Path, fields: dict[str, str]) -> str:
-    if not {"transformmatrix", "rotation", "orientation"} & set(fields):
-        claim = fields.get("anatomicalorientation", "???")
-        beside = "" if "?" in claim else f"; AnatomicalOrientation = {claim} alone is read both ways"
-        raise no_orientation(path, f"no TransformMatrix{beside}")
-    if not {"elementspacing", "elementsize"} & set(fields):
-        raise UserError(f"{path}: states no voxel sizes; allowed: ElementSpacing in mm")
-    unit = fields.get("distanceunits", "mm")
-    return "mm" if unit == "?" else unit
-
-
 def _nrrd_unit(path: Path, fields: dict[str, str]) -> str:
     space = fields.get("space", "")
     if space.lower() not in _SPACES:
-        stated = f"space is {space}" if space else "no space"
+        stated = f"space is {space[:40]}" if space else "no space"
         raise no_orientation(path, f"{stated}; known: {', '.join(_SPACES[:3])}")
     if "spacedirections" not in fields:
         raise no_orientation(path, "no space directions")
@@ -94,12 +82,3 @@ def _nrrd_unit(path: Path, fields: dict[str, str]) -> str:
     if len(units) > 1:
         raise UserError(f"{path}: states lengths in {' and '.join(sorted(units))}; allowed: one unit")
     return units.pop() if units else "mm"
-
-
-def _claimed(fields: dict[str, str], affine: Affine) -> tuple[str, ...]:
-    """A note where AnatomicalOrientation, in either of its two readings, is not what the matrix says."""
-    claim = fields.get("anatomicalorientation", "").upper()
-    codes = "".join(code or "?" for code in nib.aff2axcodes(affine)) if np.isfinite(affine).all() else "???"
-    if len(claim) != 3 or "?" in claim + codes or claim in (codes, codes.translate(_OPPOSITE)):
-        return ()
-    return (f"AnatomicalOrientation = {claim} is not what TransformMatrix says ({codes}); the matrix was used",)
