@@ -1,11 +1,12 @@
 """Series whose slices were sent twice, named one by one, or cannot be read: one volume, or one row."""
 
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from dvg_jax.data import formats
 from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.index import find_scans
 from dvg_jax.data.scans import load_scan
@@ -80,14 +81,14 @@ def test_files_without_permission_are_a_row_and_the_others_go_on(tmp_path, monke
     nifti(tmp_path / "in" / "p1.nii.gz")
     for file in made.write_series(tmp_path / "in" / "s", HU, AFFINE).iterdir():
         file.rename(file.with_suffix(""))
-    head = formats.head
+    opened = Path.open
 
-    def forbidden(path):
+    def forbidden(path, *args, **options):
         if path.parent.name == "s":
             raise PermissionError(13, "Permission denied", str(path))
-        return head(path)
+        return opened(path, *args, **options)
 
-    monkeypatch.setattr(formats, "head", forbidden)
+    monkeypatch.setattr(Path, "open", forbidden)  # root, who may run the tests, may read every file
     rows, _ = prepare_folder(tmp_path / "in", Job(tmp_path / "out", Settings(16)))
     assert [row.status for row in rows] == ["ok", "refused"]
     assert rows[1].reason.startswith("cannot be read (Permission denied); 35 more files")
