@@ -6,6 +6,7 @@ What can be refused is refused before the model runs.
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -83,7 +84,7 @@ def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:
     """The CT whose place the result takes."""
     if request.like is None:
         return None
-    scan = load_scan(request.like)
+    scan = load_scan(request.like, any_values=not request.compare)  # of --like only the place is taken
     if scan.hu.shape != shape:
         size = f"with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}"
         raise UserError(f"{request.truth_flag} is {request.like}, {size}")

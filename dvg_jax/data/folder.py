@@ -25,7 +25,7 @@ from dvg_jax.data.files import replacing
 from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.data.index import Candidate, choose_series, find_scans
 from dvg_jax.data.intensity import intensity_to_hu
-from dvg_jax.data.manifest import NAME, Row, read_manifest, write_manifest
+from dvg_jax.data.manifest import NAME, Row, file_word, read_manifest, write_manifest
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.scans import Scan
 from dvg_jax.data.splits import SplitRule, assign_splits, check_lists
@@ -180,7 +180,7 @@ def prepare_one(item: Candidate, job: Job) -> Row:
         return replace(row, status="refused", reason=" ".join(str(error).split()))
     except MemoryError:
         return replace(row, status="refused", reason="too large for this machine's memory")
-    file = f"{item.patient}-{hashlib.sha256(item.source.encode()).hexdigest()[:8]}.nii.gz"
+    file = f"{file_word(item.patient)}-{hashlib.sha256(item.source.encode()).hexdigest()[:8]}.nii.gz"
     hu = np.asarray(intensity_to_hu(prepared.volume))
     save_nifti(job.output / file, hu, prepared.affine, own.PREPARED_NOTE)
     if job.pictures:

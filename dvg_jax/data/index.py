@@ -1,5 +1,6 @@
 """What a folder holds: every file or DICOM series that is, or claims to be, a scan."""
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -8,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from dvg_jax.data import dicom, own, x2ct
-from dvg_jax.data.manifest import patient_of
+from dvg_jax.data.formats import Format, format_of
+from dvg_jax.data.headers import data_files
+from dvg_jax.data.manifest import patient_of, tell_apart
 from dvg_jax.data.scans import IMAGES, Scan, load_scan, load_series
-from dvg_jax.data.sizes import data_file
-from dvg_jax.errors import UserError
+from dvg_jax.data.series import Series, group
+from dvg_jax.errors import UserError, printable
+
+_MANY = 3
+"""So many unreadable files in one folder are slices of one series."""
 
 Mapper = Callable[[Callable[[Path], Any], list[Path]], Iterable[Any]]
 
@@ -26,7 +32,7 @@ class Candidate:
     source: str
     path: Path
     patient: str
-    series: dicom.Series | None = None
+    series: Series | None = None
     reason: str = ""
     passed_over: bool = False
 
@@ -40,33 +46,54 @@ class Candidate:
         return load_series(self.series, self.path) if self.series else load_scan(self.path)
 
     def stamp(self) -> str:
-        """Changes whenever the source does: newest modification time and total bytes."""
-        files = [item.path for item in self.series.slices] if self.series else [self.path, data_file(self.path)]
-        stats = [file.stat() for file in files if file and file.is_file()]
-        return f"{max((s.st_mtime_ns for s in stats), default=0)}-{sum(s.st_size for s in stats)}"
+        """Changes whenever the source does: a digest of names, sizes and modification times of all its files."""
+        digest = hashlib.sha256()
+        for file in self._files():
+            try:
+                state = file.stat()
+                digest.update(f"{file.name!r} {state.st_size} {state.st_mtime_ns}\n".encode())
+            except OSError as error:
+                digest.update(f"{file.name!r} {error.errno}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def _files(self) -> list[Path]:
+        if self.series:
+            return sorted(item.path for item in self.series.slices)
+        try:
+            return [*data_files(self.path)] if self.path.is_file() else [self.path]
+        except (UserError, OSError):
+            return [self.path]
 
 
 def find_scans(folder: str | Path, skip: Path | None = None, mapper: Mapper = map) -> list[Candidate]:
     """Every scan below ``folder`` but not below ``skip``, in order of ``source``.
 
-    Image files go by their suffix, DICOM files by suffix or content, hidden ones are left out, links are followed.
-    ``mapper`` reads the headers of DICOM files (a pool's ``map`` reads many at once). What is no scan but looks like
-    one has a ``reason``. What this program wrote is passed over: prepared folders, ``skip``, rendered and reconstructed
-    CTs. Raises UserError where ``folder`` itself is a prepared one.
+    The content of a file decides what it is; what is called like a scan and is none has a ``reason``. Hidden files are
+    left out, links are followed. ``mapper`` reads the headers of DICOM files (a pool's ``map`` reads many at once).
+    What this program wrote is passed over: prepared folders, ``skip``, rendered and reconstructed CTs. Raises UserError
+    where ``folder`` itself is a prepared one.
     """
     folder = Path(folder)
     if own.holds_manifest(folder):
         raise UserError(f"{folder}: {own.PREPARED}; allowed: a folder of scans")
-    images, slices, found = [], [], []
+    slices, found, unreadable = [], [], []
     for path, trouble in _walk(folder, skip):
-        name = path.name.lower()
         if trouble:
             found.append(_candidate(folder, path, reason=trouble))
-        elif name.endswith(IMAGES):
-            images.append(_candidate(folder, path))
-        elif dicom.looks_like_dicom(path):
-            slices.append(path)
-    found += images + _series(folder, slices, mapper)
+        elif path.name.lower().endswith(dicom.SUFFIXES):
+            slices.append(path)  # opened once, where its header is read
+        else:
+            try:
+                role = _role(path)
+            except OSError as error:
+                if _may_be_a_scan(path):
+                    unreadable.append((path, f"cannot be read ({error.strerror or error})"))
+                continue
+            if role == "slice":
+                slices.append(path)
+            elif role == "image":
+                found.append(_candidate(folder, path))
+    found += _series(folder, slices, unreadable, mapper)
     # A folder called scan.nii.gz is an error only where nothing in it is a scan.
     inside = [item.path for item in found if not item.path.is_dir() or item.series]
     kept = [item for item in found if not item.path.is_dir() or item.series or not _holds(item.path, inside)]
@@ -81,6 +108,23 @@ def _without_own(item: Candidate) -> Candidate:
         return item
     written = own.wrote_dicom(item.series.slices[0].path) if item.series else own.wrote_nifti(item.path)
     return replace(item, reason=own.WRITTEN, passed_over=True) if written else item
+
+
+def _role(path: Path) -> str:
+    """``slice`` for DICOM, ``image`` for other scans and what is called like one, by content. Raises OSError."""
+    kind, name = format_of(path), path.name.lower()
+    if kind is Format.DICOM:
+        return "slice"
+    if kind is Format.ANALYZE:
+        return "image" if name.endswith((".hdr", *IMAGES)) else ""
+    if kind is Format.HDF5 or kind is None:  # most HDF5 is something else
+        return "image" if name.endswith(IMAGES) else ""
+    return "image"
+
+
+def _may_be_a_scan(path: Path) -> bool:
+    """By its name, for a file that cannot be opened: slices often have no suffix, or a number for one."""
+    return path.name.lower().endswith(IMAGES) or not path.suffix or path.suffix[1:].isdigit()
 
 
 def choose_series(found: list[Candidate], refused: frozenset[str] = frozenset()) -> list[Candidate]:
@@ -108,22 +152,39 @@ def _rank(item: Candidate) -> tuple:
     return item.series.rank if item.series else ()
 
 
-def _series(folder: Path, files: list[Path], mapper: Mapper) -> list[Candidate]:
+def _series(folder: Path, files: list[Path], unreadable: list[tuple[Path, str]], mapper: Mapper) -> list[Candidate]:
     headers: list[dicom.Slice] = []
     found = []
     for path, header in zip(files, mapper(dicom.read_header, files), strict=True):
         if isinstance(header, dicom.Slice):
             headers.append(header)
+        elif header == dicom.NOT_DICOM and _role(path) == "image":
+            found.append(_candidate(folder, path))
         elif header:
-            found.append(_candidate(folder, path, reason=header))
-    grouped = dicom.group(headers)
+            unreadable.append((path, header))
+    grouped = group(headers)
     places = [item.slices[0].path.parent for item in grouped]
     shared = {place for place, count in Counter(places).items() if count > 1}
-    for series, place in zip(grouped, places, strict=True):
+    stated = [item.patient or _first_folder(folder, place) for item, place in zip(grouped, places, strict=True)]
+    words = tell_apart(stated)
+    for series, place, patient in zip(grouped, places, stated, strict=True):
         source = _relative(folder, place) + (f"#{series.uid}" if place in shared else "")
-        patient = series.patient or _first_folder(folder, place)
         passed = series.passed_over
-        found.append(Candidate(source, place, patient_of(place, patient), series, series.reason, passed))
+        found.append(Candidate(source, place, words[patient], series, series.reason, passed))
+    return found + _unreadable(folder, unreadable)
+
+
+def _unreadable(folder: Path, files: list[tuple[Path, str]]) -> list[Candidate]:
+    """Files that cannot be read; many of one folder are a series, most likely, and get one row."""
+    together: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
+    for path, reason in sorted(files):
+        together[path.parent].append((path, reason))
+    found = []
+    for together_here in together.values():
+        many = len(together_here) >= _MANY
+        more = f"; {len(together_here) - 1} more files of this folder cannot be read either" if many else ""
+        shown = together_here[:1] if many else together_here
+        found += [_candidate(folder, path, reason=reason + more) for path, reason in shown]
     return found
 
 
@@ -176,7 +237,7 @@ def _first_folder(folder: Path, place: Path) -> str:
 
 
 def _relative(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).as_posix()
+    return printable(path.relative_to(folder).as_posix())
 
 
 def _holds(folder: Path, paths: list[Path]) -> bool:

@@ -1,7 +1,11 @@
 """The list of prepared scans: who, from which file, in which split, and what went wrong."""
 
 import csv
+import hashlib
 import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PureWindowsPath
 
@@ -14,6 +18,8 @@ SPLITS = ("train", "test", "val")
 """Where a prepared scan may belong; phantoms have the same splits (``data/sources.py``)."""
 
 STATUSES = ("ok", "refused", "passed over")
+
+_MOST_BYTES = 120
 
 _LATER = {"series", "checks"}
 """Columns that manifests of earlier versions lack."""
@@ -46,8 +52,45 @@ class Row:
 
 
 def slug(text: str) -> str:
-    """One lower-case word with dashes: what a patient is called in names of files."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    """One lower-case word with dashes between letters and digits of any script: what a patient is called.
+
+    Forms of one letter are one (``Ａ`` and ``A``, ``é`` as one sign or two). Bytes of a file's name that are no UTF-8
+    count as Latin-1.
+    """
+    return re.sub("-+", "-", "".join(c if _is_of_a_word(c) else "-" for c in _alike(text))).strip("-")
+
+
+def tell_apart(stated: Iterable[str]) -> dict[str, str]:
+    """Patients' ids as they are stated -> a word for each, and never one for two ids.
+
+    That is the ``slug``; ids that differ in what it drops (``A/1``, ``A-1``, ``***``) get a digest at its end.
+    """
+    alike: dict[str, set[str]] = defaultdict(set)
+    ids = set(stated)
+    for name in ids:
+        alike[slug(name)].add(_alike(name))
+    words = {}
+    for name in ids:
+        word = slug(name)
+        digest = hashlib.sha256(_alike(name).encode()).hexdigest()[:6]
+        words[name] = word if word and len(alike[word]) == 1 else f"{word or 'patient'}-{digest}"
+    return words
+
+
+def file_word(patient: str) -> str:
+    """The part of a file's name that tells the patient: no more than file systems take, in bytes."""
+    return patient.encode()[:_MOST_BYTES].decode(errors="ignore")
+
+
+def _alike(text: str) -> str:
+    latin = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in text)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", latin).casefold())
+    return " ".join("".join(c for c in folded if unicodedata.category(c) not in ("Cf", "Cs")).split())
+
+
+def _is_of_a_word(character: str) -> bool:
+    """Letters, digits, and the marks that some scripts write as signs of their own."""
+    return unicodedata.category(character)[0] in "LNM"
 
 
 def patient_of(source: Path, stated: str | None = None) -> str:
@@ -67,7 +110,10 @@ def patient_of(source: Path, stated: str | None = None) -> str:
 
 def write_manifest(folder: Path, rows: list[Row]) -> None:
     """Write ``manifest.csv`` into ``folder``, atomically."""
-    with replacing(folder / NAME) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(folder / NAME) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         table = csv.DictWriter(file, [field.name for field in fields(Row)])
         table.writeheader()
         table.writerows(asdict(row) for row in rows)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from dvg_jax.data.files import check_free, hidden, make_folder, missing_folders
-from dvg_jax.data.sizes import data_file
+from dvg_jax.data.headers import data_files
 from dvg_jax.errors import UserError
 
 Paths = Mapping[str, Iterable[Path]]
@@ -70,9 +70,8 @@ def check_room(wanted: Iterable[tuple[str, Path, int]]) -> None:
 
 
 def files_of(scan: Path) -> list[Path]:
-    """A scan, and the file with its voxels where its header names one."""
-    beside = data_file(scan) if scan.is_file() else None
-    return [scan, *([beside] if beside else [])]
+    """A scan, and the files with its voxels where its header names them."""
+    return [*data_files(scan)] if scan.is_file() else [scan]
 
 
 def _spare(read: list[Named], written: list[Named], replaced: list[Named]) -> None:

@@ -1,28 +1,32 @@
 """Read a CT scan, in any common format, into the project's frame.
 
-file or series --nibabel / SimpleITK / h5py--> array + affine (RAS mm) --to_frame--> Scan(hu (D,H,W), spacing, affine)
+file or series --its format's reader--> array + affine (RAS mm) --frame, hounsfield--> Scan (hu, spacing, affine)
 """
 
-import gzip
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import nibabel as nib
 import numpy as np
-import SimpleITK
-from nibabel.arrayproxy import ArrayProxy
 
 from dvg_jax.data import dicom, x2ct
-from dvg_jax.data.frame import AIR_HU, Affine, HostVolume, orientation, spacing, to_frame
-from dvg_jax.data.sizes import check_claim
+from dvg_jax.data.formats import Format, format_of, head
+from dvg_jax.data.frame import Affine, HostVolume, orientation, spacing, to_frame
+from dvg_jax.data.geometry import check_extent, no_orientation
+from dvg_jax.data.hounsfield import padding_to_air, why_no_hu
+from dvg_jax.data.itk_in import read_itk
+from dvg_jax.data.nifti_in import read_nifti
+from dvg_jax.data.series import MIN_SLICES, Series, group
+from dvg_jax.data.slice_pixels import read_slices
 from dvg_jax.data.straighten import straighten
 from dvg_jax.errors import UserError
 
-NIFTI = (".nii", ".nii.gz")
-ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
-IMAGES = NIFTI + ITK + x2ct.SUFFIXES
+IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", *x2ct.SUFFIXES)
+"""Suffixes whose files claim to be scans: what else they hold is refused by name."""
+
+_KNOWN = "NIfTI, MetaImage, NRRD, X2CT's HDF5 or a folder with a DICOM series"
+
+Read = tuple[np.ndarray, Affine, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -41,117 +45,105 @@ class Scan:
     notes: tuple[str, ...] = ()
 
 
-def load_scan(path: str | Path) -> Scan:
-    """Read NIfTI, MetaImage, NRRD, X2CT's HDF5, or a folder that holds one DICOM series.
+def load_scan(path: str | Path, any_values: bool = False) -> Scan:
+    """Read NIfTI, MetaImage, NRRD, X2CT's HDF5, or a folder that holds one DICOM series. The content decides which.
+
+    Values that cannot be HU are refused, unless ``any_values``: a note says so then, as for results of a model.
 
     Raises UserError naming the file: absent, unreadable, larger than it can be, not three-dimensional, fewer than 8
-    slices along an axis, NaN or infinite values, unusable spacing, or no stated orientation.
+    slices along an axis, NaN or infinite values, no HU, unusable spacing, or no stated orientation.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_dir():
-        return load_series(_only_series(path), path)
-    if not path.name.lower().endswith(IMAGES):
-        raise UserError(f"{path}: not a CT file, want {', '.join(IMAGES)} or a folder with a DICOM series")
+        return load_series(_only_series(path), path, any_values)
+    array, affine, notes = _tried(path, lambda: _read_file(path))
+    return _framed(array, affine, str(path), None, notes, any_values)
+
+
+def load_series(series: Series, path: Path, any_values: bool = False) -> Scan:
+    """Read one series of an index; ``path`` is what errors call it. Raises UserError as ``load_scan`` does."""
+    if series.reason:
+        raise UserError(f"{path}: {series.reason}")
+    array, affine, notes = _tried(path, lambda: read_slices(series.slices), named=False)
+    return _framed(array, affine, str(path), series.patient or None, (*series.notes, *notes), any_values)
+
+
+def _tried(path: Path, read: Callable[[], Read], named: bool = True) -> Read:
     try:
-        array, affine = _read_file(path)
-    except UserError:
+        return read()
+    except UserError as error:
+        raise error if named else UserError(f"{path}: {error}") from error
+    except MemoryError:
         raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or _last_line(error)})") from error
     except Exception as error:  # readers raise their own dozens of types for a damaged file
         raise UserError(f"{path}: cannot be read ({_last_line(error)})") from error
-    notes = (x2ct.ASSUMED,) if path.name.lower().endswith(x2ct.SUFFIXES) else ()
-    return _framed(array, affine, str(path), None, notes)
 
 
-def load_series(series: dicom.Series, path: Path) -> Scan:
-    """Read one series of an index; ``path`` is what errors call it. Raises UserError as ``load_scan`` does."""
-    try:
-        array, affine = dicom.read_series(series)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read ({_last_line(error)})") from error
-    return _framed(array, affine, str(path), series.patient or None, series.notes)
-
-
-def _only_series(folder: Path) -> dicom.Series:
+def _only_series(folder: Path) -> Series:
     headers = [
         dicom.read_header(file) for file in sorted(folder.iterdir()) if file.is_file() and dicom.looks_like_dicom(file)
     ]
-    found = dicom.group(header for header in headers if isinstance(header, dicom.Slice))
+    found = group(header for header in headers if isinstance(header, dicom.Slice))
     volumes = [series for series in found if not series.reason]
     if len(volumes) == 1:
         return volumes[0]
     if len(volumes) > 1:
         raise UserError(f"{folder}: {len(volumes)} DICOM series, want one; dvg_jax.data.prepare chooses by rule")
-    refused = [series for series in found if not series.passed_over] or found
-    raise UserError(f"{folder}: {refused[0].reason if refused else '0 DICOM series, want one'}")
+    refused = [series.reason for series in found if not series.passed_over] or [series.reason for series in found]
+    unreadable = [header for header in headers if isinstance(header, str)]
+    raise UserError(f"{folder}: {(refused or unreadable or ['0 DICOM series, want one'])[0]}")
 
 
-def _read_file(path: Path) -> tuple[np.ndarray, Affine]:
-    name = path.name.lower()
-    if name.endswith(NIFTI):
-        return _from_nifti(path)
-    if name.endswith(ITK):
-        return _from_itk(path)
-    return x2ct.read_x2ct(path)
+def _read_file(path: Path) -> Read:
+    kind = format_of(path)
+    if kind is Format.NIFTI:
+        return read_nifti(path)
+    if kind in (Format.META_IMAGE, Format.NRRD):
+        return read_itk(path, kind)
+    if kind is Format.HDF5:
+        return *x2ct.read_x2ct(path), (x2ct.ASSUMED,)
+    if kind is Format.ANALYZE:
+        raise no_orientation(path, "an Analyze 7.5 file, which cannot")
+    if kind is Format.DICOM:
+        raise UserError(f"{path}: one DICOM file; allowed: the folder with its series")
+    raise UserError(f"{path}: {_no_scan(path)}")
 
 
-def _framed(array: np.ndarray, affine: Affine, name: str, patient: str | None, notes: tuple[str, ...]) -> Scan:
-    if array.ndim != 3 or min(array.shape) < dicom.MIN_SLICES:
-        raise UserError(f"{name}: shape {array.shape}, want three axes of at least {dicom.MIN_SLICES} voxels")
+def _no_scan(path: Path) -> str:
+    if not path.name.lower().endswith(IMAGES):
+        return f"not a CT file; allowed: {_KNOWN}"
+    first = head(path)[:8]
+    if not path.stat().st_size:
+        return "cannot be read (the file is empty)"
+    return f"cannot be read (the content is none of {_KNOWN}: it begins with {first!r})"
+
+
+def _framed(
+    array: np.ndarray, affine: Affine, name: str, patient: str | None, notes: tuple[str, ...], any_values: bool
+) -> Scan:
+    if array.ndim != 3 or min(array.shape) < MIN_SLICES:
+        raise UserError(f"{name}: shape {array.shape}, want three axes of at least {MIN_SLICES} voxels")
     if not np.isrealobj(array) or array.dtype.fields is not None:
         raise UserError(f"{name}: values are {array.dtype}, want one number a voxel")
     turned, ours = to_frame(array, affine, name)
+    check_extent(name, turned.shape, ours)
     hu = np.ascontiguousarray(turned, np.float32)
     if not np.isfinite(hu).all():
         raise UserError(f"{name}: holds NaN or infinite values, want finite HU")
-    padded = np.count_nonzero(hu < AIR_HU) / hu.size
-    if padded:
-        hu = np.maximum(hu, AIR_HU)
-        notes = (*notes, f"padding ({padded:.1%} of voxels, under {AIR_HU:g} HU) is air")
+    if why := why_no_hu(hu):
+        if not any_values:
+            raise UserError(f"{name}: {'; '.join((why, *notes))}")
+        notes = (why, *notes)
+    hu, padded = padding_to_air(hu)
     hu, ours, askew = straighten(hu, ours)
+    notes = (*notes, *padded)
     if askew:
         notes = (*notes, f"axes {askew:.1f} degrees askew (tilted gantry) were straightened")
     return Scan(hu, spacing(ours), ours, orientation(affine), patient, notes)
-
-
-def _from_nifti(path: Path) -> tuple[np.ndarray, Affine]:
-    image = cast(nib.Nifti1Image, nib.load(path))
-    if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-        raise UserError(f"{path}: states no orientation (sform and qform codes are 0), so left and right are unknown")
-    check_claim(path, image.shape, image.get_data_dtype().itemsize)
-    if path.suffix.lower() == ".gz":
-        image = _unpacked(path, image)
-    # The trailing axis of length 1 is how some writers store a single volume.
-    return np.squeeze(np.asanyarray(image.dataobj)), np.asarray(image.affine, np.float64)
-
-
-def _unpacked(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """The image read to the end of its gzip file: only there does a damaged one show."""
-    voxels = math.prod(image.shape) * image.get_data_dtype().itemsize
-    with gzip.open(path) as file:
-        raw = file.read(cast(ArrayProxy, image.dataobj).offset + voxels)
-        if file.read(1):
-            raise UserError(f"{path}: cannot be read (holds more than the {voxels} bytes that its header states)")
-    return type(image).from_bytes(raw)
-
-
-def _from_itk(path: Path) -> tuple[np.ndarray, Affine]:
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    size, values = reader.GetSize(), reader.GetNumberOfComponents()
-    if len(size) != 3 or values != 1:
-        raise UserError(f"{path}: size {size} with {values} values a voxel, want 3-D with one")
-    check_claim(path, size, 1)
-    image = reader.Execute()
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
-    return SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), lps_to_ras @ affine
 
 
 def _last_line(error: Exception) -> str:

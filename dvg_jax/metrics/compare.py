@@ -14,7 +14,7 @@ import numpy as np
 from dvg_jax.cli import run
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.scans import Scan, load_scan
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, printable
 from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
 from dvg_jax.networks.lpips import NETWORKS
 
@@ -25,16 +25,17 @@ _MOST_DIGITS = 7
 def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict[str, float]:
     """Figures by name, those of protocol ``hu`` without LPIPS unless told otherwise.
 
-    Raises UserError where the two do not lie on the same voxels.
+    Raises UserError where the two do not lie on the same voxels or the truth is no HU. A result that is no HU, as that
+    of a poor model may be, is said on stderr.
     """
-    a, b = load_scan(truth), load_scan(result)
+    a, b = load_scan(truth), load_scan(result, any_values=True)
     if a.hu.shape != b.hu.shape or not _apart(a, b) <= TOLERANCE_MM:
         there, wanted, apart = _told_apart(b, a)
         raise UserError(f"{result} has {there}; allowed: the voxels of {truth}, {wanted}{apart}")
     for path, scan in ((truth, a), (result, b)):
         # Padding is air in nearly every scan.
         for note in (note for note in scan.notes if not note.startswith("padding")):
-            print(f"note: {path}: {note}", file=sys.stderr)
+            print(f"note: {printable(str(path))}: {note}", file=sys.stderr)
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
     return (measures or Measures()).volume(expected, found)
 

@@ -1,0 +1,153 @@
+"""Tell Hounsfield units from what only looks like a CT: raw values, other scales, windows, wrapped integers.
+
+values as read --padding left out--> samples --five questions--> a reason, or "" for HU
+
+A person's CT holds air under -500 HU, soft tissue within 250 of 0 and little that is brighter; its bright voxels, bone
+and metal, lie far apart. Padding says nothing: it is one value, or a few, that voxels have exactly.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import SimpleITK
+from jaxtyping import Float
+
+from dvg_jax.data.frame import AIR_HU, HostVolume
+
+Values = Float[np.ndarray, "n"]
+
+LUNG_HU = -500.0
+"""Air, in lungs, bowels or around the body, lies below."""
+
+_NEAR_AIR_HU = -900.0
+_BONE_HU = 300.0
+_SOFT_HU = 250.0
+_BRIGHT_HU = 500.0
+_DEEP_HU = -1500.0
+"""No noise or streak takes many voxels below; scanners use such values for padding only."""
+
+_SPIKES = 4
+_MOST_DEEP = 0.1
+_LEAST_TISSUE = 0.002
+_LEAST_SOFT = 0.01
+_LEAST_SOFT_OF_TISSUE = 0.5
+_MOST_BRIGHT = 0.05
+_PEAK_HU = 200.0
+_SAMPLES = 2_000_000
+_EDGE_SHARE = 0.75
+_SAME_HU = 1.0
+_UNEVEN_HU = 50.0
+
+_OTHER_SCALES: dict[str, Callable[[Values], Values]] = {
+    "HU + 1024, as stored before a rescale intercept": lambda v: v - 1024,
+    "HU with its sign turned": lambda v: -v,
+    "10 times HU": lambda v: v / 10,
+    "HU - 1024, an intercept taken twice": lambda v: v + 1024,
+    "HU whose negative values wrapped round 65536": lambda v: np.where(v > 32767, v - 65536, v),
+    "HU / 1000": lambda v: v * 1000,
+}
+
+
+def padding_to_air(hu: HostVolume) -> tuple[HostVolume, tuple[str, ...]]:
+    """Set what was not measured to -1024 HU: values below, and a fill of another value around the field of view.
+
+    Such a fill is a value that three quarters of the corners of all slices have exactly, as noise never makes it; it is
+    followed from there. The notes say how many voxels were set.
+    """
+    notes = []
+    fill = edge_fill(hu)
+    if fill is not None and fill > _NEAR_AIR_HU:
+        outside = _connected(hu, fill)
+        if outside.mean() < _EDGE_SHARE:
+            hu = np.where(outside, np.float32(AIR_HU), hu)
+            notes.append(f"{outside.mean():.1%} of voxels, {fill:g} throughout the corners, are taken for air")
+    padded = np.count_nonzero(hu < AIR_HU) / hu.size
+    if padded:
+        hu = np.maximum(hu, AIR_HU)
+        notes.append(f"padding ({padded:.1%} of voxels, under {AIR_HU:g} HU) is air")
+    return hu, tuple(notes)
+
+
+def edge_fill(hu: HostVolume) -> float | None:
+    """The one value, to 1 HU, that the corners of most slices have; None where they are measured."""
+    corners = hu[:, [0, 0, -1, -1], [0, -1, 0, -1]].ravel()
+    middle = float(np.median(corners))
+    return middle if np.mean(abs(corners - middle) <= _SAME_HU) >= _EDGE_SHARE else None
+
+
+def why_no_hu(hu: HostVolume) -> str:
+    """Why values, padding among them, cannot be HU; empty where they can. Looks at two million voxels or so."""
+    stride = max(1, round((hu.size / _SAMPLES) ** (1 / 3)))
+    samples = hu[::stride, ::stride, ::stride].ravel()
+    fill = edge_fill(hu)
+    measured = samples
+    if fill is not None:  # filters that ran over deep padding leave it a little uneven
+        measured = samples[abs(samples - fill) > (_UNEVEN_HU if fill < _DEEP_HU else _SAME_HU)]
+    if measured.size < _LEAST_SOFT * samples.size:
+        measured, fill = samples, None
+    reason = _fault(measured, fill)
+    if not reason:
+        return ""
+    seen = measured if fill is not None and fill < LUNG_HU else samples
+    shown = seen[seen >= _DEEP_HU] if _is_padding(measured) else seen
+    likely = next(
+        (name for name, undo in _OTHER_SCALES.items() if _has_bone(values := undo(shown)) and not _fault(values)), ""
+    )
+    found = f"{reason}: values from {shown.min():g} to {shown.max():g}; allowed: HU, in which air is under {LUNG_HU:g}"
+    return f"{found} (these look like {likely})" if likely else found
+
+
+def _fault(values: Values, fill: float | None = None) -> str:
+    if not _is_padding(values):
+        return f"{np.mean(values < _DEEP_HU):.0%} of the voxels are below any air"
+    values = values[values >= _DEEP_HU]
+    tissue = values[values > LUNG_HU]
+    if tissue.size <= _LEAST_TISSUE * values.size:
+        return ""  # nothing but air: that there is no body is said where one is looked for
+    air_alone = fill is not None and fill < _NEAR_AIR_HU and _has_bone(tissue)  # all around is one value, as if cut out
+    if tissue.size == values.size and not air_alone:
+        return "no air"
+    if peak := _bright_peak(values):
+        return f"{peak[0]:.0%} of the voxels lie round {peak[1]:g}, where no tissue lies"
+    soft = np.count_nonzero(abs(tissue) <= _SOFT_HU)
+    if soft < _LEAST_SOFT * values.size or soft < _LEAST_SOFT_OF_TISSUE * tissue.size:
+        return f"only {soft / tissue.size:.0%} of what is no air is near 0, where soft tissue lies"
+    return ""
+
+
+def _is_padding(values: Values) -> bool:
+    """Whether the values below any noise are a few that many voxels have, not a scale of their own."""
+    deep = values[values < _DEEP_HU]
+    counts = np.sort(np.unique(deep, return_counts=True)[1])[::-1]
+    return int(counts[_SPIKES:].sum()) <= _MOST_DEEP * values.size
+
+
+def _has_bone(tissue: Values) -> bool:
+    return float(np.quantile(tissue, 0.9999)) > _BONE_HU
+
+
+def _bright_peak(values: Values) -> tuple[float, float] | None:
+    """The share and the place of a heap of bright values: bone and metal spread, a shifted tissue does not."""
+    bright = values[values > _BRIGHT_HU]
+    if bright.size < _MOST_BRIGHT * values.size:
+        return None
+    steps = np.bincount(((bright - _BRIGHT_HU) / (_PEAK_HU / 4)).astype(np.int64).clip(max=2**16))
+    heaps = np.convolve(steps, np.ones(4, np.int64))
+    highest = int(heaps.argmax())
+    if heaps[highest] < max(_MOST_BRIGHT * values.size, bright.size / 2):
+        return None
+    return heaps[highest] / values.size, _BRIGHT_HU + (highest - 1) * _PEAK_HU / 4
+
+
+def _connected(hu: HostVolume, value: float) -> np.ndarray:
+    """The voxels of ``value`` that are connected with a corner of a slice."""
+    depth, height, width = hu.shape
+    seeds = [
+        (w, h, d)
+        for d in range(depth)
+        for h in (0, height - 1)
+        for w in (0, width - 1)
+        if abs(hu[d, h, w] - value) <= _SAME_HU
+    ]
+    found = SimpleITK.ConnectedThreshold(SimpleITK.GetImageFromArray(hu), seeds, value - _SAME_HU, value + _SAME_HU, 1)
+    return SimpleITK.GetArrayFromImage(found) > 0
