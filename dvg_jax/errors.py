@@ -1,8 +1,31 @@
 """What a user did that cannot work, told in one line."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
 
 class UserError(ValueError):
     """Bad input: the message names the thing, its value and what is allowed.
 
     Entry points print the message without a traceback and exit with code 2.
     """
+
+
+def did_you_mean(value: object, names: Iterable[str]) -> str:
+    """``; did you mean NAME?`` where one of ``names`` is close to ``value``, else nothing. It goes before ``; allowed``."""
+    near = get_close_matches(str(value), list(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def near_path(path: Path) -> str:
+    """As :func:`did_you_mean`, among what lies in the nearest folder above ``path`` that exists."""
+    missing = path
+    while missing.parent != missing and not missing.parent.is_dir():
+        missing = missing.parent
+    try:
+        beside = sorted(entry.name for entry in missing.parent.iterdir())
+    except OSError:
+        return ""
+    near = get_close_matches(missing.name, beside, n=1)
+    return f"; did you mean {missing.parent / near[0]}?" if near else ""
