@@ -39,6 +39,8 @@ class Number:
         low = f"more than {self.low:.10g}" if self.open_low else f"{self.low:.10g}"
         high = f"less than {self.high:.10g}" if self.open_high else f"{self.high:.10g}"
         kind = "a whole number" if self.whole else "a number"
+        if self.low == -math.inf and self.high == math.inf:
+            return kind
         if self.high == math.inf:
             return f"{kind}, {low}" if self.open_low else f"{kind}, {low} or more"
         return f"{kind} from {low} to {high}"

@@ -199,7 +199,7 @@ def check_name(field: str, config: ConfigDict) -> None:
     for part in (*above, last):
         names = list(section.keys()) if isinstance(section, ConfigDict) else []
         if part not in names:
-            allowed = f"allowed: {', '.join(names)}" if names else f"allowed: {told}, which has no fields"
+            allowed = f"allowed: {', '.join(names)}" if names else f"allowed: {told} itself"
             near = did_you_mean(part, names) or _elsewhere(last, config)
             raise UserError(f"{told} has no field {part!r}{near}; {allowed}")
         section, told = section[part], f"{told}.{part}"
@@ -207,11 +207,16 @@ def check_name(field: str, config: ConfigDict) -> None:
         raise UserError(f"{told} is a section; allowed: one of its fields, {', '.join(section.keys())}")
 
 
-def _elsewhere(name: str, config: ConfigDict, prefix: str = "config") -> str:
-    """``; did you mean PATH?`` for a field of this very name in another section."""
-    if name in config and not isinstance(config[name], ConfigDict):
-        return f"; did you mean {prefix}.{name}?"
-    found = (
-        _elsewhere(name, value, f"{prefix}.{key}") for key, value in config.items() if isinstance(value, ConfigDict)
-    )
-    return next((text for text in found if text), "")
+def _elsewhere(name: str, config: ConfigDict) -> str:
+    """``; did you mean PATH?`` where fields of this very name are in other sections, the pipeline's before others."""
+    found = sorted((path for path in _paths(config) if path.split(".")[-1] == name), key=lambda path: path.count("."))
+    more = f", or one of {len(found) - 1} others" if len(found) > 1 else ""
+    return f"; did you mean config.{found[0]}{more}?" if found else ""
+
+
+def _paths(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All fields of a config by their paths."""
+    paths: list[str] = []
+    for name, value in config.items():
+        paths += _paths(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+    return paths

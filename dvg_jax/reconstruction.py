@@ -132,7 +132,9 @@ def reconstruct(request: Request) -> list[str]:
         told.append(f"{request.dicom}: DICOM CT series of {len(hu)} slices")
     record = request.beside(".json")
     with replacing(record) as part:
-        part.write_text(json.dumps(settings | ({"metrics": metrics} if metrics else {}), indent=2) + "\n")
+        part.write_text(
+            json.dumps(settings | ({"metrics": metrics} if metrics else {}), indent=2) + "\n", encoding="utf-8"
+        )
     told.append(f"{record}: settings")
     if request.report is not None:
         write_page(request.report, _page(request, outcome, settings, metrics))

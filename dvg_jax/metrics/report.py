@@ -67,12 +67,14 @@ def write_table(
     path.parent.mkdir(parents=True, exist_ok=True)
     summary = {method: summarise(cases) for method, cases in rows.items()}
     flat = [{"method": method, **case} for method, cases in rows.items() for case in cases]
-    with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="") as file:
+    with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(flat[0]))
         writer.writeheader()
         writer.writerows(flat)
     with replacing(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps({"title": title, "methods": _without_nan(summary)}, indent=2) + "\n")
+        part.write_text(
+            json.dumps({"title": title, "methods": _without_nan(summary)}, indent=2) + "\n", encoding="utf-8"
+        )
     text = f"{title} ({SHOWN})"
     for heading, names in (tables or {"": list(next(iter(summary.values())))}).items():
         text += (f"\n\n{heading}" if heading else "") + "\n\n" + align(table_cells(summary, names))

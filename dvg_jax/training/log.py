@@ -27,9 +27,9 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
-            path.write_text("".join(line + "\n" for line in lines))
-        self._file = path.open("a", buffering=1)
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= start]
+            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
 
     def advance(self) -> None:
