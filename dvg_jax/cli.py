@@ -6,6 +6,7 @@
 What is wrong with a flag is said by ``flag_errors.py``, with a config by ``config_file.py``.
 """
 
+import codecs
 import errno
 import importlib
 import math
@@ -94,6 +95,10 @@ def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tupl
 def workdir_path(value: str, made: bool = True) -> Path:
     """A working folder, which need not exist where it is ``made``; a file in its place is refused."""
     path = Path(value)
+    try:
+        os.path.abspath(value).encode("utf-8")
+    except UnicodeEncodeError:  # the checkpoints' library takes no other names
+        raise UserError(f"--workdir is {value}, no name in UTF-8; allowed: one, in a UTF-8 locale") from None
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir is {value}, a file; allowed: a folder{', made if it is missing' if made else ''}")
     if not made and not path.is_dir():
@@ -145,7 +150,23 @@ def _nobody_reads() -> bool:
 
 
 def _escape_what_cannot_be_encoded() -> None:
-    """Names of files need not be text in the locale's encoding, nor need it hold every character of a message."""
+    """Names of files need not be text in the locale's encoding, nor need it hold every character of a message.
+
+    Where it is UTF-8 they are shown with backslashes, so that what reads the output as UTF-8 can. Elsewhere, as in the
+    C locale, the bytes of a name are written as they are.
+    """
+    codecs.register_error("dvg_jax.bytes", _bytes_or_backslashes)
+    errors = "backslashreplace" if sys.getfilesystemencoding() == "utf-8" else "dvg_jax.bytes"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=errors)
+
+
+def _bytes_or_backslashes(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    parts = (
+        letter.encode("ascii", "surrogateescape" if "\udc80" <= letter <= "\udcff" else "backslashreplace")
+        for letter in error.object[error.start : error.end]
+    )
+    return b"".join(parts), error.end

@@ -114,5 +114,6 @@ def _reason(error: Exception) -> str:
     """Kind and message; of ml_collections' long one about a locked config, the fields that are there are left out."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if locked := re.match(r"'?(Key .* config is locked\.) Other fields present:", text):
-        text = f"{locked[1]} {''.join(re.findall(r'Did you mean .*', text))}"
+        near = re.search(r"Did you mean .*\?", text)
+        text = f"{locked[1]} {near[0] if near else ''}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
