@@ -13,17 +13,21 @@ from ml_collections import ConfigDict
 
 from configs import paper, quickstart
 from dvg_jax.config import BASELINES
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, did_you_mean
 
 
 def get_config(argument: str = "cnn2d,biplanar") -> ConfigDict:
     """``argument``: a method, views, and optionally ``tiny``, separated by commas."""
     method, *rest = argument.split(",")
     if method not in BASELINES:
-        raise UserError(f"baselines.py:{argument}; allowed: one of {', '.join(BASELINES)}, then views, then tiny")
+        near = did_you_mean(method, BASELINES)
+        allowed = f"one of {', '.join(BASELINES)}, then views, then tiny"
+        raise UserError(f"--config is baselines.py:{argument}{near}; allowed: {allowed}")
     views, size = [*rest, *("biplanar", "")[len(rest) :]][:2]
     if len(rest) > 2 or size not in ("", "tiny"):
-        raise UserError(f"baselines.py:{argument}; allowed: {method}, single or biplanar or views=N, then tiny")
+        raise UserError(
+            f"--config is baselines.py:{argument}; allowed: {method}, single or biplanar or views=N, then tiny"
+        )
     config = (quickstart if size else paper).get_config(views)
     config.stage = method
     return config

@@ -10,7 +10,7 @@ Expected score: not run yet at this size.
 from ml_collections import ConfigDict
 
 from dvg_jax.config import default_config
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, did_you_mean
 from dvg_jax.presets import MOST_VIEWS, any_views
 from dvg_jax.xray.views import spread
 
@@ -24,8 +24,10 @@ def get_config(views: str = "biplanar") -> ConfigDict:
         any_views(config)
         return config
     count = {"single": "1", "biplanar": "2"}.get(views, views.removeprefix("views="))
-    if not count.isdigit() or not 1 <= int(count) <= MOST_VIEWS:
-        raise UserError(f"paper.py:{views}; allowed: single, biplanar, any, views=1 to views={MOST_VIEWS}")
+    if not count.isdecimal() or not 1 <= int(count) <= MOST_VIEWS:
+        near = did_you_mean(views, ("single", "biplanar", "any"))
+        allowed = f"single, biplanar, any, views=1 to views={MOST_VIEWS}"
+        raise UserError(f"--config is paper.py:{views}{near}; allowed: {allowed}")
     n = int(count)
     config.angles = spread(n)
     config.new_angles = NEW_ANGLES.get(n, ())

@@ -9,7 +9,7 @@ volume (``docs/results.md``). One view instead of two: ``--config configs/quicks
 
 from ml_collections import ConfigDict
 
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, did_you_mean
 from dvg_jax.presets import tiny
 
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
@@ -18,7 +18,7 @@ VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
 def get_config(views: str = "biplanar") -> ConfigDict:
     """``views``: single or biplanar."""
     if views not in VIEWS:
-        raise UserError(f"quickstart.py:{views}; allowed: {', '.join(VIEWS)}")
+        raise UserError(f"--config is quickstart.py:{views}{did_you_mean(views, VIEWS)}; allowed: {', '.join(VIEWS)}")
     config = tiny()
     config.angles, config.new_angles = VIEWS[views]
     return config

@@ -1,30 +1,69 @@
-"""How every command of the project starts, reads its flags and fails. Does not import JAX."""
+"""How every command of the project starts, fails and is stopped. Does not import JAX.
 
+    main --UserError--> "error: ...", exit code 2      --OSError--> "error: FILE: reason", 2
+         --Ctrl-C, SIGTERM--> "stopped", 130, 143      --nobody reads its output--> nothing, 141
+
+What is wrong with a flag is said by ``flag_errors.py``, with a config by ``config_file.py``.
+"""
+
+import codecs
+import errno
 import importlib
+import math
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from dvg_jax import runtime
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, near_path
+from dvg_jax.flag_errors import illegal, kind, unknown
+from dvg_jax.interrupt import Stopped, stopped_by_signals
+
+BAD_INPUT = 2
+
+NOBODY_READS = 128 + 13
+"""What a shell gives a command that SIGPIPE has ended."""
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:
-    """Run ``main`` on the command line's arguments; bad input becomes one line on stderr and exit code 2."""
+    """Run ``main`` on the command line's arguments; whatever ends it early becomes one line on stderr and an exit code.
+
+    Raises:
+      SystemExit: ``main`` did not come to its end.
+    """
+    _escape_what_cannot_be_encoded()
     try:
-        main(None)
+        with stopped_by_signals():
+            main(None)
+            sys.stdout.flush()
+    except SystemExit as left:
+        _leave(left.code)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _leave(BAD_INPUT, f"error: {error}")
+    except KeyboardInterrupt as stopped:
+        code = stopped.exit_code if isinstance(stopped, Stopped) else 128 + signal.SIGINT
+        _leave(code, "; ".join(["stopped", *getattr(stopped, "__notes__", ())]))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            _leave(NOBODY_READS)
+        _leave(BAD_INPUT, f"error: {reason(error)}")
+    except UnicodeEncodeError as error:
+        if sys.getfilesystemencoding() == "utf-8":
+            raise
+        told = f"error: {error.object!r} cannot be a name in this locale, {error.encoding}; allowed: a UTF-8 one"
+        _leave(BAD_INPUT, told)
 
 
 def run_module(name: str) -> None:
     """Run the ``main`` of a module that imports JAX, with the process set up for it first."""
     runtime.set_up()
-    run(importlib.import_module(name).main)
+    run(lambda argv: importlib.import_module(name).main(argv))
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tuple[str, ...]) -> None:
@@ -33,32 +72,37 @@ def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tupl
     if {"-h", "--help"} & set(argv):
         print(values.get_help())
         sys.exit(0)
+    names = [f"--{name}" for name in values if "." not in name]
     try:
         rest = values(argv)[1:]
-    except UserError:
-        raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        raise UserError(_plain(error)) from error
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(unknown(f"--{error.flagname}", names)) from error
+    except flags.IllegalFlagValueError as error:
+        raise illegal(error, values) from error
+    except flags.Error as error:
+        raise UserError(str(error)) from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; allowed: flags, see --help")
     for name in required:
         if not values[name].value:
             raise UserError(f"--{name} is missing")
-        if name == "config" and not isinstance(values[name].value, ConfigDict):
-            # ml_collections hands out an object that complains at its first use.
-            raise UserError("--config names no file that can be read; allowed: FILE.py or FILE.py:ARGUMENT")
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value) and "." not in name:
+            raise UserError(f"--{name} is {value}; allowed: {kind(values[name])}")
 
 
-def _plain(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].strip("'\"") if text else type(error).__name__
-
-
-def workdir_path(value: str) -> Path:
-    """A working folder; a file in its place is refused."""
+def workdir_path(value: str, made: bool = True) -> Path:
+    """A working folder, which need not exist where it is ``made``; a file in its place is refused."""
     path = Path(value)
+    try:
+        os.path.abspath(value).encode("utf-8")
+    except UnicodeEncodeError:  # the checkpoints' library takes no other names
+        raise UserError(f"--workdir is {value}, no name in UTF-8; allowed: one, in a UTF-8 locale") from None
     if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir is {value}, a file; allowed: a folder, made if it is missing")
+        raise UserError(f"--workdir is {value}, a file; allowed: a folder{', made if it is missing' if made else ''}")
+    if not made and not path.is_dir():
+        raise UserError(f"--workdir is {value}, which does not exist{near_path(path)}; allowed: a folder with a model")
     return path
 
 
@@ -70,3 +114,59 @@ def output_file(flag: str, value: str, suffixes: tuple[str, ...]) -> Path:
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise UserError(f"--{flag} is {value}; allowed: a file in a folder that exists")
     return path
+
+
+def reason(error: OSError) -> str:
+    """The files that an error of the system is about, and why."""
+    names = (name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike)))
+    files = " to ".join(os.fsdecode(name) for name in names)
+    why = error.strerror or str(error) or type(error).__name__
+    return f"{files}: {why}" if files else why
+
+
+def _leave(code: str | int | None, told: str = "") -> NoReturn:
+    """Exit, with ``told`` on stderr as one line. Output that cannot be written is dropped without another word."""
+    try:
+        if told:
+            print(" ".join(told.split()), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or (NOBODY_READS if error.errno == errno.EPIPE else BAD_INPUT)
+        # Or Python would try once more at its end, and report that.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+    sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of stdout or stderr is closed; other pipes may break too, as those to processes."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    for stream in (1, 2):
+        poll.register(stream, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Names of files need not be text in the locale's encoding, nor need it hold every character of a message.
+
+    Where it is UTF-8 they are shown with backslashes, so that what reads the output as UTF-8 can. Elsewhere, as in the
+    C locale, the bytes of a name are written as they are.
+    """
+    codecs.register_error("dvg_jax.bytes", _bytes_or_backslashes)
+    errors = "backslashreplace" if sys.getfilesystemencoding() == "utf-8" else "dvg_jax.bytes"
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+
+
+def _bytes_or_backslashes(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    parts = (
+        letter.encode("ascii", "surrogateescape" if "\udc80" <= letter <= "\udcff" else "backslashreplace")
+        for letter in error.object[error.start : error.end]
+    )
+    return b"".join(parts), error.end

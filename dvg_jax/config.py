@@ -7,15 +7,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dvg_jax.config_baselines import BASELINES, baseline_settings
-from dvg_jax.diffusion.samplers import SAMPLERS
+from dvg_jax.config_relations import check_relations
+from dvg_jax.config_table import GEOMETRIES, STAGES, check_fields
+from dvg_jax.data.files import replacing
 from dvg_jax.errors import UserError
 from dvg_jax.training import orientation
 
-STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
-"""The stages in the order they are trained."""
-
-GEOMETRIES = ("paper", "covering")
-PROJECTORS = ("default", "published")
+__all__ = [
+    "BASELINES", "GEOMETRIES", "PUBLISHED", "STAGES", "check", "default_config", "load", "published_config", "save",
+    "stage_field", "stage_settings",
+]  # fmt: skip
 
 PUBLISHED = {
     "projector": "published",
@@ -158,36 +159,9 @@ def published_config() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse values that no stage can work with, by the field's name."""
-    _one_of("geometry", config.geometry, GEOMETRIES)
-    _one_of("projector", config.projector, PROJECTORS)
-    _one_of("dtype", config.dtype, ("float32", "bfloat16"))
-    _one_of("stage", config.stage, ("all", *STAGES, *BASELINES))
-    _one_of("evaluate.lpips", config.evaluate.lpips, ("vgg", "alex", ""))
-    _one_of("evaluate.lpips_range", config.evaluate.lpips_range, ("unit", "signed"))
-    if not config.angles:
-        raise UserError("config.angles is empty; allowed: one or more angles in degrees")
-    for name in ("angles", "new_angles"):
-        angles = tuple(config[name])
-        if any(not -360 <= float(a) <= 360 for a in angles) or len(set(angles)) < len(angles):
-            raise UserError(f"config.{name} is {angles}; allowed: different angles between -360 and 360 degrees")
-    if config.random_views < 0 or (config.random_views and (config.new_angles or not config.use_vpge)):
-        raise UserError(
-            f"config.random_views is {config.random_views}, with new_angles {tuple(config.new_angles)} and use_vpge "
-            f"{config.use_vpge}; allowed: 0, or 1 and more with use_vpge and no new_angles"
-        )
-    if config.sampler.name:
-        _one_of("sampler.name", config.sampler.name, tuple(SAMPLERS))
-    steps = config.sampler.steps
-    if not 0 <= steps <= config.timesteps:
-        raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")
-    for name in (*STAGES, *BASELINES):
-        field, train = stage_field(name), stage_settings(config, name).train
-        if train.steps < 1 or train.batch_size < 1:
-            raise UserError(
-                f"config.{field}.train has steps {train.steps} and batch_size {train.batch_size}; allowed: 1 or more"
-            )
-        _one_of(f"{field}.train.schedule", train.schedule, ("constant", "cosine", "linear", "staircase"))
+    """Refuse values that no stage can work with, by the field's name: each alone, then what must go together."""
+    check_fields(config)
+    check_relations(config)
 
 
 def stage_field(name: str) -> str:
@@ -200,16 +174,10 @@ def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
     return config.baselines[name] if name in BASELINES else config[name]
 
 
-def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"config.{field} is {value!r}; allowed: {', '.join(allowed)}")
-
-
 def save(config: ConfigDict, path: Path) -> None:
     """Write ``config`` as JSON, whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> ConfigDict:
@@ -217,18 +185,22 @@ def load(path: Path) -> ConfigDict:
     ``head_first``, which the folder's stages tell (``training/orientation.py``).
     """
     try:
-        saved = _tuples(json.loads(path.read_text()))
-        if "head_first" not in saved:
-            saved["head_first"] = orientation.of_older_run(saved, [path.parent / stage for stage in STAGES])
-        return ConfigDict(_filled(saved, default_config().to_dict()))
+        saved = _tuples(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; allowed: a --workdir that train.py has written") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path} is not a saved config: {error}") from None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is not a saved config; allowed: one that train.py has written")
+    if "head_first" not in saved:
+        saved["head_first"] = orientation.of_older_run(saved, [path.parent / stage for stage in STAGES])
+    return ConfigDict(_filled(saved, default_config().to_dict()))
 
 
 def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    nested = {k: _filled(saved[k], v) for k, v in default.items() if k in saved and isinstance(v, dict)}
+    nested = {
+        k: _filled(saved[k], v) for k, v in default.items() if isinstance(v, dict) and isinstance(saved.get(k), dict)
+    }
     return default | saved | nested
 
 

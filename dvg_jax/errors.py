@@ -1,6 +1,9 @@
 """What a user did that cannot work, told in one line."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
 
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
@@ -19,3 +22,22 @@ class UserError(ValueError):
 def printable(text: str) -> str:
     r"""Replace what Python stands in for bytes that are no UTF-8, as names of files may hold, by ``\xfc`` and such."""
     return _UNDECODED.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+
+
+def did_you_mean(value: object, names: Iterable[str]) -> str:
+    """``; did you mean NAME?`` where one of ``names`` is close to ``value``, or nothing; before ``; allowed``."""
+    near = get_close_matches(str(value), list(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def near_path(path: Path) -> str:
+    """As :func:`did_you_mean`, among what lies in the nearest folder above ``path`` that exists."""
+    missing = path
+    while missing.parent != missing and not missing.parent.is_dir():
+        missing = missing.parent
+    try:
+        beside = sorted(entry.name for entry in missing.parent.iterdir())
+    except OSError:
+        return ""
+    near = get_close_matches(missing.name, beside, n=1)
+    return f"; did you mean {missing.parent / near[0]}?" if near else ""

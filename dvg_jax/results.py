@@ -99,7 +99,7 @@ def _write(
     record = request.beside(".json")
     with replacing(record) as part:
         whole = settings | ({"metrics": metrics} if metrics else {}) | {"also": _elsewhere(request)}
-        part.write_text(json.dumps(whole, indent=2) + "\n")
+        part.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     yield f"{record}: settings"
 
 

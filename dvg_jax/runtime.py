@@ -1,9 +1,11 @@
-"""Process settings that must be made before JAX is imported."""
+"""Process settings that must be made before JAX is imported, and whether it finds the device that is asked for."""
 
 import ctypes
 import os
 import sys
 from importlib.metadata import version
+
+from dvg_jax.errors import UserError
 
 _YNN_TYPES = "--xla_cpu_experimental_ynn_fusion_type"
 _JAXLIB_WITH_YNN = ("0.10.", "0.11.")
@@ -14,6 +16,25 @@ def set_up() -> None:
     tune_allocator()
     choose_convolutions()
     quiet()
+
+
+def check_platform() -> None:
+    """Have JAX find its devices, before any work. Several processes must have joined before.
+
+    Raises:
+      UserError: ``JAX_PLATFORMS`` names what this machine has not, or what JAX does not know.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        # Where a plugin is absent JAX fails by an assertion without a message.
+        why = str(error).partition(" (set JAX_PLATFORMS")[0] or "no such device was found"
+        raise UserError(
+            f"JAX_PLATFORMS is {wanted!r}: {why}; allowed: cpu, or a device that is here, or unset"
+        ) from error
 
 
 def choose_convolutions() -> None:

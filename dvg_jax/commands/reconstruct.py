@@ -4,7 +4,8 @@ from pathlib import Path
 
 from absl import flags
 
-from dvg_jax import cli
+from dvg_jax import cli, runtime
+from dvg_jax.config_table import MOST_SEED
 from dvg_jax.data.films_in import FRAMES, INTENSITIES, parse_film_request
 from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.diffusion.samplers import SAMPLERS
@@ -39,7 +40,9 @@ def main(argv: list[str] | None = None) -> None:
         "dicom", "", "Folder, new or empty, for the same CT as a DICOM series.", flag_values=values
     )
     report = flags.DEFINE_string("report", "", "The page to write: .html, one file.", flag_values=values)
-    seed = flags.DEFINE_integer("seed", 0, "Decides the sample.", lower_bound=0, flag_values=values)
+    seed = flags.DEFINE_integer(
+        "seed", 0, "Decides the sample.", lower_bound=0, upper_bound=MOST_SEED - MAX_SAMPLES, flag_values=values
+    )
     samples = flags.DEFINE_integer(
         "samples", 1, "Samples, of this seed and the next ones: mean and spread go beside the output.",
         lower_bound=1, upper_bound=MAX_SAMPLES, flag_values=values,
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     if like.value and truth.value:
         raise UserError("--like and --truth are both given; allowed: one, --truth places the result too")
     request = Request(
-        workdir=cli.workdir_path(workdir.value),
+        workdir=cli.workdir_path(workdir.value, made=False),
         xrays=tuple(parse_film_request(text) for text in xray.value),
         output=cli.output_file("output", output.value, NIFTI_SUFFIXES),
         dicom=Path(dicom.value) if dicom.value else None,
@@ -82,5 +85,6 @@ def main(argv: list[str] | None = None) -> None:
         intensity=intensity.value,
         strict=strict.value,
     )
+    runtime.check_platform()
     enable_compilation_cache()
     print("\n".join(reconstruct(request)))

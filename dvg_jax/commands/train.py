@@ -1,9 +1,8 @@
 """``train.py``: train the stages that a config asks for."""
 
 from absl import flags
-from ml_collections import config_flags
 
-from dvg_jax import cli
+from dvg_jax import cli, config_file, runtime
 from dvg_jax.training.cache import enable_compilation_cache
 from dvg_jax.training.distributed import join
 from dvg_jax.training.run import train
@@ -12,9 +11,7 @@ from dvg_jax.training.run import train
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", help_string="FILE.py or FILE.py:ARGUMENT; --config.FIELD=VALUE changes it.", flag_values=values
-    )
+    config = config_file.define(values, argv, "FILE.py or FILE.py:ARGUMENT; --config.FIELD=VALUE changes it.")
     workdir = flags.DEFINE_string(
         "workdir", "", "Folder of the run; the same command goes on where it stopped.", flag_values=values
     )
@@ -28,5 +25,6 @@ def main(argv: list[str] | None = None) -> None:
     process = flags.DEFINE_integer("process", None, "Which one this is, from 0.", flag_values=values)
     cli.parse_flags(values, argv, required=("config", "workdir"))
     join(coordinator.value, processes.value, process.value)
+    runtime.check_platform()
     enable_compilation_cache()
     train(config.value, cli.workdir_path(workdir.value))

@@ -8,6 +8,12 @@ earlier run in that folder are replaced or removed. ``--size`` and ``--geometry`
 the films.
 """
 
+from dvg_jax.cli import run_module
+
+if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+    run_module("dvg_jax.data.drr")
+
+
 import argparse
 import sys
 from pathlib import Path
@@ -15,7 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dvg_jax.cli import run
+from dvg_jax import runtime
 from dvg_jax.config import GEOMETRIES
 from dvg_jax.data import drr_files
 from dvg_jax.data.cube import prepare_volume
@@ -26,6 +32,7 @@ from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.scans import load_scan
 from dvg_jax.dvg import minmax
+from dvg_jax.flag_errors import Parser
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
 
@@ -55,7 +62,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dvg_jax.data.drr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ct", type=Path, required=True, help="NIfTI, MetaImage, NRRD or a folder with a DICOM series")
@@ -64,11 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=128, help="voxels and pixels an axis (default %(default)s)")
     parser.add_argument("--geometry", choices=GEOMETRIES, default="paper", help="default %(default)s")
     options = parser.parse_args(argv)
+    runtime.check_platform()
     geometry = getattr(ConeBeamGeometry, options.geometry)(size=options.size)
     films = render_scan(options.ct, tuple(options.angle), options.output, geometry)
     shown = " ".join(f"--xray {film}@{angle:g}" for film, angle in zip(films, options.angle, strict=True))
     print(f"{shown} --like {options.output / drr_files.CUBE}")
-
-
-if __name__ == "__main__":
-    run(main)

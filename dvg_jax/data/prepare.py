@@ -7,13 +7,18 @@ scan) a scan and manifest.csv, which lists every scan with its split, what to kn
 it is not. The same command goes on where a run stopped; an output belongs to one input. See docs/data.md.
 """
 
+from dvg_jax.cli import run_module
+
+if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+    run_module("dvg_jax.data.prepare")
+
+
 import argparse
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
-from dvg_jax.cli import run
+from dvg_jax.config_rules import Number
 from dvg_jax.data import remarks
 from dvg_jax.data.cube import PRESETS, prepare_volume
 from dvg_jax.data.folder import CHANGES, Job, Settings, prepare_folder
@@ -21,6 +26,7 @@ from dvg_jax.data.frame import FIELD_MM
 from dvg_jax.data.manifest import NAME, Row, patient_of
 from dvg_jax.data.splits import SplitRule, read_lists
 from dvg_jax.errors import UserError
+from dvg_jax.flag_errors import Parser, number
 
 __all__ = ["Job", "Settings", "main", "prepare_folder", "prepare_volume"]
 
@@ -37,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     job = Job(options.output, settings, options.pictures)
     try:
         rows, changes = prepare_folder(options.input, job, rule, options.all_series, options.jobs)
-    except KeyboardInterrupt:
-        print("stopped; what is done is kept, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note("what is done is kept, the same command goes on")
+        raise
     _report(rows, changes, options.output)
     if not any(row.status == "ok" for row in rows):
         raise UserError(
@@ -49,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     about = " ".join((patient_of.__doc__ or "").split())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dvg_jax.data.prepare",
         description=f"{__doc__}\n{about}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", choices=PRESETS, default="x2ct",
         help="x2ct: head end and middle of the scan, as published; lung: around the lungs (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--min_extent_mm", type=float, default=32.0, help="foot to head (default %(default)s)")
+    parser.add_argument(
+        "--min_extent_mm", type=number(Number(0)), default=32.0, help="foot to head (default %(default)s)"
+    )
     parser.add_argument("--all_series", action="store_true", help="every usable DICOM series, not one a patient")
     parser.add_argument("--pictures", action="store_true", help="a PNG a scan, before and after, in OUTPUT/pictures")
     parser.add_argument("--jobs", type=int, default=_cpus(), help="processes (default: CPUs, here %(default)s)")
@@ -105,7 +113,3 @@ def _first(what: str, lines: list[str], file: Path) -> None:
 
 def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-if __name__ == "__main__":
-    run(main)

@@ -7,6 +7,7 @@ the same ``i`` gives the same bits in every process and after every restart.
 import gzip
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.manifest import SPLITS, read_manifest
 from dvg_jax.data.phantom import chest
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, did_you_mean, near_path
 from dvg_jax.fingerprint import fingerprint, of_files, of_settings
 from dvg_jax.keys import digest
 
@@ -110,9 +111,15 @@ class PreparedSource:
         folder = Path(folder)
         if split != "all":
             _check_split(split)
-        rows = [row for row in read_manifest(folder) if split in ("all", row.split) and row.status == "ok"]
+        prepared = [row for row in read_manifest(folder) if row.status == "ok"]
+        rows = [row for row in prepared if split in ("all", row.split)]
         if not rows:
-            raise UserError(f"{folder}: no prepared scan in split {split!r}")
+            there = Counter(row.split or "none" for row in prepared)
+            held = ", ".join(f"{count} in {name!r}" for name, count in there.items()) or "none at all"
+            raise UserError(
+                f"{folder}: no prepared scan in split {split!r} ({held}); allowed: a split with one, as "
+                "dvg_jax.data.prepare makes with --test_fraction, --val_fraction or lists"
+            )
         if count > len(rows):
             raise UserError(f"{folder}: split {split!r} has {len(rows)} scans, {count} were asked for")
         rows = rows[: count or None]
@@ -155,11 +162,18 @@ def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0)
     if kind == "phantom":
         return _phantoms(count, size, seed, split)
     if not Path(kind).is_dir():
-        raise UserError(f"data {kind!r}: want 'phantom' or a folder written by dvg_jax.data.prepare")
+        raise UserError(_no_source(kind))
     source = PreparedSource(kind, split, size, count)
     if split == "train" and len(source) < FEW_SCANS:
         _say_few(kind, len(source))
     return source
+
+
+def _no_source(kind: str) -> str:
+    """Why ``kind`` is neither phantoms nor a folder."""
+    what = "a file" if Path(kind).exists() else "which does not exist"
+    near = did_you_mean(kind, ("phantom",)) or ("" if Path(kind).exists() else near_path(Path(kind)))
+    return f"config.data.source is {kind!r}, {what}{near}; allowed: phantom, or a folder by dvg_jax.data.prepare"
 
 
 @cache

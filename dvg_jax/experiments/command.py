@@ -19,8 +19,11 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from dvg_jax import runtime
 from dvg_jax.build import build_source
 from dvg_jax.config import check
+from dvg_jax.config_rules import Number
+from dvg_jax.config_table import check_name
 from dvg_jax.data.files import said, together
 from dvg_jax.data.manifest import NAME
 from dvg_jax.data.outputs import check_outputs
@@ -32,6 +35,7 @@ from dvg_jax.experiments.measure import CaseSet, Procedure
 from dvg_jax.experiments.plan import equal_budget, shorten
 from dvg_jax.experiments.report import report_path, write_report, written_before
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
+from dvg_jax.flag_errors import Parser, number
 from dvg_jax.presets import SCALES
 from dvg_jax.scores import build_measures
 from dvg_jax.training.cache import enable_compilation_cache
@@ -42,6 +46,7 @@ from dvg_jax.training.stop import StopRequest
 def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
     options = _parser().parse_args(argv)
+    runtime.check_platform()
     tables = TABLES if options.table == "all" else (options.table,)
     check_drawable(tables)
     rows = {table: rows_of(table, options.views, options.fig5 == "shared") for table in tables}
@@ -74,6 +79,7 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
         config.evaluate.protocols = ("hu", "dvg")
     for change in changes:
         field, _, text = change.partition("=")
+        check_name(field, config)
         try:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
@@ -113,7 +119,7 @@ def _check_outputs(workdir: Path, tables: tuple[str, ...], data: str, also: list
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dvg_jax.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", choices=(*TABLES, "all"), required=True, help="of the paper")
@@ -126,9 +132,20 @@ def _parser() -> argparse.ArgumentParser:
         "--workdir", type=Path, required=True, help="keeps what is trained and measured, and the report"
     )
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default 0)")
-    parser.add_argument("--budget", type=float, default=1.0, help="length of all trainings, as a share (default 1)")
+    parser.add_argument(
+        "--budget",
+        type=number(Number(0, open_low=True)),
+        default=1.0,
+        help="length of all trainings, as a share (default 1)",
+    )
     parser.add_argument("--fig5", choices=("shared", "literal"), default="shared", help="one model, or one a point")
-    parser.add_argument("--views", type=int, nargs="+", default=list(FIG5_COUNTS), help="points of Fig. 5, 1 to 20")
+    parser.add_argument(
+        "--views",
+        type=number(Number(1, 20, whole=True)),
+        nargs="+",
+        default=list(FIG5_COUNTS),
+        help="points of Fig. 5, 1 to 20",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change the config; repeatable"
     )

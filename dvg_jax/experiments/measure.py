@@ -119,7 +119,7 @@ def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Re
     """What was measured, unless there is nothing or it belongs to another procedure or length of training."""
     if not path.is_file():
         return None
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     return result if (result.get("procedure"), result.get("trained")) == (procedure.facts, trained) else None
 
 
@@ -170,7 +170,7 @@ def measure(
             }
             np.savez_compressed(file, **arrays)
         with replacing(path) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n")
+            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 
 

@@ -128,7 +128,7 @@ class Clock:
         train(job.config, self.folder / job.name)
         self.seconds[job.name] = time.perf_counter() - start
         with replacing(_seconds_file(self.folder / job.name)) as part:
-            part.write_text(json.dumps({"seconds": self.seconds[job.name]}) + "\n")
+            part.write_text(json.dumps({"seconds": self.seconds[job.name]}) + "\n", encoding="utf-8")
 
     def _left(self) -> str:
         """The time of what is left, by jobs of the same stage or, where there is none, of any."""
@@ -154,4 +154,4 @@ def _seconds_file(folder: Path) -> Path:
 def _read_seconds(folder: Path) -> float | None:
     """How long a finished job took; None where that is not known, as of one trained by ``train.py``."""
     path = _seconds_file(folder)
-    return json.loads(path.read_text())["seconds"] if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.is_file() else None

@@ -4,17 +4,23 @@ python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz
 python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --protocol x2ct --protocol dvg
 """
 
-import argparse
+from dvg_jax.cli import run_module
+
+if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+    run_module("dvg_jax.metrics.compare")
+
+
 import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from dvg_jax.cli import run
+from dvg_jax import runtime
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.scans import Scan, load_scan
 from dvg_jax.errors import UserError, printable
+from dvg_jax.flag_errors import Parser
 from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
 from dvg_jax.networks.lpips import NETWORKS
 
@@ -69,21 +75,16 @@ def _place(scan: Scan, digits: int) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvg_jax.metrics.compare", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = Parser(prog="python -m dvg_jax.metrics.compare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="may be repeated; hu if left out")
     parser.add_argument("--lpips", default="", choices=NETWORKS, help="network of hu's LPIPS; none if left out")
     parser.add_argument("--lpips_range", default="unit", choices=RANGES, help="what hu's LPIPS is fed")
     options = parser.parse_args(argv)
+    runtime.check_platform()
     if options.truth.exists() and options.result.exists() and options.truth.samefile(options.result):
         raise UserError(f"--truth and --result are both {options.truth}; allowed: two files")
     measures = Measures(tuple(options.protocol or ("hu",)), options.lpips, options.lpips_range)
     for name, value in compare(options.truth, options.result, measures).items():
         print(f"{name:>16} {value:.4g}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -4,6 +4,12 @@ python -m dvg_jax.metrics.paired --a runs/one/evaluation/volumes.csv --b runs/tw
 python -m dvg_jax.metrics.paired --a runs/demo/evaluation/volumes.csv --method-a DVG-Net --method-b DVG-Diffusion
 """
 
+from dvg_jax.cli import run_module
+
+if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+    run_module("dvg_jax.metrics.paired")
+
+
 import argparse
 import csv
 from dataclasses import dataclass
@@ -12,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from dvg_jax.cli import run
 from dvg_jax.errors import UserError
+from dvg_jax.flag_errors import Parser
 from dvg_jax.metrics.bootstrap import mean_interval, sign_flip_p
 from dvg_jax.metrics.report import LABELS, Row, align, decimals, figure_names, interval_cell, patients_of
 
@@ -120,9 +126,7 @@ def table(differences: list[Difference]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvg_jax.metrics.paired", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Parser(prog="python -m dvg_jax.metrics.paired", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--a", type=Path, required=True, help="a table of evaluate.py")
     parser.add_argument("--b", type=Path, help="another run's; the same file if left out")
     parser.add_argument("--method", help="one method, in both; else every method that both have")
@@ -163,7 +167,3 @@ def _value(path: Path, column: str, text: str | None) -> Any:
 
 def _list(names: list[Any]) -> str:
     return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -71,7 +71,9 @@ def write_table(
         writer.writeheader()
         writer.writerows(flat)
     with replacing(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps({"title": title, "methods": _without_nan(summary)}, indent=2) + "\n")
+        part.write_text(
+            json.dumps({"title": title, "methods": _without_nan(summary)}, indent=2) + "\n", encoding="utf-8"
+        )
     text = f"{title} ({SHOWN})"
     for heading, names in (tables or {"": list(next(iter(summary.values())))}).items():
         text += (f"\n\n{heading}" if heading else "") + "\n\n" + align(table_cells(summary, names))

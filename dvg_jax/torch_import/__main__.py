@@ -1,7 +1,6 @@
 """``python -m dvg_jax.torch_import``."""
 
-from dvg_jax.cli import run
-from dvg_jax.torch_import.command import main
+from dvg_jax.cli import run_module
 
 if __name__ == "__main__":
-    run(main)
+    run_module("dvg_jax.torch_import.command")

@@ -9,21 +9,17 @@ folder as that of any trained model.
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from dvg_jax.cli import workdir_path
+from dvg_jax.config_rules import Number
 from dvg_jax.data.outputs import check_outputs
 from dvg_jax.errors import UserError
+from dvg_jax.flag_errors import Parser, number
 from dvg_jax.lock import exclusive
 from dvg_jax.torch_import.release import Release, open_trainer, open_vqgan, vqgan_file
 from dvg_jax.torch_import.workdir import write_workdir
 
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+COUNT = number(Number(1, whole=True))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,14 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{folder}: {config.size}^3 voxels, {config.timesteps} time steps, released conventions")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: 1 or more")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m dvg_jax.torch_import", description="Released PyTorch weights to a working folder.")
+    parser = Parser(prog="python -m dvg_jax.torch_import", description="Released PyTorch weights to a working folder.")
     parser.add_argument("--checkpoint", default="", help="DVG_Diffusion.pt: all parts")
     parser.add_argument(
         "--vqgan",
@@ -81,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         default="ema",
         help="averaged weights, as the released sampler uses, or last",
     )
-    parser.add_argument("--heads", type=_count, help="attention heads of the U-Nets; read from the file, must agree")
+    parser.add_argument("--heads", type=COUNT, help="attention heads of the U-Nets; read from the file, must agree")
     parser.add_argument(
-        "--num_groups", type=_count, help="of the VQGANs' norms; read from a .ckpt, 32 for VQGANs in --checkpoint"
+        "--num_groups", type=COUNT, help="of the VQGANs' norms; read from a .ckpt, 32 for VQGANs in --checkpoint"
     )
-    parser.add_argument("--size", type=_count, help="voxels along each edge; read from --checkpoint, else 128")
+    parser.add_argument("--size", type=COUNT, help="voxels along each edge; read from --checkpoint, else 128")
     return parser

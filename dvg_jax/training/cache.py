@@ -1,14 +1,32 @@
 """Compiled programs are kept between runs."""
 
 import os
+import sys
+import tempfile
 from pathlib import Path
 
 import jax
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache folder where that is not set."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "dvg_jax" / "xla"))
+    """Keep compiled programs in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache folder where that is not set.
+
+    Where there is no such folder, or none that can be written, a line on stderr says that they are not kept.
+    """
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given and "://" in given:  # in a cloud's store
+        return
+    try:
+        folder = Path(given) if given else _user_folder() / "dvg_jax" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no HOME, and no such user
+        print(f"compiled programs are not kept: {error}", file=sys.stderr)
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _user_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

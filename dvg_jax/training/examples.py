@@ -149,7 +149,7 @@ def _write(
         for array in arrays.values():
             array.flush()
         files = {f"{name}.npy": of_file(part / f"{name}.npy") for name in arrays}
-        (part / FACTS).write_text(json.dumps({"of": facts, "sha256": files}, indent=2) + "\n")
+        (part / FACTS).write_text(json.dumps({"of": facts, "sha256": files}, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_kept(folder: Path, name: str, facts: dict[str, str]) -> dict[str, np.ndarray] | None:
@@ -157,7 +157,7 @@ def _read_kept(folder: Path, name: str, facts: dict[str, str]) -> dict[str, np.n
     if not folder.exists():
         return None
     try:
-        found = json.loads((folder / FACTS).read_text())
+        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         changed = [part for part, digest in facts.items() if found["of"].get(part) != digest]
         broken = [file for file, digest in found["sha256"].items() if of_file(folder / file) != digest]
     except (OSError, ValueError, KeyError, AttributeError) as error:

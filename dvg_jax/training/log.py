@@ -31,10 +31,11 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
-            kept = [line + "\n" for line in path.read_text().splitlines() if _stays(line, start, validates)]
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line + "\n" for line in lines if _stays(line, start, validates)]
             with replacing(path) as part:
-                part.write_text("".join(kept))
-        self._file = path.open("a", buffering=1)
+                part.write_text("".join(kept), encoding="utf-8")
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
 
     def advance(self) -> None:

@@ -7,6 +7,7 @@ right and columns run along +H. Rows run along +D in both: row 0 is the foot end
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -44,15 +45,17 @@ class ConeBeamGeometry:
     samples_per_ray: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("volume_shape", "detector_shape"):
-            if any(n < 1 for n in getattr(self, name)):
-                raise UserError(f"{name} is {getattr(self, name)}; allowed: 1 or more along each axis")
-        for name in ("voxel_mm", "pixel_mm"):
-            if any(not n > 0 for n in getattr(self, name)):
-                raise UserError(f"{name} is {getattr(self, name)}; allowed: more than 0 mm")
-        if self.samples_per_ray < 1:
+        for name, axes in (("volume_shape", 3), ("detector_shape", 2)):
+            given = getattr(self, name)
+            if len(given) != axes or any(not isinstance(n, Integral) or n < 1 for n in given):
+                raise UserError(f"{name} is {given}; allowed: {axes} whole numbers, 1 or more along each axis")
+        for name, axes in (("voxel_mm", 3), ("pixel_mm", 2)):
+            given = getattr(self, name)
+            if len(given) != axes or any(not 0 < n < np.inf for n in given):
+                raise UserError(f"{name} is {given}; allowed: {axes} lengths, each finite and more than 0 mm")
+        if not isinstance(self.samples_per_ray, Integral) or self.samples_per_ray < 1:
             raise UserError(f"samples_per_ray is {self.samples_per_ray}; allowed: 1 or more")
-        if not self.radius_mm < self.source_isocentre_mm < self.source_detector_mm:
+        if not self.radius_mm < self.source_isocentre_mm < self.source_detector_mm < np.inf:
             raise UserError(
                 f"source_isocentre_mm is {self.source_isocentre_mm}; allowed: more than the volume's radius "
                 f"{self.radius_mm:.1f} and less than source_detector_mm {self.source_detector_mm}"
@@ -64,19 +67,17 @@ class ConeBeamGeometry:
 
         The detector sees 107 of 128 voxels at the isocentre; 29 % of the volume is crossed by no ray.
         """
-        return cls._cube(size, PAPER_SIZE / size)
+        return cls._cube(size, _voxel_mm(size))
 
     @classmethod
     def covering(cls, size: int = PAPER_SIZE) -> "ConeBeamGeometry":
         """As :meth:`paper` with pixels so large that the face nearest to the source is seen whole at 0 and 90."""
         edge = float(PAPER_SIZE)
-        return cls._cube(size, PAPER_SIZE / size * cls.source_detector_mm / (cls.source_isocentre_mm - edge / 2))
+        return cls._cube(size, _voxel_mm(size) * cls.source_detector_mm / (cls.source_isocentre_mm - edge / 2))
 
     @classmethod
     def _cube(cls, size: int, pixel: float) -> "ConeBeamGeometry":
-        if size < 1:
-            raise UserError(f"size is {size}; allowed: 1 or more")
-        return cls((size,) * 3, (PAPER_SIZE / size,) * 3, (size,) * 2, (pixel,) * 2, samples_per_ray=2 * size)
+        return cls((size,) * 3, (_voxel_mm(size),) * 3, (size,) * 2, (pixel,) * 2, samples_per_ray=2 * size)
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -90,6 +91,13 @@ class ConeBeamGeometry:
         return float(np.hypot(*self.extent_mm[1:])) / 2
 
 
+def _voxel_mm(size: int) -> float:
+    """Edge of a voxel where ``size`` of them fill the published field. Raises UserError for a size that cannot be."""
+    if not isinstance(size, Integral) or size < 1:
+        raise UserError(f"size is {size}; allowed: a whole number, 1 or more")
+    return PAPER_SIZE / size
+
+
 def view_pose(
     angle_deg: Float[ArrayLike, ""],
     translation_mm: Float[ArrayLike, "3"] | Sequence[float] = (0.0, 0.0, 0.0),
@@ -98,10 +106,28 @@ def view_pose(
     """A view as six numbers: rotation about D, H, W in degrees, translation along row, column and beam axes in mm.
 
     ``angle_deg`` 0 is frontal, 90 lateral. The result is a NumPy array unless an argument is a JAX array.
+
+    Raises:
+      UserError: an angle, tilt or translation of another length, or NumPy values that are not finite; what a JAX array
+        holds is not known while a program is compiled.
     """
-    parts = (angle_deg, tilt_deg, translation_mm)
-    array: Any = jnp if any(isinstance(p, Array) for p in jax.tree.leaves(parts)) else np
-    return array.concatenate([array.asarray(p, array.float32).reshape(-1) for p in parts])
+    parts = {"angle_deg": (angle_deg, 1), "tilt_deg": (tilt_deg, 2), "translation_mm": (translation_mm, 3)}
+    array: Any = (
+        jnp if any(isinstance(p, Array) for p in jax.tree.leaves((angle_deg, tilt_deg, translation_mm))) else np
+    )
+    return array.concatenate([_numbers(array, name, *part) for name, part in parts.items()])
+
+
+def _numbers(array: Any, name: str, value: Any, count: int) -> Any:
+    """``value`` as a vector of ``count`` numbers, by NumPy or JAX."""
+    allowed = f"{count} finite number{'s' if count > 1 else ''}"
+    try:
+        vector = array.asarray(value, array.float32).reshape(-1)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is {value!r}; allowed: {allowed}") from None
+    if len(vector) != count or (array is np and not np.isfinite(vector).all()):
+        raise UserError(f"{name} is {value!r}; allowed: {allowed}")
+    return vector
 
 
 def rotation(pose: Pose) -> Float[Array, "3 3"]:

@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM as one exception that is not lost. Does not import JAX."""
+
+import _thread
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SAME_REQUEST_S = 0.5
+"""``timeout`` signals a process and then its group: what follows so soon must not break the clearing up."""
+
+_RETRY_S = 0.05
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to stop. What should be told besides is added by ``add_note``."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.number
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """While entered, SIGINT and SIGTERM raise :class:`Stopped` in the main thread.
+
+    Python drops an exception that is raised while a destructor or a callback of the garbage collector runs, as XLA has
+    them, and goes on; such a request is made again a moment later. A handler that somebody else has set stays, and so
+    does a signal that the parent process has told this one to ignore. Only the main thread can set handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    last = -float("inf")
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > _SAME_REQUEST_S:
+            raise Stopped(number)
+
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
+        nonlocal last
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
+            return
+        number = unraisable.exc_value.number if isinstance(unraisable.exc_value, Stopped) else signal.SIGINT
+        last = -float("inf")
+        again = threading.Timer(_RETRY_S, _thread.interrupt_main, (number,))
+        again.daemon = True
+        again.start()
+
+    report, sys.unraisablehook = sys.unraisablehook, dropped
+    handlers = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    }
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
