@@ -8,7 +8,7 @@ import pytest
 from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.index import choose_series, find_scans
 from dvg_jax.data.manifest import read_manifest, slug
-from dvg_jax.data.splits import SplitRule, patient_in
+from dvg_jax.data.splits import SplitRule, patient_in, split_patients
 from tests.cases.chest import AFFINE, HU, nifti
 from tests.data import made
 
@@ -71,11 +71,11 @@ def test_names_of_files_are_safe_and_lists_match(tmp_path):
     for number, name in enumerate(ids):
         nifti(tmp_path / "in" / f"s{number}" / f"scan{number}.nii.gz")
         _series(tmp_path / "in" / f"d{number}", name)
-    rule = SplitRule(lists={"test": (f"scans/{ids[0]}_CT.nii.gz",), "val": (ids[2].lower(),)})
+    lists = {"test": (f"scans/{ids[0]}_CT.nii.gz",), "val": (ids[2].lower(),)}
+    rule = SplitRule(lists=lists)
     rows, _ = prepare_folder(tmp_path / "in", Job(tmp_path / "out", Settings(16, min_extent_mm=1)), rule)
-    by_patient = {row.patient: row for row in rows}
-    assert by_patient[slug(ids[0])].split == "test"
-    assert by_patient[slug(ids[2])].split == "val"
+    split, _ = split_patients({row.patient for row in rows}, rule)
+    assert (split[slug(ids[0])], split[slug(ids[2])]) == ("test", "val")
     assert slug(ids[1]) == "李娜"
     for row in rows:
         assert row.status == "ok"

@@ -31,7 +31,7 @@ def names(folder):
 
 def try_reconstruct(fails, film, *flags):
     """The line that is said before even the model is looked for."""
-    return fails(reconstruct.main, f"--workdir={film.path.parent / 'run'}", f"--xray={film.path}@0", *flags)
+    return fails(reconstruct.main, f"--workdir={film.path.parent}", f"--xray={film.path}@0", *flags)
 
 
 @needs_proc

@@ -201,7 +201,7 @@ def test_a_log_is_not_emptied_by_a_kill(tmp_path, monkeypatch):
     log.write(1, {"loss": 1.0})
     log.close()
 
-    def killed(path, *_):
+    def killed(path, *_, **__):
         path.open("w").close()
         raise KeyboardInterrupt
 
