@@ -21,8 +21,8 @@ EXCHANGE_GAIN = 0.06
 """Summed score by which one assignment must be better: a third of the smallest difference, 0.18, over views of 10 cubes
 of 5 real CTs and of 16 phantoms, half of them disturbed, and one pair of real films."""
 SAME = 0.97
-"""Likeness from which two films are one. Of 44 real films, copies as JPEG of quality 30 have at least 0.98, two films of
-one patient at most 0.90; views of a phantom 18 degrees apart have 0.96."""
+"""Likeness from which two films are one. Of 44 real films, copies as JPEG of quality 30 have at least 0.98, two films
+of one patient at most 0.90; views of a phantom 18 degrees apart have 0.96."""
 
 Readings = dict[float, tuple[float, float]]
 """By nominal angle, the scores of a film as it is and of its negative."""
