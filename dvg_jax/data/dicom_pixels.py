@@ -13,7 +13,14 @@ import numpy as np
 import SimpleITK
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
 
 from dvg_jax.data.dicom_tags import shown, stated, text, whole
 from dvg_jax.errors import UserError
@@ -74,9 +81,12 @@ def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[Fi
     if allocated not in ALLOCATED:
         raise UserError(f"its BitsAllocated is {allocated}; allowed: {', '.join(map(str, ALLOCATED))}")
     bits = whole(film, "BitsStored", 1, allocated)
+    syntax = _transfer_syntax(film)
     high = whole(film, "HighBit", bits - 1, allocated - 1, default=bits - 1)
+    # JPEG of any kind encodes values, not the words that hold them.
+    high = bits - 1 if _is_compressed(syntax) and syntax != RLELossless else high
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = _transfer_syntax(film)
+    meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = _SECONDARY_CAPTURE, generate_uid()
     pixels = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     pixels.SOPClassUID, pixels.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
@@ -100,9 +110,13 @@ def _transfer_syntax(film: FileDataset) -> UID:
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
+def _is_compressed(syntax: UID) -> bool:
+    return syntax.is_transfer_syntax and syntax.is_compressed and not syntax.is_deflated
+
+
 def _decoded(pixels: FileDataset, shape: tuple[int, ...]) -> tuple[np.ndarray, str | None]:
     syntax = pixels.file_meta.TransferSyntaxUID
-    compressed = syntax.is_transfer_syntax and syntax.is_compressed and not syntax.is_deflated
+    compressed = _is_compressed(syntax)
     held, needed = len(pixels.PixelData), get_expected_length(pixels)
     if not compressed and held < needed:
         raise UserError(f"its pixels are cut short: {held} of {needed} bytes")

@@ -19,10 +19,10 @@ from dvg_jax.data.framing import likeness, readings
 
 EXCHANGE_GAIN = 0.06
 """Summed score by which one assignment must be better: a third of the smallest difference, 0.18, over views of 10 cubes
-of real CTs and of 16 phantoms, half of them disturbed, and one pair of real films."""
+of 5 real CTs and of 16 phantoms, half of them disturbed, and one pair of real films."""
 SAME = 0.97
-"""Likeness from which two films are one. A copy as JPEG of quality 30 has at least 0.98; two films of one patient have
-at most 0.90, and views of a phantom 18 degrees apart 0.96."""
+"""Likeness from which two films are one. Of 44 real films, copies as JPEG of quality 30 have at least 0.98, two films
+of one patient at most 0.90; views of a phantom 18 degrees apart have 0.96."""
 
 Readings = dict[float, tuple[float, float]]
 """By nominal angle, the scores of a film as it is and of its negative."""
@@ -55,11 +55,8 @@ def judge_films(films: Sequence[Film], names: Sequence[str], angles: Sequence[fl
         if _is_one(films[a].image, films[b].image, angles[a] - angles[b]):
             verdicts[b].warnings.append(f"is the same film as {names[a]}; every view needs a film of its own")
             continue
-        if (
-            {kind_of(angles[a]), kind_of(angles[b])} != set(NOMINAL)
-            or films[a].facts.rendered
-            or films[b].facts.rendered
-        ):
+        rendered = any(films[i].facts.rendered is not None for i in (a, b))
+        if rendered or {kind_of(angles[a]), kind_of(angles[b])} != set(NOMINAL):
             continue
         told |= {i: film_readings(films[i].image) for i in (a, b) if i not in told}
         frontal, lateral = (a, b) if kind_of(angles[a]) == "frontal" else (b, a)
@@ -89,7 +86,6 @@ def compare_assignments(frontal: Readings, lateral: Readings) -> tuple[bool | No
       True if the exchanged ones are clearly better, False if the given ones are, None otherwise; and by how much the
       exchanged ones are, in summed score.
     """
-
     zero, ninety = NOMINAL["frontal"], NOMINAL["lateral"]
     given = np.array([frontal[zero], lateral[ninety]])
     exchanged = np.array([frontal[ninety], lateral[zero]])
