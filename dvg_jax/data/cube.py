@@ -10,7 +10,6 @@ import numpy as np
 
 from dvg_jax.data.bodymask import HostMask, body_mask
 from dvg_jax.data.frame import AIR_HU, FIELD_MM, Affine, HostVolume
-from dvg_jax.data.hounsfield import why_no_hu
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.resample import resample_cube
 from dvg_jax.data.scans import Scan
@@ -50,9 +49,7 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
     for values that are no HU and where there is no body.
     """
     check_cube(size, field_mm, preset)
-    if why := why_no_hu(scan.hu):
-        raise UserError(why)
-    mask = body_mask(scan.hu, scan.spacing_mm)
+    mask = body_mask(scan.checked().hu, scan.spacing_mm)
     if not mask.any():
         raise UserError("no body: no connected tissue above -500 HU")
     middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else _lung_middle(scan, mask)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dvg_jax.cli import run
-from dvg_jax.data.hounsfield import why_no_hu
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.scans import Scan, load_scan
 from dvg_jax.errors import UserError, printable
@@ -28,9 +27,9 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
     Raises UserError where the two do not lie on the same voxels or the truth is no HU. A result that is no HU, as that
     of a poor model may be, is said on stderr.
     """
-    a, b = load_scan(truth), load_scan(result, any_values=True)
-    if why := why_no_hu(b.hu):
-        print(f"warning: {printable(str(result))}: {why}", file=sys.stderr)
+    a, b = load_scan(truth).checked(), load_scan(result)
+    if b.doubt:
+        print(f"warning: {printable(b.doubt)}", file=sys.stderr)
     if a.hu.shape != b.hu.shape or np.abs(a.affine - b.affine).max() > TOLERANCE_MM:
         raise UserError(f"{result} has {_place(b)}; allowed: the voxels of {truth}, {_place(a)}")
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
