@@ -84,7 +84,9 @@ def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:
     """The CT whose place the result takes."""
     if request.like is None:
         return None
-    scan = load_scan(request.like, any_values=not request.compare)  # of --like only the place is taken
+    scan = load_scan(request.like)
+    if request.compare:  # of --like only the place is taken
+        scan.checked()
     if scan.hu.shape != shape:
         size = f"with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}"
         raise UserError(f"{request.truth_flag} is {request.like}, {size}")

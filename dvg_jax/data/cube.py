@@ -12,7 +12,6 @@ import numpy as np
 from dvg_jax.data import remarks, upright
 from dvg_jax.data.bodymask import HostMask, body_mask
 from dvg_jax.data.frame import AIR_HU, FIELD_MM, Affine, HostVolume
-from dvg_jax.data.hounsfield import why_no_hu
 from dvg_jax.data.intensity import hu_to_intensity
 from dvg_jax.data.lungs import Lungs, find_lungs
 from dvg_jax.data.resample import resample_cube
@@ -53,9 +52,7 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
     there are none. Raises UserError for values that are no HU and where there is no body.
     """
     check_cube(size, field_mm, preset)
-    if why := why_no_hu(scan.hu):
-        raise UserError(why)
-    mask = body_mask(scan.hu, scan.spacing_mm)
+    mask = body_mask(scan.checked().hu, scan.spacing_mm)
     if not mask.any():
         raise UserError("no body: no connected tissue above -500 HU")
     lungs = find_lungs(scan.hu, mask, scan.spacing_mm)

@@ -4,6 +4,9 @@ values as read --padding left out--> samples --five questions--> a reason, or ""
 
 A person's CT holds air under -500 HU, soft tissue within 250 of 0 and little that is brighter; its bright voxels, bone
 and metal, lie far apart. Padding says nothing: it is one value, or a few, that voxels have exactly.
+
+In 13 chest scans 85 % or more of what is no air was soft tissue and 1 % or less of the voxels brighter than 500; the
+limits below stay far from both, so that heads, contrast, metal, noise and small fields of view pass.
 """
 
 from collections.abc import Callable
@@ -19,20 +22,22 @@ Values = Float[np.ndarray, "n"]
 LUNG_HU = -500.0
 """Air, in lungs, bowels or around the body, lies below."""
 
-_NEAR_AIR_HU = -900.0
+_AIR, _NEAR_AIR = -1000.0, 100.0
 _BONE_HU = 300.0
 _SOFT_HU = 250.0
 _BRIGHT_HU = 500.0
+_BRIGHTEST_HU = 4500.0
 _DEEP_HU = -1500.0
 """No noise or streak takes many voxels below; scanners use such values for padding only."""
 
 _SPIKES = 4
 _MOST_DEEP = 0.1
 _LEAST_TISSUE = 0.002
-_LEAST_SOFT = 0.01
-_LEAST_SOFT_OF_TISSUE = 0.5
+_LEAST_SOFT = 0.02
+_LEAST_SOFT_OF_TISSUE = 0.2
 _MOST_BRIGHT = 0.05
 _PEAK_HU = 200.0
+_HEAP = 0.45
 _SAMPLES = 2_000_000
 _EDGE_SHARE = 0.75
 _SAME_HU = 1.0
@@ -56,7 +61,7 @@ def padding_to_air(hu: HostVolume) -> tuple[HostVolume, tuple[str, ...]]:
     """
     notes = []
     fill = edge_fill(hu)
-    if fill is not None and fill > _NEAR_AIR_HU:
+    if fill is not None and fill > _AIR + _NEAR_AIR:
         outside = _connected(hu, fill)
         if outside.mean() < _EDGE_SHARE:
             hu = np.where(outside, np.float32(AIR_HU), hu)
@@ -104,9 +109,11 @@ def _fault(values: Values, fill: float | None = None) -> str:
     tissue = values[values > LUNG_HU]
     if tissue.size <= _LEAST_TISSUE * values.size:
         return ""  # nothing but air: that there is no body is said where one is looked for
-    air_alone = fill is not None and fill < _NEAR_AIR_HU and _has_bone(tissue)  # all around is one value, as if cut out
-    if tissue.size == values.size and not air_alone:
+    around = fill is not None and abs(fill - _AIR) <= _NEAR_AIR  # all air is one value, as where a body was cut out
+    if tissue.size == values.size and not (around and _has_bone(tissue)):
         return "no air"
+    if np.mean(values > _BRIGHTEST_HU) > _MOST_BRIGHT:
+        return f"{np.mean(values > _BRIGHTEST_HU):.0%} of the voxels are brighter than any bone"
     if peak := _bright_peak(values):
         return f"{peak[0]:.0%} of the voxels lie round {peak[1]:g}, where no tissue lies"
     soft = np.count_nonzero(abs(tissue) <= _SOFT_HU)
@@ -134,7 +141,7 @@ def _bright_peak(values: Values) -> tuple[float, float] | None:
     steps = np.bincount(((bright - _BRIGHT_HU) / (_PEAK_HU / 4)).astype(np.int64).clip(max=2**16))
     heaps = np.convolve(steps, np.ones(4, np.int64))
     highest = int(heaps.argmax())
-    if heaps[highest] < max(_MOST_BRIGHT * values.size, bright.size / 2):
+    if heaps[highest] < max(_MOST_BRIGHT * values.size, _HEAP * bright.size):
         return None
     return heaps[highest] / values.size, _BRIGHT_HU + (highest - 1) * _PEAK_HU / 4
 

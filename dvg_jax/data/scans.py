@@ -34,7 +34,8 @@ class Scan:
     """A CT in the frame: HU, voxel steps in mm along D, H, W, and the affine of that array to RAS mm.
 
     ``orientation`` is the file's own (such as ``LPS``); ``patient`` is the id its header states, if any; ``notes`` say
-    what was done to the values or assumed on the way.
+    what was done to the values or assumed on the way. ``doubt`` is why the values cannot be HU, with the file's name;
+    who needs HU calls ``checked``.
     """
 
     hu: HostVolume
@@ -43,31 +44,38 @@ class Scan:
     orientation: str
     patient: str | None = None
     notes: tuple[str, ...] = ()
+    doubt: str = ""
+
+    def checked(self) -> "Scan":
+        """The scan itself. Raises UserError where its values cannot be HU."""
+        if why := self.doubt or why_no_hu(self.hu):
+            raise UserError(why)
+        return self
 
 
-def load_scan(path: str | Path, any_values: bool = False) -> Scan:
+def load_scan(path: str | Path) -> Scan:
     """Read NIfTI, MetaImage, NRRD, X2CT's HDF5, or a folder that holds one DICOM series. The content decides which.
 
-    Values that cannot be HU are refused, unless ``any_values``: a note says so then, as for results of a model.
+    Values that cannot be HU are told by ``Scan.doubt``: what a poor model made is read all the same.
 
     Raises UserError naming the file: absent, unreadable, larger than it can be, not three-dimensional, fewer than 8
-    slices along an axis, NaN or infinite values, no HU, unusable spacing, or no stated orientation.
+    slices along an axis, NaN or infinite values, unusable spacing, or no stated orientation.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_dir():
-        return load_series(_only_series(path), path, any_values)
+        return load_series(_only_series(path), path)
     array, affine, notes = _tried(path, lambda: _read_file(path))
-    return _framed(array, affine, str(path), None, notes, any_values)
+    return _framed(array, affine, str(path), None, notes)
 
 
-def load_series(series: Series, path: Path, any_values: bool = False) -> Scan:
+def load_series(series: Series, path: Path) -> Scan:
     """Read one series of an index; ``path`` is what errors call it. Raises UserError as ``load_scan`` does."""
     if series.reason:
         raise UserError(f"{path}: {series.reason}")
     array, affine, notes = _tried(path, lambda: read_slices(series.slices), named=False)
-    return _framed(array, affine, str(path), series.patient or None, (*series.notes, *notes), any_values)
+    return _framed(array, affine, str(path), series.patient or None, (*series.notes, *notes))
 
 
 def _tried(path: Path, read: Callable[[], Read], named: bool = True) -> Read:
@@ -122,9 +130,7 @@ def _no_scan(path: Path) -> str:
     return f"cannot be read (the content is none of {_KNOWN}: it begins with {first!r})"
 
 
-def _framed(
-    array: np.ndarray, affine: Affine, name: str, patient: str | None, notes: tuple[str, ...], any_values: bool
-) -> Scan:
+def _framed(array: np.ndarray, affine: Affine, name: str, patient: str | None, notes: tuple[str, ...]) -> Scan:
     if array.ndim != 3 or min(array.shape) < MIN_SLICES:
         raise UserError(f"{name}: shape {array.shape}, want three axes of at least {MIN_SLICES} voxels")
     if not np.isrealobj(array) or array.dtype.fields is not None:
@@ -134,16 +140,14 @@ def _framed(
     hu = np.ascontiguousarray(turned, np.float32)
     if not np.isfinite(hu).all():
         raise UserError(f"{name}: holds NaN or infinite values, want finite HU")
-    if why := why_no_hu(hu):
-        if not any_values:
-            raise UserError(f"{name}: {'; '.join((why, *notes))}")
-        notes = (why, *notes)
+    why = why_no_hu(hu)
+    doubt = f"{name}: {'; '.join((why, *notes))}" if why else ""
     hu, padded = padding_to_air(hu)
     hu, ours, askew = straighten(hu, ours)
     notes = (*notes, *padded)
     if askew:
         notes = (*notes, f"axes {askew:.1f} degrees askew (tilted gantry) were straightened")
-    return Scan(hu, spacing(ours), ours, orientation(affine), patient, notes)
+    return Scan(hu, spacing(ours), ours, orientation(affine), patient, notes, doubt)
 
 
 def _last_line(error: Exception) -> str:

@@ -34,7 +34,9 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
     Raises UserError where the two do not lie on the same voxels or the truth is no HU. A result that is no HU, as that
     of a poor model may be, is said on stderr.
     """
-    a, b = load_scan(truth), load_scan(result, any_values=True)
+    a, b = load_scan(truth).checked(), load_scan(result)
+    if b.doubt:
+        print(f"warning: {printable(b.doubt)}", file=sys.stderr)
     if a.hu.shape != b.hu.shape or not _apart(a, b) <= TOLERANCE_MM:
         there, wanted, apart = _told_apart(b, a)
         raise UserError(f"{result} has {there}; allowed: the voxels of {truth}, {wanted}{apart}")

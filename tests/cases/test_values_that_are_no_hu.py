@@ -46,12 +46,12 @@ RIGHT = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_hu_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="allowed: HU"):
-        load_scan(nifti(tmp_path / "a.nii", WRONG[name]))
+        load_scan(nifti(tmp_path / "a.nii", WRONG[name])).checked()
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_hu_are_not_refused(tmp_path, name):
-    scan = load_scan(nifti(tmp_path / "a.nii", RIGHT[name]))
+    scan = load_scan(nifti(tmp_path / "a.nii", RIGHT[name])).checked()
     np.testing.assert_allclose(scan.hu, np.maximum(RIGHT[name], -1024), atol=1e-3)
 
 
@@ -61,7 +61,7 @@ def test_hu_are_not_refused(tmp_path, name):
 )
 def test_the_reason_names_the_likely_scale(tmp_path, name, looks_like):
     with pytest.raises(UserError, match=f"these look like .*{looks_like}"):
-        load_scan(nifti(tmp_path / "a.nii", WRONG[name]))
+        load_scan(nifti(tmp_path / "a.nii", WRONG[name])).checked()
 
 
 def test_prepare_drr_and_compare_judge_alike(tmp_path, capsys):
@@ -105,7 +105,7 @@ def _slope_0(item, d):
 
 def test_slices_without_rescale_are_judged_by_their_values(tmp_path):
     with pytest.raises(UserError, match=r"HU \+ 1024.*36 slices state no rescale"):
-        load_scan(_series(tmp_path / "raw", change=_without_rescale))
+        load_scan(_series(tmp_path / "raw", change=_without_rescale)).checked()
     scan = load_scan(_series(tmp_path / "hu", HU, _without_rescale, signed=True))
     np.testing.assert_array_equal(scan.hu, HU)
     assert "36 slices state no rescale" in scan.notes[0]
