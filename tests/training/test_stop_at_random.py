@@ -120,10 +120,8 @@ def test_signals_at_random_moments(tmp_path):
         else:
             told[name, number.name] += 1
             if code == -number:
-                # So early that the program had not begun; a shell says 128 + the signal all the same.
+                # Before Python had begun or after it had ended; a shell says 128 + the signal all the same.
                 assert "finishes" not in said
-                assert seconds < 3
-                told[name, number.name, "killed at the start"] = 0
             else:
                 assert code == 128 + number, said
                 assert "Traceback" not in said
