@@ -31,8 +31,8 @@ class StopRequest:
     can be set in the main thread only; elsewhere nothing is caught.
 
     Args:
-      of_program: the process has nothing left to do afterwards but to clean up. A signal then ends it with no more ado;
-        Python's own handler would raise KeyboardInterrupt there, and print it, and exit with 0.
+      of_program: the process has nothing left to do afterwards but to clean up. A signal then ends it at once, with its
+        code; Python's own handler would raise KeyboardInterrupt there, which is printed and dropped.
     """
 
     _in_charge: ClassVar["StopRequest | None"] = None
@@ -64,12 +64,14 @@ class StopRequest:
     def __exit__(self, kind: object, *_: object) -> None:
         if StopRequest._in_charge is not self:
             return
-        for number, handler in self._before.items():
-            over = self._of_program or handler is None  # None: not set from Python
-            signal.signal(number, signal.SIG_DFL if over else handler)  # type: ignore[arg-type]
-        if self._watch:
-            self._watch.close()
         StopRequest._in_charge = None
+        if self._watch and self._of_program:
+            self._watch.patient = False
+        elif self._watch:
+            for number, handler in self._before.items():
+                # None: it was not set from Python.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
+            self._watch.close()
         if kind is None and self.signal is not None:
             self.leave("all that was begun is finished")
 
@@ -78,10 +80,11 @@ class _Watch:
     """A thread that hears of signals while the main one computes, when Python's handlers have to wait.
 
     It says that the first was noted, which may be minutes before a compilation ends, and makes the second end the
-    process.
+    process; the first too once it is not ``patient`` any more.
     """
 
     def __init__(self) -> None:
+        self.patient = True
         self._hears, self._tells = socket.socketpair()
         self._tells.setblocking(False)
         self._before = signal.set_wakeup_fd(self._tells.fileno(), warn_on_full_buffer=False)
@@ -94,6 +97,8 @@ class _Watch:
             number = heard[0]
             if number not in SIGNALS:
                 continue
+            if not self.patient:
+                os._exit(128 + number)
             if not first:
                 first = time.monotonic()
                 name = signal.Signals(number).name

@@ -151,6 +151,28 @@ def test_a_second_signal_is_for_at_once_unless_it_is_the_first_sent_twice(number
     assert "Traceback" not in said
 
 
+CLEANS_UP = """
+import atexit, time
+from dvg_jax.training.stop import StopRequest
+def clean_up():
+    print("over", flush=True)
+    time.sleep(60)
+with StopRequest(of_program=True):
+    atexit.register(clean_up)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_finished_program_cleans_up(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLEANS_UP], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "over\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == 128 + number
+
+
 @pytest.mark.parametrize("where", ["a job", "a measurement", "a report"])
 def test_a_signal_between_the_parts_of_experiments(tmp_path, monkeypatch, where):
     rows = [Row("III", "", "", "vpge_diffusion", (0.0, 90.0)), Row("VI", "", "", "dvg_net", (0.0, 90.0), target=45.0)]

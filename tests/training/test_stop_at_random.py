@@ -108,19 +108,20 @@ def test_signals_at_random_moments(tmp_path):
             moment, name, seconds = lambda: True, "any time", chance.uniform(0, ANY_TIME_S)
         run = Run(workdir)
         sent = moment is not None and run.wait(moment, seconds)
+        trained = (workdir / STAGES[-1] / "model").is_dir()
         if sent:
             run.process.send_signal(number)
         code, said = run.end()
         print(f"{name}, {seconds:.2f} s: {number.name if sent else 'none'} -> {code}", flush=True)
-        if not sent:
-            assert code == 0, said
+        if code == 0:
+            # No signal, or one to a process that had exited and was not gone yet: nothing was noted, nothing to stop.
+            assert trained or not sent
+            assert "finishes" not in said
         else:
             told[name, number.name] += 1
             if code == -number:
-                # So early that the program had not begun; a shell says 128 + the signal all the same.
+                # Before Python had begun or after it had ended; a shell says 128 + the signal all the same.
                 assert "finishes" not in said
-                assert seconds < 3
-                told[name, number.name, "killed at the start"] = 0
             else:
                 assert code == 128 + number, said
                 assert "Traceback" not in said
