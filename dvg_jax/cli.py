@@ -11,6 +11,7 @@ import errno
 import importlib
 import math
 import os
+import re
 import select
 import signal
 import sys
@@ -40,8 +41,8 @@ def run(main: Callable[[list[str] | None], None]) -> None:
     _escape_what_cannot_be_encoded()
     try:
         with stopped_by_signals():
-            main(None)
-            sys.stdout.flush()
+            _call(main)
+            _flush()
     except SystemExit as left:
         _leave(left.code)
     except UserError as error:
@@ -120,6 +121,8 @@ def reason(error: OSError) -> str:
     """The files that an error of the system is about, and why."""
     names = (name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike)))
     files = " to ".join(os.fsdecode(name) for name in names)
+    if not files and error.errno is not None and not _can_flush():
+        files = "standard output"
     why = error.strerror or str(error) or type(error).__name__
     return f"{files}: {why}" if files else why
 
@@ -129,7 +132,7 @@ def _leave(code: str | int | None, told: str = "") -> NoReturn:
     try:
         if told:
             print(" ".join(told.split()), file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        _flush()
     except OSError as error:
         code = code or (NOBODY_READS if error.errno == errno.EPIPE else BAD_INPUT)
         # Or Python would try once more at its end, and report that.
@@ -137,6 +140,41 @@ def _leave(code: str | int | None, told: str = "") -> NoReturn:
         for stream in (1, 2):
             os.dup2(nowhere, stream)
     sys.exit(code)
+
+
+def _call(main: Callable[[list[str] | None], None]) -> None:
+    """Call ``main``; an error of the system that the checkpoints' library tells in its own way becomes an OSError."""
+    try:
+        main(None)
+    except Exception as error:
+        failed = _of_system(error)
+        if failed is None:
+            raise
+        # Threads of that library have not heard yet, and would print the same many times more.
+        sys.unraisablehook = lambda _: None
+        raise failed from error
+
+
+def _of_system(error: Exception) -> OSError | None:
+    """The error of the system that the checkpoints' library tells in a text of its own; None of any other error."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is None:
+        return None
+    file = re.search(r'local file "([^"]+)"', str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1])), file and file[1])
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is None where the caller has closed it
+        sys.stdout.flush()
+
+
+def _can_flush() -> bool:
+    try:
+        _flush()
+    except OSError:
+        return False
+    return True
 
 
 def _nobody_reads() -> bool:

@@ -50,7 +50,9 @@ def stopped_by_signals() -> Iterator[None]:
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
         nonlocal last
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            report(unraisable)
+            # Threads of the checkpoints' library say so of a write that has failed, which is told anyway.
+            if str(unraisable.exc_value) != "Event loop is closed":
+                report(unraisable)
             return
         number = unraisable.exc_value.number if isinstance(unraisable.exc_value, Stopped) else signal.SIGINT
         last = -float("inf")
@@ -67,6 +69,7 @@ def stopped_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = report
+        if sys.unraisablehook is dropped:
+            sys.unraisablehook = report
         for number, handler in handlers.items():
             signal.signal(number, handler)

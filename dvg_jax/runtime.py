@@ -1,6 +1,7 @@
 """Process settings that must be made before JAX is imported, and whether it finds the device that is asked for."""
 
 import ctypes
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -69,6 +70,10 @@ def tune_allocator() -> None:
 
 
 def quiet() -> None:
-    """Hide the C++ start-up chatter of XLA and its friends; a user's own setting wins."""
+    """Hide the C++ start-up chatter of XLA and its friends, where a user's own setting wins, and tracebacks that Orbax
+    logs of errors which it raises too.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
