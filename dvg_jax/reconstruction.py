@@ -90,4 +90,4 @@ def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:
     if scan.hu.shape != shape:
         size = f"with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}"
         raise UserError(f"{request.truth_flag} is {request.like}, {size}")
-    return scan
+    return scan.checked() if request.compare else scan

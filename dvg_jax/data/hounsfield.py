@@ -31,6 +31,7 @@ _DEEP_HU = -1500.0
 """No noise or streak takes many voxels below; scanners use such values for padding only."""
 
 _SPIKES = 4
+_MOST_DRAWN = 8
 _MOST_DEEP = 0.1
 _LEAST_TISSUE = 0.002
 _LEAST_SOFT = 0.02
@@ -110,7 +111,7 @@ def _fault(values: Values, fill: float | None = None) -> str:
     if tissue.size <= _LEAST_TISSUE * values.size:
         return ""  # nothing but air: that there is no body is said where one is looked for
     around = fill is not None and abs(fill - _AIR) <= _NEAR_AIR  # all air is one value, as where a body was cut out
-    if tissue.size == values.size and not (around and _has_bone(tissue)):
+    if tissue.size == values.size and not (around and (_has_bone(tissue) or _is_drawn(tissue))):
         return "no air"
     if np.mean(values > _BRIGHTEST_HU) > _MOST_BRIGHT:
         return f"{np.mean(values > _BRIGHTEST_HU):.0%} of the voxels are brighter than any bone"
@@ -127,6 +128,11 @@ def _is_padding(values: Values) -> bool:
     deep = values[values < _DEEP_HU]
     counts = np.sort(np.unique(deep, return_counts=True)[1])[::-1]
     return int(counts[_SPIKES:].sum()) <= _MOST_DEEP * values.size
+
+
+def _is_drawn(tissue: Values) -> bool:
+    """Whether a phantom was drawn in a few values, of which none need be bone."""
+    return np.unique(tissue).size <= _MOST_DRAWN
 
 
 def _has_bone(tissue: Values) -> bool:
