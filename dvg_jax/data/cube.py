@@ -59,8 +59,12 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
     on_lungs = _lung_middle(lungs, mask)
     middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else on_lungs
     volume, affine = cut(np.where(mask, scan.hu, AIR_HU), scan.affine, middle, field_mm, size)
-    checks = [*_chest_checks(scan, mask, lungs, on_lungs), *_cube_checks(scan, mask, middle, field_mm), *scan.notes]
-    return Prepared(volume, affine, middle, tuple(remarks.ranked(checks)))
+    partial = scan.hu.shape[0] * scan.spacing_mm[0] < field_mm / 2
+    checks = [
+        *_chest_checks(scan, mask, lungs, on_lungs, partial),
+        *_cube_checks(scan, mask, middle, field_mm, partial),
+    ]
+    return Prepared(volume, affine, middle, tuple(remarks.ranked([*checks, *scan.notes])))
 
 
 def check_cube(size: int, field_mm: float, preset: str) -> None:
@@ -97,28 +101,30 @@ def _x2ct_middle(scan: Scan, field_mm: float) -> tuple[float, float, float]:
 
 
 def _chest_checks(
-    scan: Scan, mask: HostMask, lungs: Lungs | None, on_lungs: tuple[float, float, float]
+    scan: Scan, mask: HostMask, lungs: Lungs | None, on_lungs: tuple[float, float, float], partial: bool
 ) -> Iterator[str]:
-    """What the scan shows of a chest."""
+    """What the scan shows of a chest. Of one that is ``partial`` it is known already that lungs are seen in part."""
     if lungs is None:
         yield f"{remarks.NO_LUNGS} in the body: in no split"
         return
     if lungs.foot_cut or lungs.head_cut:
-        ends = " and ".join(name for name, is_cut in (("foot", lungs.foot_cut), ("head", lungs.head_cut)) if is_cut)
-        yield f"{remarks.CUT} at the {ends} end"
-    if lungs.in_part:
+        ends = [name for name, is_cut in (("foot end", lungs.foot_cut), ("head end", lungs.head_cut)) if is_cut]
+        yield f"{remarks.CUT} at the {' and the '.join(ends)}"
+    if lungs.in_part and not partial:
         yield f"{remarks.IN_PART}: cut where they are widest, so this is no chest: in no split"
-    elif upright.is_upside_down(scan.hu, mask, scan.affine, on_lungs):
+    if not lungs.in_part and upright.is_upside_down(scan.hu, mask, scan.affine, on_lungs):
         yield remarks.UPSIDE_DOWN
     if lungs.litres < _LEAST_LITRES:
         yield f"{lungs.litres:.1f} litres of lung"
 
 
-def _cube_checks(scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float) -> Iterator[str]:
+def _cube_checks(
+    scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float, partial: bool
+) -> Iterator[str]:
     """How the scan fills the cube."""
-    covered = scan.hu.shape[0] * scan.spacing_mm[0]
     beside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
-    if covered < field_mm / 2:
+    if partial:
+        covered = scan.hu.shape[0] * scan.spacing_mm[0]
         yield f"{remarks.PARTIAL}: {covered:.0f} of {field_mm:g} mm foot to head: in no split without --keep_partial"
     if max(scan.spacing_mm) > _COARSE_MM:
         yield f"coarse: steps of {max(scan.spacing_mm):.3g} mm"

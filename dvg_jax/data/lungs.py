@@ -32,7 +32,7 @@ _LEAST_OF_BODY = 0.1
 _LEAST_CUT_CM2 = 40.0
 _WIDEST = 0.9
 _LEAST_HEIGHT_MM = 120.0
-_STRAY = 0.01
+_STRAY = 0.003
 
 Profile = Float[np.ndarray, "D"]
 Steps = tuple[float, float, float]
@@ -156,7 +156,7 @@ def _ends(lungs: Profile, air: Profile) -> tuple[bool, bool]:
 
 
 def _between(profile: np.ndarray) -> tuple[int, int]:
-    """Where a profile begins and ends, but for a hundredth at either end: a strand of airway does not count."""
+    """Where a profile begins and ends, but for 0.3 % of it at either end: a strand of airway does not count."""
     share = np.cumsum(profile) / max(profile.sum(), 1)
     return int(np.searchsorted(share, _STRAY)), int(np.searchsorted(share, 1 - _STRAY))
 
