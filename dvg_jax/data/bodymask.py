@@ -36,11 +36,14 @@ def body_mask(hu: HostVolume, spacing_mm: tuple[float, float, float]) -> HostMas
 
 def _patient(tissue: HostMask, steps: list[float]) -> HostMask:
     # ITK counts axes from the last array axis.
-    radius = [max(1, round(_COUCH_MM / 2 / step)) for step in reversed(steps)]
+    radius = [
+        min(max(1, round(_COUCH_MM / 2 / step)), n)
+        for step, n in zip(reversed(steps), reversed(tissue.shape), strict=True)
+    ]
     image = SimpleITK.GetImageFromArray(tissue.astype(np.uint8))
     opened = SimpleITK.BinaryMorphologicalOpening(image, radius, SimpleITK.sitkBall)
     body = SimpleITK.RelabelComponent(SimpleITK.ConnectedComponent(opened)) == 1
-    for _ in range(round(_WALL_MM / min(steps))):
+    for _ in range(min(round(_WALL_MM / min(steps)), max(tissue.shape))):
         body = SimpleITK.BinaryDilate(body, (1, 1, 1), SimpleITK.sitkBall) & image
     slices = [SimpleITK.BinaryFillhole(body[:, :, d]) for d in range(tissue.shape[0])]
     solid = SimpleITK.BinaryMorphologicalOpening(SimpleITK.JoinSeries(slices), radius, SimpleITK.sitkBall)

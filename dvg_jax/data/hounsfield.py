@@ -62,7 +62,7 @@ def padding_to_air(hu: HostVolume) -> tuple[HostVolume, tuple[str, ...]]:
     """
     notes = []
     fill = edge_fill(hu)
-    if fill is not None and fill > _AIR + _NEAR_AIR:
+    if fill is not None and fill > LUNG_HU:
         outside = _connected(hu, fill)
         if outside.mean() < _EDGE_SHARE:
             hu = np.where(outside, np.float32(AIR_HU), hu)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dvg_jax.data import dicom, x2ct
 from dvg_jax.data.formats import Format, format_of, head
-from dvg_jax.data.frame import Affine, HostVolume, orientation, spacing, to_frame
+from dvg_jax.data.frame import AIR_HU, Affine, HostVolume, orientation, spacing, to_frame
 from dvg_jax.data.geometry import check_extent, no_orientation
 from dvg_jax.data.hounsfield import padding_to_air, why_no_hu
 from dvg_jax.data.itk_in import read_itk
@@ -142,7 +142,7 @@ def _framed(array: np.ndarray, affine: Affine, name: str, patient: str | None, n
         raise UserError(f"{name}: holds NaN or infinite values, want finite HU")
     why = why_no_hu(hu)
     doubt = f"{name}: {'; '.join((why, *notes))}" if why else ""
-    hu, padded = padding_to_air(hu)
+    hu, padded = (np.maximum(hu, AIR_HU), ()) if why else padding_to_air(hu)  # only HU tell what air is
     hu, ours, askew = straighten(hu, ours)
     notes = (*notes, *padded)
     if askew:

@@ -61,14 +61,15 @@ def group(slices: Iterable[Slice]) -> list[Series]:
 def _joined(members: dict[str, list[Slice]]) -> dict[str, list[Slice]]:
     """The members with single slices of one volume put together under the least of their UIDs."""
     single = defaultdict(list)
-    for uid, (first, *more) in members.items():
+    for first, *more in members.values():
         if not more and not first.not_a_slice and first.place[0]:
-            grid = tuple(np.round(first.grid, 3))
-            single[first.patient, first.place, grid, first.kernel].append(uid)
+            single[first.patient, first.place, first.kernel].append(first)
     joined = dict(members)
-    for uids in single.values():
-        if len(uids) >= MIN_SLICES:
-            joined[min(uids)] = [item for uid in sorted(uids) for item in joined.pop(uid)]
+    for part in (part for slices in single.values() for part in _alike(slices)):
+        if len(part) >= MIN_SLICES:
+            for item in part:
+                del joined[item.series]
+            joined[min(item.series for item in part)] = part
     return joined
 
 
@@ -129,7 +130,7 @@ def _without_twins(ordered: list[Slice]) -> list[Slice]:
     return kept
 
 
-def _alike(slices: tuple[Slice, ...]) -> list[list[Slice]]:
+def _alike(slices: Iterable[Slice]) -> list[list[Slice]]:
     """Slices of equal direction, spacing and matrix together; the largest part first."""
     parts: list[list[Slice]] = []
     for item in slices:

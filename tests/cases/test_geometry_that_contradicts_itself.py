@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dvg_jax.data.bodymask import body_mask
 from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.scans import load_scan
 from dvg_jax.errors import UserError
@@ -98,3 +99,8 @@ def test_tiny_voxels_are_a_row_and_the_others_go_on(tmp_path, mm):
     rows, _ = prepare_folder(tmp_path / "in", Job(tmp_path / "out", Settings(16)))
     assert [row.status for row in rows] == ["refused", "ok"]
     assert f"voxel spacing {mm:g} x {mm:g} x {mm:g} mm" in rows[0].reason
+
+
+def test_a_body_is_looked_for_among_voxels_of_any_size():
+    for mm in (0.001, 0.03, 100.0):
+        assert body_mask(HU, (mm, mm, mm)).shape == HU.shape
