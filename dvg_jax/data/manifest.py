@@ -15,7 +15,7 @@ SPLITS = ("train", "test", "val")
 
 STATUSES = ("ok", "refused", "passed over")
 
-_LATER = {"series", "checks"}
+_LATER = {"series", "checks", "input"}
 """Columns that manifests of earlier versions lack."""
 
 _VISIT = re.compile(r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part|recon|ct)[_-]?\d*|\d+mm))+$", re.I)
@@ -28,7 +28,7 @@ class Row:
     ``series`` is the DICOM SeriesInstanceUID. ``spacing`` (mm along D, H, W) and ``orientation`` are the source's.
     ``checks`` says what a reader of the data should know of a prepared scan, ``status`` is ``ok``, ``refused`` or
     ``passed over``, and ``reason`` says why it is not ``ok``. ``stamp`` and ``settings`` tell whether the prepared
-    file still belongs to that source and to the options in use.
+    file still belongs to that source and to the options in use. ``input`` is where the input folder was.
     """
 
     patient: str
@@ -43,6 +43,7 @@ class Row:
     reason: str
     stamp: str
     settings: str
+    input: str = ""
 
 
 def slug(text: str) -> str:

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.manifest import read_manifest
+from dvg_jax.data.manifest import write_manifest
 from dvg_jax.errors import UserError
 from dvg_jax.lock import exclusive
 from tests.data import made
@@ -32,10 +33,9 @@ def test_a_second_input_is_refused_and_the_first_named(tmp_path, job):
     with pytest.raises(UserError, match=rf"out holds the scans of {first}; allowed: that input, another --output"):
         prepare_folder(second, job)
     assert before == {path.name: path.read_bytes() for path in job.output.iterdir()}
-    (job.output / "input.txt").unlink()  # an output of an earlier version
+    write_manifest(job.output, [replace(row, input="") for row in rows])  # as an earlier version wrote it
     with pytest.raises(UserError, match=r"of another folder, such as a1\.nii\.gz"):
         prepare_folder(second, job)
-    assert read_manifest(job.output) == rows
 
 
 def test_the_same_input_may_move_grow_and_change(tmp_path, job):
