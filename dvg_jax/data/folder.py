@@ -104,11 +104,10 @@ def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: in
         if all(item.reason in own.REASONS for item in found):
             but = f" but {found[0].source}, {found[0].reason}" if found else ""
             raise UserError(f"{source}: holds no scan (NIfTI, MetaImage, NRRD, X2CT's HDF5, or DICOM files){but}")
-        origin.check(job.output, source, set(known), {item.source for item in found})
+        origin.check(job.output, source, list(known.values()), {item.source for item in found})
         check_lists({item.patient for item in found if not item.reason}, rule)
         _clear(job.output)
-        origin.note(job.output, source)
-        ledger = _Ledger(job, rule, known)
+        ledger = _Ledger(job, rule, known, origin.name_of(source))
         refused: frozenset[str] = frozenset()
         while True:
             chosen = found if all_series else choose_series(found, refused)
@@ -123,8 +122,8 @@ def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: in
 class _Ledger:
     """The rows so far, in memory and in ``manifest.csv``."""
 
-    def __init__(self, job: Job, rule: SplitRule, known: dict[str, Row]):
-        self.job, self.rule, self.rows, self.old = job, rule, dict(known), known
+    def __init__(self, job: Job, rule: SplitRule, known: dict[str, Row], source: str):
+        self.job, self.rule, self.rows, self.old, self.source = job, rule, dict(known), known, source
 
     def needs(self, item: Candidate) -> bool:
         """Whether a scan must be prepared; one that need not be gets its row."""
@@ -143,7 +142,7 @@ class _Ledger:
 
     def write(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
         """Write the manifest with the split of ``rows``."""
-        rows, changes = assign_splits(rows, self.rule)
+        rows, changes = assign_splits([replace(row, input=self.source) for row in rows], self.rule)
         write_manifest(self.job.output, rows)
         return rows, changes
 

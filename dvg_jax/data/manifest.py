@@ -21,7 +21,7 @@ STATUSES = ("ok", "refused", "passed over")
 
 _MOST_BYTES = 120
 
-_LATER = {"series", "checks"}
+_LATER = {"series", "checks", "input"}
 """Columns that manifests of earlier versions lack."""
 
 _VISIT = re.compile(r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part|recon|ct)[_-]?\d*|\d+mm))+$", re.I)
@@ -34,7 +34,7 @@ class Row:
     ``series`` is the DICOM SeriesInstanceUID. ``spacing`` (mm along D, H, W) and ``orientation`` are the source's.
     ``checks`` says what a reader of the data should know of a prepared scan, ``status`` is ``ok``, ``refused`` or
     ``passed over``, and ``reason`` says why it is not ``ok``. ``stamp`` and ``settings`` tell whether the prepared
-    file still belongs to that source and to the options in use.
+    file still belongs to that source and to the options in use. ``input`` is where the input folder was.
     """
 
     patient: str
@@ -49,6 +49,7 @@ class Row:
     reason: str
     stamp: str
     settings: str
+    input: str = ""
 
 
 def slug(text: str) -> str:

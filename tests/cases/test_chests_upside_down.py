@@ -61,6 +61,6 @@ def test_the_stored_mean_is_that_of_the_phantom():
 @needs_shared
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.name.split(".")[0])
 def test_real_scans(path):
-    scan = load_scan(path)
+    scan = trunk.every_other(load_scan(path))
     assert not _says_so(scan.hu, scan.spacing_mm, scan.affine)
     assert _says_so(scan.hu, scan.spacing_mm, scan.affine, turned=(0,))

@@ -58,12 +58,19 @@ def test_an_abdomen_with_the_bases_of_lungs_is_centred_on_those():
 @needs_shared
 @pytest.mark.parametrize("name", READ_OFF)
 def test_real_scans_are_centred_on_the_lungs(name):
-    scan = load_scan(SHARED / f"{name}.nii.gz")
+    scan = trunk.every_other(load_scan(SHARED / f"{name}.nii.gz"))
     assert _middle_mm(scan) == pytest.approx(sum(READ_OFF[name]) / 2, abs=NEAR_MM)
 
 
 @needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READ_OFF)
+def test_real_scans_are_centred_in_all_their_voxels(name):
+    assert _middle_mm(load_scan(SHARED / f"{name}.nii.gz")) == pytest.approx(sum(READ_OFF[name]) / 2, abs=NEAR_MM)
+
+
+@needs_shared
 def test_a_real_abdomen_with_the_bases_of_lungs_is_centred_on_those():
-    scan = load_scan(SHARED / "ct" / "nsclc_lung1_001.nii.gz")
-    bases = Scan(scan.hu[:65], scan.spacing_mm, scan.affine, scan.orientation)
+    scan = trunk.every_other(load_scan(SHARED / "ct" / "nsclc_lung1_001.nii.gz"))
+    bases = Scan(scan.hu[:33], scan.spacing_mm, scan.affine, scan.orientation)
     assert _middle_mm(bases) == pytest.approx((74 + 130) / 2, abs=NEAR_MM)

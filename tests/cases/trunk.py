@@ -49,6 +49,13 @@ def scan(hu: np.ndarray, step_mm: float = MM) -> Scan:
     return Scan(hu, steps, frame_affine(hu.shape, steps), "SPL")
 
 
+def every_other(found: Scan) -> Scan:
+    """A real scan with every other voxel along each axis: an eighth of the time."""
+    affine = found.affine @ np.diag([2.0, 2, 2, 1])
+    steps = found.spacing_mm[0] * 2, found.spacing_mm[1] * 2, found.spacing_mm[2] * 2
+    return Scan(np.ascontiguousarray(found.hu[::2, ::2, ::2]), steps, affine, found.orientation)
+
+
 def slices(hu: np.ndarray, low_mm: float, high_mm: float) -> np.ndarray:
     """The slices between two heights."""
     return np.ascontiguousarray(hu[int(low_mm / MM) : int(high_mm / MM)])
