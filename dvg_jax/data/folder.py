@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ _RULES = 2
 """Raised whenever the same scan and settings would give another file or other remarks: then all are prepared again."""
 
 _HEADERS_A_TASK = 64
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_GRACE_S = 20.0
+"""After SIGTERM: long enough for a scan to be finished, short enough for what a cluster gives a job to end."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def prepare_folder(
 
 def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: int) -> tuple[list[Row], list[str]]:
     known = {row.source: row for row in read_manifest(job.output)} if (job.output / NAME).is_file() else {}
-    with _pool(jobs) as pool:
+    with _cleared(job.output), _pool(jobs) as pool:
         found = find_scans(source, job.output, partial(_headers, pool))
         if all(item.reason in own.REASONS for item in found):
             but = f" but {found[0].source}, {found[0].reason}" if found else ""
@@ -214,7 +220,9 @@ def _run(pool: Executor | None, items: list[Candidate], ledger: _Ledger) -> None
 
 def _parallel(pool: Executor, todo: Callable[[Candidate], Row], items: list[Candidate]) -> Iterator[Row]:
     try:
-        for future in as_completed([pool.submit(todo, item) for item in items]):
+        with _signals_held():
+            futures = [pool.submit(todo, item) for item in items]
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise UserError("a process died (memory?); what is done is kept: run again with fewer --jobs") from error
@@ -224,7 +232,9 @@ def _headers(pool: Executor | None, read: Callable[[Path], Any], files: list[Pat
     # Few headers are read sooner than a process starts.
     if pool is None or len(files) < 32 * _HEADERS_A_TASK:
         return map(read, files)
-    return tqdm(pool.map(read, files, chunksize=_HEADERS_A_TASK), total=len(files), desc="headers", unit="file")
+    with _signals_held():
+        found = pool.map(read, files, chunksize=_HEADERS_A_TASK)
+    return tqdm(found, total=len(files), desc="headers", unit="file")
 
 
 @contextmanager
@@ -245,10 +255,36 @@ def _pool(jobs: int) -> Iterator[Executor | None]:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes that are started in the block hear no signal before :func:`_start_process` has said what to do then."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    """Leave it to the parent, which the signal has reached too, to end this process once its scan is done.
+
+    One that ends while it hands over a result has the parent wait for the rest of it for ever.
+    """
+    end = threading.Timer(_GRACE_S, os._exit, (128 + number,))
+    end.daemon = True
+    end.start()
 
 
 def _end_with_parent() -> None:
@@ -257,6 +293,15 @@ def _end_with_parent() -> None:
     if parent:
         parent.join()
         os._exit(1)
+
+
+@contextmanager
+def _cleared(output: Path) -> Iterator[None]:
+    """Leave nothing half-written: a signal to the whole group, as ``timeout`` sends, ends the processes at once."""
+    try:
+        yield
+    finally:
+        _clear(output)
 
 
 def _clear(output: Path) -> None:
