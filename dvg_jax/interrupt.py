@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as one exception that is not lost. Does not import JAX."""
 
 import _thread
+import atexit
 import os
 import signal
 import sys
@@ -75,6 +76,8 @@ def stopped_by_signals() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         leaving = True
+        for number in handlers:  # Python's own end would bring the default back, by which the exit code is lost
+            atexit.register(signal.signal, number, signal.SIG_IGN)
         raise
     finally:
         if sys.unraisablehook is dropped:
