@@ -24,9 +24,9 @@ def printable(text: str) -> str:
     return _UNDECODED.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
-def did_you_mean(value: object, names: Iterable[str]) -> str:
+def did_you_mean(value: object, names: Iterable[object]) -> str:
     """``; did you mean NAME?`` where one of ``names`` is close to ``value``, or nothing; before ``; allowed``."""
-    near = get_close_matches(str(value), list(names), n=1)
+    near = get_close_matches(str(value), list(map(str, names)), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM as one exception that is not lost. Does not import JAX."""
 
 import _thread
+import atexit
+import os
 import signal
 import sys
 import threading
@@ -34,18 +36,22 @@ def stopped_by_signals() -> Iterator[None]:
 
     Python drops an exception that is raised while a destructor or a callback of the garbage collector runs, as XLA has
     them, and goes on; such a request is made again a moment later. A handler that somebody else has set stays, and so
-    does a signal that the parent process has told this one to ignore. Only the main thread can set handlers.
+    does a signal that the parent process has told this one to ignore. Only the main thread can set handlers. Those
+    that were there before are set again, unless the process is about to end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    last = -float("inf")
+    last, leaving = -float("inf"), False
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal last
         before, last = last, time.monotonic()
-        if last - before > _SAME_REQUEST_S:
-            raise Stopped(number)
+        if last - before <= _SAME_REQUEST_S:
+            return
+        if leaving:  # all is cleared up, and the process only has to end
+            os._exit(128 + number)
+        raise Stopped(number)
 
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
         nonlocal last
@@ -56,7 +62,7 @@ def stopped_by_signals() -> Iterator[None]:
             return
         number = unraisable.exc_value.number if isinstance(unraisable.exc_value, Stopped) else signal.SIGINT
         last = -float("inf")
-        again = threading.Timer(_RETRY_S, _thread.interrupt_main, (number,))
+        again = threading.Timer(_RETRY_S, _send_main, (number,))
         again.daemon = True
         again.start()
 
@@ -68,8 +74,22 @@ def stopped_by_signals() -> Iterator[None]:
     }
     try:
         yield
+    except KeyboardInterrupt:
+        leaving = True
+        for number in handlers:  # Python's own end would bring the default back, by which the exit code is lost
+            atexit.register(signal.signal, number, signal.SIG_IGN)
+        raise
     finally:
         if sys.unraisablehook is dropped:
             sys.unraisablehook = report
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if not leaving:
+                signal.signal(number, handler)
+
+
+def _send_main(number: int) -> None:
+    """Send the main thread a signal, a real one where there are such, which ends its waiting too."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
