@@ -12,23 +12,25 @@ from jaxtyping import Float
 from dvg_jax.data.bodymask import HostMask
 from dvg_jax.data.frame import HostVolume
 
-AIR_HU = -500.0
-"""Under it a voxel of the body is air: lung, airway, stomach, bowel."""
-
-CUT_CM2 = 100.0
-"""Of air in the first or last slice: none of 23 whole thoraces has more than 75, lungs that go on 150 and more."""
-
+_AIR_HU = -500.0
 _WORKING_MM = 2.0
 _OPENED_MM = 4.0
+
 _GAS_HU = -940.0
 _ALMOST_ALL = 75
 _ALMOST_ALL_HU = -930.0
+"""Seen: medians of -951 to -992 HU in bowel gas and airways (one airway -928), of -758 to -891 in lungs."""
+_SMALL_ML = 250.0
 _BLOB_MM = 6.0
 _BLOB_ML = 20.0
+
 _LEAST_ML = 50.0
-_SMALL_ML = 250.0
 _LEAST_OF_FIRST = 0.1
 _LEAST_OF_BODY = 0.1
+"""Of a slice's area, the widest part of lungs; relative, so that it holds for children."""
+
+_CUT_CM2 = 100.0
+"""Of air in the first or last slice: none of 23 whole thoraces has more than 75, lungs that go on 150 and more."""
 _LEAST_CUT_CM2 = 40.0
 _WIDEST = 0.9
 _LEAST_HEIGHT_MM = 120.0
@@ -69,7 +71,7 @@ def find_lungs(hu: HostVolume, body: HostMask, spacing_mm: Steps) -> Lungs | Non
     steps = (depth, height, width)
     means = _means(hu, strides)
     inside = body[tuple(slice(stride // 2, None, stride) for stride in strides)][tuple(map(slice, means.shape))]
-    air = inside & (means < AIR_HU)
+    air = inside & (means < _AIR_HU)
     lungs = _without_gas(_lungs_of(_opened(air, _OPENED_MM, steps), means, steps), means, steps)
     # Opening takes corners and thin parts: the air beside what is left belongs to it.
     lungs = _grown(lungs, _OPENED_MM, steps) & air
@@ -151,7 +153,7 @@ def _without_gas(lungs: HostMask, means: HostVolume, steps: Steps) -> HostMask:
 
 def _ends(lungs: Profile, air: Profile) -> tuple[bool, bool]:
     """Whether lungs go on beyond the foot and the head end: by all air there, if some of it is theirs."""
-    foot, head = (bool(air[end] > CUT_CM2 and lungs[end] > _LEAST_CUT_CM2) for end in (0, -1))
+    foot, head = (bool(air[end] > _CUT_CM2 and lungs[end] > _LEAST_CUT_CM2) for end in (0, -1))
     return foot, head
 
 
@@ -167,21 +169,13 @@ def _areas(mask: HostMask, steps: Steps) -> Profile:
 
 
 def _opened(mask: HostMask, millimetres: float, steps: Steps) -> HostMask:
-    return (
-        SimpleITK.GetArrayFromImage(
-            SimpleITK.BinaryMorphologicalOpening(_image(mask), _radius(millimetres, steps), SimpleITK.sitkBall)
-        )
-        > 0
-    )
+    opened = SimpleITK.BinaryMorphologicalOpening(_image(mask), _radius(millimetres, steps), SimpleITK.sitkBall)
+    return SimpleITK.GetArrayFromImage(opened) > 0
 
 
 def _grown(mask: HostMask, millimetres: float, steps: Steps) -> HostMask:
-    return (
-        SimpleITK.GetArrayFromImage(
-            SimpleITK.BinaryDilate(_image(mask), _radius(millimetres, steps), SimpleITK.sitkBall)
-        )
-        > 0
-    )
+    grown = SimpleITK.BinaryDilate(_image(mask), _radius(millimetres, steps), SimpleITK.sitkBall)
+    return SimpleITK.GetArrayFromImage(grown) > 0
 
 
 def _image(mask: HostMask) -> SimpleITK.Image:
