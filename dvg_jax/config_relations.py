@@ -30,7 +30,6 @@ def check_relations(config: ConfigDict) -> None:
     for name in STAGES[3:]:
         network = config[name].network
         _check_unet(name, network, network.groups)
-        _check_halvings(config, name)
     _check_unet("baselines.cddpm", config.baselines.cddpm.network, 8)
 
 
@@ -66,8 +65,13 @@ def _check_unet(name: str, network: ConfigDict, groups: int) -> None:
         raise UserError(f"config.{name}.network.head_dim is {network.head_dim}; allowed: even numbers")
 
 
-def _check_halvings(config: ConfigDict, name: str) -> None:
-    """The U-Net halves H and W of the latent at every stage but the last."""
+def check_halvings(config: ConfigDict, name: str) -> None:
+    """Refuse a stage whose U-Net halves H and W of the latent too often: once for every entry but the last.
+
+    Asked of the stages that are trained: a comparison method may use a size for which the others are not meant.
+    """
+    if name not in STAGES[3:]:
+        return
     mults = config[name].network.dim_mults
     factor = 2 ** (len(mults) - 1)
     for whole in config.ct_vqgan.network.downsample[1:]:

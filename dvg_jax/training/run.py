@@ -10,6 +10,7 @@ from dvg_jax import config as configs
 from dvg_jax.baselines import baseline_stage
 from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, stage_settings
+from dvg_jax.config_relations import check_halvings
 from dvg_jax.errors import UserError
 from dvg_jax.lock import exclusive
 from dvg_jax.shapes import Variables
@@ -49,6 +50,8 @@ def _train(config: ConfigDict, workdir: Path, stop: StopRequest) -> None:
             f"config.stage is {config.stage}, which these switches leave out; allowed: all, {', '.join(needed)}"
         )
     todo = needed if config.stage == "all" else (config.stage,)
+    for name in todo:
+        check_halvings(config, name)
     check_owner(config, workdir)
     for name in todo:
         leave_if_asked(stop, f"{name}: not begun or gone on with")

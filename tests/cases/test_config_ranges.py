@@ -15,6 +15,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.experiments.command import configure
 from dvg_jax.presets import SCALES
 from dvg_jax.stages.adversary import KINDS
+from dvg_jax.training.run import train
 from dvg_jax.xray import ConeBeamGeometry, view_pose
 
 NEVER = (None, math.nan, math.inf, (), {}, "no such word", b"", ("a",), ((0, 90),), -(10**9), 10**12 + 0.5)
@@ -113,7 +114,6 @@ def test_the_table_names_what_there_is():
         ({"ct_vqgan.network.num_groups": 5}, "config.ct_vqgan.network.num_groups is 5; allowed: divisors of the 32"),
         ({"diffusion.network.groups": 7}, "config.diffusion.network.dim is 128; allowed: even multiples of the 7"),
         ({"new_view.network.head_dim": 9}, "config.new_view.network.head_dim is 9; allowed: even"),
-        ({"diffusion.network.dim_mults": (1,) * 7}, "config.diffusion.network.dim_mults"),
     ],
 )
 def test_what_cannot_go_together_is_refused(changes, named):
@@ -122,6 +122,16 @@ def test_what_cannot_go_together_is_refused(changes, named):
     with pytest.raises(UserError) as refused:
         check(config)
     assert named in str(refused.value)
+
+
+def test_a_unet_that_halves_too_often_is_refused_before_any_stage_is_trained(tmp_path):
+    config = default_config()
+    config.diffusion.network.dim_mults = (1,) * 7
+    with pytest.raises(UserError, match=r"config\.diffusion\.network\.dim_mults is \(1, 1, 1"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.stage = "ct_vqgan"
+    check(config)  # which has no U-Net
 
 
 def test_a_config_that_lacks_fields_is_refused():
