@@ -31,7 +31,9 @@ def did_you_mean(value: object, names: Iterable[object]) -> str:
 
 
 def near_path(path: Path) -> str:
-    """As :func:`did_you_mean`, among what lies in the nearest folder above ``path`` that exists."""
+    """As :func:`did_you_mean`, of a path that does not exist, among what lies in the nearest folder above that does."""
+    if path.exists():
+        return ""
     missing = path
     while missing.parent != missing and not missing.parent.is_dir():
         missing = missing.parent

@@ -132,7 +132,7 @@ def test_unknown_config_field(fails, tmp_path):
 
 def test_missing_config_file(fails, tmp_path):
     said = fails(train.main, f"--config={tmp_path / 'no.py'}", f"--workdir={tmp_path / 'run'}")
-    assert "--config names no file" in said
+    assert f"--config is {tmp_path / 'no.py'}, which does not exist; allowed: FILE.py or FILE.py:ARGUMENT" in said
     assert not (tmp_path / "run").exists()
 
 

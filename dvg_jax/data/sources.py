@@ -172,7 +172,7 @@ def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0)
 def _no_source(kind: str) -> str:
     """Why ``kind`` is neither phantoms nor a folder."""
     what = "a file" if Path(kind).exists() else "which does not exist"
-    near = did_you_mean(kind, ("phantom",)) or ("" if Path(kind).exists() else near_path(Path(kind)))
+    near = did_you_mean(kind, ("phantom",)) or near_path(Path(kind))
     return f"config.data.source is {kind!r}, {what}{near}; allowed: phantom, or a folder by dvg_jax.data.prepare"
 
 

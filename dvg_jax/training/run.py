@@ -11,7 +11,7 @@ from dvg_jax.baselines import baseline_stage
 from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, stage_settings
 from dvg_jax.config_relations import check_halvings
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, near_path
 from dvg_jax.lock import exclusive
 from dvg_jax.shapes import Variables
 from dvg_jax.stages import build_stage
@@ -126,7 +126,9 @@ def finished_steps(config: ConfigDict, workdir: Path, name: str) -> int:
     """How many steps a stage's written model was trained for; 0 where there is none."""
     folder = model_folder(config, workdir, name)
     if config.init[name] and not folder.is_dir():
-        raise UserError(f"config.init.{name} is {config.init[name]}; allowed: a folder that holds a trained 'model'")
+        given = Path(config.init[name])
+        near = f"; did you mean {given / name}?" if (given / name / "model").is_dir() else near_path(given)
+        raise UserError(f"config.init.{name} is {given}{near}; allowed: a folder that holds a trained 'model'")
     return load_model(folder)[1]["steps"] if folder.is_dir() else 0
 
 

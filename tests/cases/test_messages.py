@@ -71,6 +71,7 @@ def refused(fails, tmp_path):
         ("--config.data.source=README.md", "config.data.source is 'README.md', a file; allowed: phantom, or a folder"),
         ("--config.data.source=dvg_jx", "config.data.source is 'dvg_jx', which does not exist; did you mean dvg_jax?"),
         ("--config.data.source=dvg_jax", "dvg_jax/manifest.csv: absent"),
+        ("--config.init.ct_vqgan=configz", "config.init.ct_vqgan is configz; did you mean configs?; allowed: a folder"),
         ("--config.init.ct_vqgan=nowhere", "config.init.ct_vqgan is nowhere; allowed: a folder that holds a trained"),
     ],
 )
