@@ -115,7 +115,7 @@ class DVG:
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
     def condition(self, variables: Variables, views: Views, angles: Angles | None = None) -> Condition:
-        """Return the condition of g_theta: features of the input views and, where a new view is made, of that view.
+        """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
         Without VPGE the blocks are V_bp themselves, D in the networks' order as that of latents.
         """
