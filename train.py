@@ -3,7 +3,7 @@
 from dvg_jax.training.stop import StopRequest
 
 if __name__ == "__main__":
-    # Before anything else is imported, which takes seconds in which a signal may come.
+    # This comes before the imports below, which take seconds in which a signal may come.
     with StopRequest(of_program=True):
         from dvg_jax.cli import run_module
 

@@ -44,11 +44,12 @@ class NewView(NamedTuple):
 
 @dataclass(frozen=True)
 class DVG:
-    """The method: geometry, networks and switches. Holds no numbers that are learned.
+    """Combine geometry, networks and switches into the method. No learned numbers are stored here.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
-    ``random_views`` is for one model of any 1 to so many views. ``projector``, ``normalize_new_view``, ``head_first``
-    and ``floor`` are where the released code departs from the paper; see ``config.py``.
+    ``random_views`` is for one model of 1 up to so many views. ``projector``, ``normalize_new_view``, ``head_first``
+    and
+    ``floor`` are where the released code departs from the paper; see ``config.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral.
 
     Every method takes and gives volumes and views with the foot at index 0 of D and at row 0. With ``head_first`` the
@@ -114,7 +115,7 @@ class DVG:
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
     def condition(self, variables: Variables, views: Views, angles: Angles | None = None) -> Condition:
-        """All that g_theta is shown: the input views' features and, where a new view is made, that view's too.
+        """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
         Without VPGE the blocks are V_bp themselves, D in the networks' order as that of latents.
         """
@@ -162,11 +163,11 @@ class DVG:
         return jnp.where(ct < self.floor, 0, ct)
 
     def turned(self, ct: Volumes) -> Volumes:
-        """A volume in the networks' order of D, or one of theirs in ours: reversed where they have the head first."""
+        """Reverse D with ``head_first``, from this project's order to the networks' or back; else change nothing."""
         return ct[:, ::-1] if self.head_first else ct
 
     def turned_views(self, views: Views) -> Views:
-        """The same for the rows of views."""
+        """Reverse the rows of views in the same cases."""
         return views[:, :, ::-1] if self.head_first else views
 
     # From here on volumes and views are in the networks' order.

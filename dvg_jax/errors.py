@@ -9,10 +9,10 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 class UserError(ValueError):
-    r"""Bad input: the message names the thing, its value and what is allowed.
+    r"""Report bad input: the message names the thing, its value and what is allowed.
 
-    Entry points print the message without a traceback and exit with code 2. Bytes of a file's name that are no UTF-8
-    are shown as ``\xfc``, so that the message can be printed and written anywhere.
+    Entry points print the message without a traceback and exit with code 2. Bytes of a file's name that are not UTF-8
+    appear as ``\xfc``, so that the message can be printed and written anywhere.
     """
 
     def __str__(self) -> str:
@@ -20,18 +20,24 @@ class UserError(ValueError):
 
 
 def printable(text: str) -> str:
-    r"""Replace what Python stands in for bytes that are no UTF-8, as names of files may hold, by ``\xfc`` and such."""
+    r"""Replace Python's stand-ins for bytes that are not UTF-8, as in file names, by ``\xfc`` and the like."""
     return _UNDECODED.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
 def did_you_mean(value: object, names: Iterable[object]) -> str:
-    """``; did you mean NAME?`` where one of ``names`` is close to ``value``, or nothing; before ``; allowed``."""
+    """Return a hint ``; did you mean NAME?`` where one of ``names`` is close to ``value``, else "".
+
+    The hint belongs before ``; allowed``.
+    """
     near = get_close_matches(str(value), list(map(str, names)), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def near_path(path: Path) -> str:
-    """As :func:`did_you_mean`, of a path that does not exist, among what lies in the nearest folder above that does."""
+    """Return a hint like :func:`did_you_mean`, among the entries of the nearest existing folder above ``path``.
+
+    The hint is empty for a path that exists.
+    """
     if path.exists():
         return ""
     missing = path

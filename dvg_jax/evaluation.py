@@ -30,17 +30,18 @@ DVG_NET, DVG_FULL = "DVG-Net", "DVG-Diffusion"
 
 
 def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, report: Path | None = None) -> str:
-    """Measure the model in ``workdir``, and the comparison methods trained beside it, on ``config.data``'s test cases.
+    """Measure the model in ``workdir``, and the comparison methods trained in it, on ``config.data``'s test cases.
 
     Writes ``evaluation/volumes.csv``, ``reprojections.csv`` and ``views.csv`` with a row a case, the same as JSON with
-    means and intervals, and pictures of the first cases; ``report`` takes a page with those cases and the tables. All
-    of them or, on a failure, none; those of an earlier evaluation that this one has not are removed.
+    means and intervals, and pictures of the first cases. ``report`` is the path of a page with those cases and the
+    tables. All of them are written or, on a failure, none. Files of an earlier evaluation that this one does not write
+    are removed.
 
     Returns:
       The tables of means, to be printed.
 
     Raises:
-      UserError: a model that is not there, or files that cannot be written, before anything is measured.
+      UserError: a model that is absent, or files that cannot be written, before anything is measured.
     """
     with together(evaluation_files.check(config, workdir, report)) as removed:
         tables = _evaluate(config, workdir, show_progress, report)

@@ -1,4 +1,4 @@
-"""The files of an evaluation: their names, whether they can be written, and those of an earlier one."""
+"""Name the files of an evaluation, check that they can be written, and find those of an earlier one."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ FOLDER, PICTURES = "evaluation", "pictures"
 TABLES = ("volumes", "reprojections", "views")
 _PICTURE = re.compile(r"case_\d{4,}(_views)?\.png")
 _PICTURE_BYTES, _TABLE_BYTES, _METHODS = 300_000, 65_536, 4
-"""Rough sizes, and how many methods a page shows: enough to see that a disk is full."""
+"""Rough sizes in bytes, and the number of methods on a page, suffice to notice a full disk."""
 
 
 def check(config: ConfigDict, workdir: Path, report: Path | None) -> list[Path]:
-    """See that tables, pictures and page can be written and are nothing that the evaluation reads.
+    """Check that tables, pictures and page can be written and are no file that the evaluation reads.
 
     Returns:
-      What an earlier evaluation left. Raises UserError that names file and reason.
+      The files of an earlier evaluation. Raises UserError that names file and reason.
     """
     folder = workdir / FOLDER
     tables = [folder / f"{name}{end}" for name in TABLES for end in (".csv", ".json")]
@@ -41,6 +41,6 @@ def check(config: ConfigDict, workdir: Path, report: Path | None) -> list[Path]:
 
 
 def pictures_of(folder: Path, case: int) -> tuple[Path, Path]:
-    """A case's panel of slices and its strip of views."""
+    """Return the paths of a case's panel of slices and of its strip of views."""
     stem = folder / PICTURES / f"case_{case:04d}"
     return stem.with_suffix(".png"), stem.with_name(f"{stem.name}_views.png")

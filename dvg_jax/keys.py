@@ -1,4 +1,4 @@
-"""Random streams by name: what is added beside a thing, before or after it, changes nothing that it draws."""
+"""Derive random streams from names, so that a stage or split added anywhere changes no other's numbers."""
 
 import zlib
 
@@ -8,10 +8,10 @@ from dvg_jax.shapes import Key
 
 
 def named(key: Key, name: str) -> Key:
-    """The stream of ``key`` that belongs to ``name``, by a digest of it."""
+    """Derive the stream of ``key`` for ``name``, by a digest of the name."""
     return jax.random.fold_in(key, digest(name))
 
 
 def digest(name: str) -> int:
-    """32 bits of a name, the same in every process and version."""
+    """Reduce a name to 32 bits, the same in every process and version."""
     return zlib.crc32(name.encode())

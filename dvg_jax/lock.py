@@ -1,4 +1,4 @@
-"""One process at a time works in a folder: a lock that the kernel releases when its process dies, however it dies."""
+"""Let one process at a time work in a folder: the kernel releases the lock when its process ends in any way."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(descriptor: int) -> None:
-        # Nobody may read a byte that Windows has locked: it lies behind what is written.
+        # Nobody may read a byte that Windows has locked, so it lies past the text.
         os.lseek(descriptor, 1 << 20, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -31,14 +31,14 @@ else:
 
 @contextmanager
 def exclusive(folder: Path, what: str) -> Iterator[None]:
-    """Hold ``folder`` for this process while the block runs; ``what`` is what runs, such as ``training``.
+    """Lock ``folder`` for this process while the block runs; ``what`` names the work, such as ``training``.
 
-    The folder is made if it is absent, and goes again if it is still empty at the end. The lock is not reentrant: a
-    second one in the same process is refused too. Of the processes of one distributed run only the first may take it.
-    A file system that has no locks is warned of on stderr.
+    An absent folder is created, and removed again if it is empty at the end. The lock is not reentrant: a second one in
+    the same process is refused too. Of the processes of one distributed run only the first may take it. A file system
+    without locks gives a warning on stderr.
 
     Raises:
-      UserError: another process holds it, or the folder cannot be made or written.
+      UserError: another process has the lock, or the folder cannot be created or written.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
@@ -51,7 +51,8 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         _sign(descriptor, what)
         yield
     finally:
-        # Its name goes while it is held, so whoever opened it meanwhile can tell. Windows keeps an open file's name.
+        # The name is removed under the lock, so a process that opened the file meanwhile can notice. Windows keeps an
+        # open file's name.
         with suppress(OSError):
             (folder / NAME).unlink()
         os.close(descriptor)
@@ -59,12 +60,12 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
 
 
 def _acquire(folder: Path, what: str) -> int:
-    """Descriptor of the folder's lock file, locked; processes that this one starts do not inherit it."""
+    """Return a locked descriptor of the folder's lock file, which processes that this one starts do not inherit."""
     for _ in range(_TRIES):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the folder was removed since: another process has just ended in it
+        except FileNotFoundError:  # another process that just ended in the folder removed it
             continue
         try:
             _lock(descriptor)
@@ -84,7 +85,7 @@ def _acquire(folder: Path, what: str) -> int:
 
 
 def _has_name(descriptor: int, path: Path) -> bool:
-    """Whether the open file still has its name, which its last holder may have removed after we opened it."""
+    """Tell whether the open file still has its name: its last holder may have removed it after we opened it."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -92,7 +93,7 @@ def _has_name(descriptor: int, path: Path) -> bool:
 
 
 def _sign(descriptor: int, what: str) -> None:
-    """Write who holds the lock, for the message that the next one gets."""
+    """Write pid and work of the lock's holder, for the message of a refused process."""
     with suppress(OSError):  # a full disk does not undo the lock
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -100,7 +101,7 @@ def _sign(descriptor: int, what: str) -> None:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, innermost first, up to the first that holds something."""
+    """Remove folders, innermost first, up to the first that is not empty."""
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()

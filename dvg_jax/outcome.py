@@ -1,4 +1,4 @@
-"""What is asked of a reconstruction, and what the model made of it."""
+"""Define the request for a reconstruction, and its outcome."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +15,12 @@ from dvg_jax.reconstructor import BATCH, Reconstructor
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for; the flags of ``reconstruct.py`` by the same names.
+    """Hold what is asked for: the flags of ``reconstruct.py`` by the same names.
 
     Attributes:
-      output: the sample of ``seed`` as NIfTI, whatever ``samples`` is; mean, spread and map go beside it.
+      output: path of the sample of ``seed`` as NIfTI, whatever ``samples`` is; mean, spread and map go into its folder.
       like: a prepared CT whose cube the result shares.
-      compare: ``like`` is the truth: measure the result beside it.
+      compare: True if ``like`` is the truth, to which the result is compared.
     """
 
     workdir: Path
@@ -42,18 +42,18 @@ class Request:
 
     @property
     def truth_flag(self) -> str:
-        """By which ``like`` was given."""
+        """Return the flag that gave ``like``."""
         return "--truth" if self.compare else "--like"
 
     def beside(self, ending: str) -> Path:
-        """A file beside the output: ``ct.nii.gz`` and ``_mean.nii.gz`` give ``ct_mean.nii.gz``."""
+        """Return a path in the output's folder: ``ct.nii.gz`` and ``_mean.nii.gz`` give ``ct_mean.nii.gz``."""
         stem = self.output.name.removesuffix(".gz").removesuffix(".nii")
         return self.output.with_name(stem + ending)
 
 
 @dataclass(frozen=True)
 class ReadFilm:
-    """A film as it was read, and as it is shown to the model."""
+    """Hold a film as it was read, and as the model sees it."""
 
     request: films_in.FilmRequest
     original: HostImage
@@ -61,7 +61,7 @@ class ReadFilm:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """What the framing kept, as :class:`dvg_jax.report.Film` wants it."""
+        """Return the part that the framing kept, in the form of :class:`dvg_jax.report.Film`."""
         box = self.framed.record["frame"].get("box")
         if box is None or self.request.flip:
             return None
@@ -70,9 +70,9 @@ class ReadFilm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the model made of the films: samples in [0, 1], where they lie, and the truth where it is known.
+    """Hold the model's result for the films: samples in [0, 1], their affine, and the truth where it is known.
 
-    ``notes`` are warnings about outputs; those about films stand in their records.
+    ``notes`` are warnings about outputs; warnings about films are in their records.
     """
 
     reconstructor: Reconstructor
@@ -84,14 +84,14 @@ class Outcome:
 
     @property
     def dvg(self) -> DVG:
-        """The method at the angles of the films."""
+        """Return the method at the angles of the films."""
         return replace(self.reconstructor.dvg, angles=tuple(film.request.angle for film in self.films))
 
     def results(self, request: Request) -> dict[str, HostVolume]:
-        """The CTs by the names that page and record give them; the sample of the seed first."""
+        """Return the CTs by the names that page and record give them; the sample of the seed first."""
         named = {f"sample of seed {request.seed}": self.samples[0]}
         return named | ({f"mean of {len(self.samples)}": self.samples.mean(axis=0)} if len(self.samples) > 1 else {})
 
     def spread_hu(self) -> HostVolume | None:
-        """Standard deviation over samples (n - 1) in HU; None of a single one."""
+        """Return the standard deviation over samples (n - 1) in HU; None for a single sample."""
         return HU_RANGE * self.samples.std(axis=0, ddof=1) if len(self.samples) > 1 else None

@@ -1,8 +1,8 @@
-"""From X-ray files to result files.
+"""Reconstruct: X-ray files in, result files out.
 
-    check what is to be written, read and check what is given --> model: one sample or K --> files, all or none
+    check outputs, read and check inputs --> model: one sample or K --> files, all or none
 
-What can be refused is refused before the model runs.
+All possible refusals come before the model runs.
 """
 
 import sys
@@ -28,7 +28,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 def reconstruct(request: Request) -> list[str]:
-    """Do what ``request`` asks; returns a line about each file.
+    """Do what ``request`` asks; return a line about each file.
 
     Raises:
       UserError: a film, folder, CT or checkpoint that cannot be used, or an output that cannot be written, before the
@@ -85,7 +85,7 @@ def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:
     if request.like is None:
         return None
     scan = load_scan(request.like)
-    if request.compare:  # of --like only the place is taken
+    if request.compare:  # --like gives only the place
         scan.checked()
     if scan.hu.shape != shape:
         size = f"with {scan.hu.shape} voxels; allowed: a CT of the model's {shape}"

@@ -52,20 +52,20 @@ class Reconstructor:
         """Reconstruct one CT.
 
         Args:
-          xrays: bright where dense, row 0 at the FOOT end as ``forward_project`` gives them and ``read_film`` reads
-            them; h and w are the geometry's detector. Each is min-max normalised again.
-          angles_deg: of each view about the foot-head axis, 0 frontal, 90 lateral, in any order: a view goes where its
-            angle belongs. A model of ``random_views`` takes any angles.
+          xrays: views, bright where dense, row 0 at the FOOT end as ``forward_project`` gives them and ``read_film``
+            reads them; h and w are the geometry's detector. Each is min-max normalised again.
+          angles_deg: angle of each view about the foot-head axis, 0 frontal, 90 lateral, in any order: a view goes
+            where its angle belongs. A model of ``random_views`` takes any angles.
           key: decides the sample; ``jax.random.key(0)`` unless given. The same key gives the same volume.
-          steps: sampling steps, 1 to the model's timesteps; those of its config unless given.
-          sampler: ``ancestral``, ``ddim`` or ``dpmpp_2m``; that of its config unless given.
+          steps: sampling steps, 1 to the model's timesteps; the config's number unless given.
+          sampler: ``ancestral``, ``ddim`` or ``dpmpp_2m``; the config's unless given.
 
         Returns:
           (D, H, W), float32 in [0, 1]; ``intensity_to_hu`` turns it to HU.
 
         Raises:
-          UserError: wrong number, size or angles of views, values that are not finite, steps out of range, a sampler
-            that is none.
+          UserError: wrong number, size or angles of views, values that are not finite, steps out of range, an unknown
+            sampler.
         """
         dvg, views = self._prepared(xrays, angles_deg, steps, sampler)
         key = jax.random.key(0) if key is None else key
@@ -142,7 +142,7 @@ class Reconstructor:
         return chosen
 
     def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
-        """The views and their angles, in the model's order."""
+        """Return the views and their angles in the model's order."""
         order, detector = self.view_order(angles_deg), self.dvg.geometry.detector_shape
         views = np.asarray(xrays, np.float32)
         if views.shape != (len(order), *detector):
@@ -153,9 +153,9 @@ class Reconstructor:
         return jnp.asarray(views[list(order)]), tuple(angles[i] for i in order)
 
     def view_order(self, angles_deg: ArrayLike | Sequence[float]) -> tuple[int, ...]:
-        """Which of the given views stands at each place of the model, found by the angles in degrees alone.
+        """Return the index of the given view for each place of the model, found by the angles in degrees alone.
 
-        Angles rise as the model's do: of all ways to pair them this is the one with the least differences.
+        Sorted by angle, the given views pair with the model's: of all pairings this has the least differences.
 
         Raises:
           UserError: angles that the model was not trained for.

@@ -1,4 +1,4 @@
-"""The files of a reconstruction: NIfTI, DICOM, a record of all settings, a page. All of them or none."""
+"""Write the files of a reconstruction, all or none: NIfTI, DICOM, a record of all settings, a page."""
 
 import json
 import math
@@ -25,16 +25,16 @@ from dvg_jax.report.cases import build_case, build_films, unseen, with_records
 
 NOTICE = "Synthetic. Not for diagnosis."
 SPREAD = ("mean", "std", "unseen")
-"""Beside the output where there are several samples."""
+"""Several samples add one file of each of these next to the output."""
 
 _UNSEEN_SHARE = 0.005
-"""Of the voxels: what the films do not show is worth a warning from here on."""
+"""A warning is given if no ray crosses more than this share of the voxels."""
 _PICTURE_BYTES, _RECORD_BYTES, _TAG_BYTES = 200_000, 16_384, 8_192
-"""At most, of a picture in the page, of the record, of a slice's tags."""
+"""These bound the bytes of a picture in the page, of the record, and of a slice's tags."""
 
 
 def check(request: Request) -> None:
-    """Refuse outputs that would replace what is read or what somebody else keeps there, or cannot be written."""
+    """Refuse outputs that would replace an input or somebody else's file, or that cannot be written."""
     record, twin = request.beside(".json"), _twin(request)
     derived = [record, *_spread_files(request).values(), *([twin] if twin else [])]
     written = {"--output": [request.output, *derived]}
@@ -52,7 +52,7 @@ def check(request: Request) -> None:
 
 
 def check_room(request: Request, shape: tuple[int, int, int]) -> None:
-    """Refuse, before the model runs, what the disk has no room for; sizes are upper bounds of what is written."""
+    """Refuse, before the model runs, outputs for which the disk has no room; sizes are upper bounds."""
     voxels, many = math.prod(shape), request.samples > 1
     wanted = [("--output", request.output, 2 * voxels), ("--output", request.beside(".json"), _RECORD_BYTES)]
     if many:
@@ -67,7 +67,7 @@ def check_room(request: Request, shape: tuple[int, int, int]) -> None:
 
 
 def write(request: Request, outcome: Outcome) -> list[str]:
-    """Write all files, or none if one fails; returns a line about each, and about those of an earlier run."""
+    """Write all files, or none if one fails; return a line about each, and about those of an earlier run."""
     metrics = {}
     if outcome.truth is not None:
         truth = jnp.asarray(outcome.truth)
@@ -95,7 +95,7 @@ def _write(
     if request.report is not None:
         write_page(request.report, _page(request, outcome, settings, metrics))
         yield f"{request.report}: page, open it in a browser"
-    # After the others: by its time a later run tells whether they are still those of this one.
+    # The record comes last: by its time a later run tells whether the others still belong to this one.
     record = request.beside(".json")
     with replacing(record) as part:
         whole = settings | ({"metrics": metrics} if metrics else {}) | {"also": _elsewhere(request)}
@@ -104,7 +104,7 @@ def _write(
 
 
 def _write_spread(request: Request, outcome: Outcome, note: str) -> Iterator[str]:
-    """Mean and standard deviation over samples, and the map of voxels that no ray crosses."""
+    """Write mean and standard deviation over samples, and the map of voxels that no ray crosses."""
     spread = outcome.spread_hu()
     if spread is None:
         return
@@ -122,19 +122,19 @@ def _spread_files(request: Request) -> dict[str, Path]:
 
 
 def _twin(request: Request) -> Path | None:
-    """``ct.nii`` beside ``ct.nii.gz``, or the reverse, if a reconstruction wrote it: its record is replaced."""
+    """Return ``ct.nii`` for ``ct.nii.gz``, or the reverse, if a reconstruction wrote it: its record is replaced."""
     twin = request.beside(".nii" if request.output.suffix == ".gz" else ".nii.gz")
     return twin if dicom_out.NOTICE in (note_of(twin) or "") else None
 
 
 def _elsewhere(request: Request) -> list[str]:
-    """Outputs whose names do not come from that of the CT, as seen from its folder."""
+    """Return the outputs whose names do not derive from the CT's, relative to its folder."""
     named = [path for path in (request.report, request.dicom) if path is not None]
     return [os.path.relpath(path, request.output.parent) for path in named]
 
 
 def _left_behind(request: Request) -> list[Path]:
-    """Page and series of the run that is replaced, if they are still that run's and this one does not replace them."""
+    """Return page and series of the replaced run, if they still belong to it and this run does not replace them."""
     record = request.beside(".json")
     also = (_read_record(record) or {}).get("also")
     names = [name for name in also if isinstance(name, str)] if isinstance(also, list) else []
@@ -143,7 +143,7 @@ def _left_behind(request: Request) -> list[Path]:
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
-    """A JSON object that lies there; None where there is none."""
+    """Read a JSON object from a file; None where there is none."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -152,7 +152,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 
 def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
-    """All that decided the result, as JSON holds it; goes into every output."""
+    """Return all that decided the result, ready for JSON; every output gets it."""
     model = outcome.reconstructor
     sampler = model.sampler(request.steps, request.sampler)
     return {
@@ -171,7 +171,7 @@ def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
 
 
 def _warnings(outcome: Outcome) -> list[str]:
-    """What a reader of the result should know and would not see."""
+    """List what a reader of the result should know and would not see."""
     model = outcome.reconstructor
     told = [warning for film in outcome.films for warning in film.framed.warnings]
     if model.config.data.source == "phantom":

@@ -1,4 +1,4 @@
-"""Process settings that must be made before JAX is imported, and whether it finds the device that is asked for."""
+"""Make the process settings that must precede JAX's import, and check that JAX finds the requested device."""
 
 import ctypes
 import logging
@@ -20,10 +20,10 @@ def set_up() -> None:
 
 
 def check_platform() -> None:
-    """Have JAX find its devices, before any work. Several processes must have joined before.
+    """Make JAX find its devices, before any work. Several processes must have joined before.
 
     Raises:
-      UserError: ``JAX_PLATFORMS`` names what this machine has not, or what JAX does not know.
+      UserError: ``JAX_PLATFORMS`` names a device that this machine lacks or that JAX does not know.
     """
     import jax
 
@@ -70,8 +70,9 @@ def tune_allocator() -> None:
 
 
 def quiet() -> None:
-    """Hide the C++ start-up chatter of XLA and its friends, where a user's own setting wins, and tracebacks that Orbax
-    logs of errors which it raises too.
+    """Hide XLA's C++ start-up messages, unless the user has set their level, and tracebacks that Orbax logs.
+
+    Orbax raises the same errors, so nothing is lost.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -135,7 +135,7 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
     base = _base(config, dvg)
     pixel = replace(base, denoiser=ConditionalDenoiser(unet), sampler=sampler)
 
-    # The condition has D in the order of the pipeline's networks, so the CT beside it is turned into that order too.
+    # The condition has D in the order of the pipeline's networks, so the CT is turned into that order too.
     def shown(variables: dict[str, Variables], views: Views) -> Volumes:
         return jnp.concatenate(base.condition(variables, views), axis=-1)
 

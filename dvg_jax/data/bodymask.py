@@ -23,7 +23,7 @@ def body_mask(hu: HostVolume, spacing_mm: tuple[float, float, float]) -> HostMas
     so that what grew back of a couch goes; one working voxel added. The work is done on every n-th voxel, about
     2 mm apart.
     """
-    # However small voxels are, one of each axis at least is looked at.
+    # An axis may be shorter than the stride: at least one voxel of each axis is sampled.
     strides = [min(max(1, round(_WORKING_MM / step)), n) for step, n in zip(spacing_mm, hu.shape, strict=True)]
     coarse = hu[tuple(slice(stride // 2, None, stride) for stride in strides)]
     steps = [step * stride for step, stride in zip(spacing_mm, strides, strict=True)]

@@ -1,18 +1,18 @@
-"""Colour pictures of films made grey; colour photos refused."""
+"""Convert colour pictures of films to grey; refuse colour photos."""
 
 import numpy as np
 
 from dvg_jax.errors import UserError
 
 PHOTO_CHROMA = 0.05
-"""Mean difference of a picture's largest and smallest channel, as a share of white, from which it is a colour photo."""
+"""A picture counts as a colour photo from this mean chroma (largest minus smallest channel, as a share of white)."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def grey_of(colours: np.ndarray, white: float, repairs: list[str]) -> np.ndarray:
-    """Return the brightness (h, w) of ``colours`` (h, w, 3), red, green and blue up to ``white``.
+    """Return the brightness (h, w) of ``colours`` (h, w, 3): red, green and blue from 0 to ``white``.
 
-    Raises UserError for a colour photo; a faint colour is told in ``repairs``.
+    A faint colour adds a line to ``repairs``. Raises UserError for a colour photo.
     """
     chroma = float((colours.max(axis=-1) - colours.min(axis=-1)).mean(dtype=np.float64)) / white
     if chroma > PHOTO_CHROMA:

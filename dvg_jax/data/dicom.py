@@ -1,6 +1,6 @@
-"""Headers of CT slices in DICOM: one file a slice, read once and without pixels.
+"""Read the headers of DICOM CT slices: one file a slice, opened once, without pixels.
 
-file --read_header--> Slice (with why it is no slice of a volume) | the reason why it cannot be read
+file --read_header--> Slice (which may say why it is no slice of a volume) | the reason why it cannot be read
 """
 
 import re
@@ -39,9 +39,10 @@ _TAGS = [
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What a file's header says. ``grid`` is direction (6), spacing (2), rows and columns: equal within a volume.
+    """Hold what one slice's header says; ``place`` is the study and the frame of reference.
 
-    ``place`` is the study and the frame of reference, ``rescale`` what stands against its scale of values.
+    ``grid`` is equal within a volume: direction (6), spacing (2), rows and columns. ``rescale`` says why the scale of
+    values is in doubt.
     """
 
     path: Path
@@ -59,7 +60,7 @@ class Slice:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """By suffix or content; series are also exported as 000001, 1.2.840 or anything else. False if unreadable."""
+    """Tell DICOM by suffix or content, since series are also exported as 000001 or 1.2.840. False if unreadable."""
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
@@ -76,7 +77,7 @@ def read_header(path: Path) -> Slice | str | None:
         if is_gzip(path):
             return "DICOM inside gzip; allowed: unpacked files"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pydicom, about character sets and lengths
+            warnings.simplefilter("ignore")  # pydicom warns about character sets and lengths
             return _read(path)
     except InvalidDicomError:
         return NOT_DICOM
@@ -89,12 +90,12 @@ def read_header(path: Path) -> Slice | str | None:
 
 
 def is_sharp(kernel: str) -> bool:
-    """Whether a convolution kernel sharpens edges, by the names that makers give."""
+    """Tell whether a convolution kernel sharpens edges, by the names that makers give."""
     return bool(_SHARP.search(kernel))
 
 
 def _read(path: Path) -> Slice | str | None:
-    # Long values are skipped; what ends before its pixels do, compressed ones included, is found all the same.
+    # Long values are skipped. A file that ends within its pixels is found all the same, compressed or not.
     header = pydicom.dcmread(path, defer_size=_LONG_BYTES, specific_tags=_TAGS, force=True)
     if header.file_meta.get("MediaStorageSOPClassUID") == _INDEX_OF_A_DISC:
         return None
@@ -121,7 +122,7 @@ def _read(path: Path) -> Slice | str | None:
 
 
 def _patient(header: pydicom.Dataset) -> str:
-    """The PatientID; where the stated character set cannot decode it, its bytes as Latin-1, which keeps them apart."""
+    """Return the PatientID; if its character set cannot decode it, its bytes as Latin-1, which keeps ids distinct."""
     raw = header.get_item("PatientID")
     text = str(header.get("PatientID") or "")
     if "\ufffd" in text and isinstance(raw, RawDataElement) and raw.value:
@@ -130,7 +131,7 @@ def _patient(header: pydicom.Dataset) -> str:
 
 
 def _other_kind(header: pydicom.Dataset, kinds: tuple[str, ...]) -> str:
-    """Why a file is no CT slice by its kind; empty where it is one."""
+    """Say why a file is of another kind than a CT slice; empty where it is one."""
     modality = header.get("Modality") or "not stated"
     if modality != "CT":
         return f"modality is {modality}; allowed: CT"
@@ -144,7 +145,7 @@ def _other_kind(header: pydicom.Dataset, kinds: tuple[str, ...]) -> str:
 
 
 def _geometry(header: pydicom.Dataset) -> tuple[list[tuple[float, ...]], str]:
-    """Position, direction, pixel spacing and shape; and what stands against them."""
+    """Return position, direction, pixel spacing and shape, and why they cannot be used (empty where they can)."""
     values: list[tuple[float, ...]] = []
     reason = ""
     for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
@@ -165,7 +166,7 @@ def _no_pixels(path: Path, header: pydicom.Dataset) -> str:
     pixels = header.get_item("PixelData", keep_deferred=True)
     if pixels is None:
         return "no pixels in the file"
-    deflated = header.file_meta.get("TransferSyntaxUID") == _DEFLATED  # places in it are those of the unpacked bytes
+    deflated = header.file_meta.get("TransferSyntaxUID") == _DEFLATED  # offsets are those of the unpacked bytes
     if isinstance(pixels, RawDataElement) and pixels.value is None and pixels.length != _UNDEFINED_LENGTH:
         end = pixels.value_tell + pixels.length
         if path.stat().st_size < end and not deflated:
@@ -174,7 +175,7 @@ def _no_pixels(path: Path, header: pydicom.Dataset) -> str:
 
 
 def _scale(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, str]:
-    """Padding in HU, how stored values become HU where the header does not say it, and what stands against both."""
+    """Return padding in HU, how stored values become HU where the header is silent, and why neither can be used."""
     try:
         slope, intercept = (_numbers(header, tag) for tag in ("RescaleSlope", "RescaleIntercept"))
         padding = _padding_hu(header, slope[0] if slope and slope[0] else 1.0, intercept[0] if intercept else 0.0)
@@ -199,7 +200,7 @@ def _padding_hu(header: pydicom.Dataset, slope: float, intercept: float) -> tupl
 
 
 def _numbers(header: pydicom.Dataset, tag: str) -> tuple[float, ...]:
-    """The numbers of an element; none where it is absent or empty. Raises UserError where they are none."""
+    """Return the numbers of an element, () where it is absent or empty. Raises UserError for anything else."""
     try:
         numbers = tuple(float(value) for value in _many(header.get(tag)))
     except (ValueError, TypeError, OverflowError) as error:

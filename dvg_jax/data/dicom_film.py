@@ -1,4 +1,4 @@
-"""A projection X-ray stored as DICOM: its pixels, bright where dense, and what its attributes say."""
+"""Read a projection X-ray stored as DICOM: its pixels, bright where dense, and its attributes."""
 
 import warnings
 from pathlib import Path
@@ -25,7 +25,7 @@ MODALITIES = {
 }
 """Projections, and the two that say nothing: secondary captures are often digitised films."""
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""First bytes of a file without preamble: group 2 or 8, and 8 in big endian."""
+"""A file without preamble begins with these bytes: group 2, or group 8 in either byte order."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -35,25 +35,25 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_bare_dicom(path: Path) -> bool:
-    """Tell whether a file that is nothing else is a DICOM object without preamble."""
+    """Tell whether a file is a DICOM object without preamble. Other formats must have been ruled out before."""
     with path.open("rb") as file:
         if file.read(2) not in FIRST_GROUPS:
             return False
     try:
         with warnings.catch_warnings(action="ignore"):
             found = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-    except Exception:  # pydicom raises its own dozen types for what is no DICOM
+    except Exception:  # pydicom raises a dozen types for a file that is no DICOM
         return False
     return any(name in found for name in ("SOPClassUID", "Modality", "Rows"))
 
 
 def read_dicom(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Pixels ``(rows, columns)``, bright where dense, head first, and the fields of ``FilmFacts`` that tags give.
+    """Return pixels ``(rows, columns)``, bright where dense, head first, and the ``FilmFacts`` fields that tags give.
 
     Raises UserError for another modality, several frames, no pixels or too many, and for attributes or pixels that
     cannot be used.
     """
-    with warnings.catch_warnings(action="ignore"):  # pydicom's, about attributes that decide nothing here
+    with warnings.catch_warnings(action="ignore"):  # pydicom warns about attributes that decide nothing here
         film = _opened(path)
         modality = text(film, "Modality")
         if modality and modality not in MODALITIES:
@@ -86,5 +86,5 @@ def _opened(path: Path) -> FileDataset:
         return pydicom.dcmread(path, force=True)
     except OSError:
         raise
-    except Exception as error:  # pydicom raises its own dozen types for a damaged file
+    except Exception as error:  # pydicom raises a dozen types for a damaged file
         raise UserError("a damaged DICOM object: its attributes cannot be read") from error

@@ -1,9 +1,9 @@
-"""From stored values to greys, bright where dense: one rule for DICOM films of every transfer syntax.
+"""Map stored values to greys, bright where dense: one rule for DICOM films of every transfer syntax.
 
     stored --modality table or rescaling--> --VOI table or window--> --polarity--> bright where dense
 
-The order is the standard's (PS3.4 N.2). A window rises, so one that cannot be meant is left out, and said. A table may
-fall, and decides which end is bright: a film whose table cannot be used is refused.
+The order is the standard's (PS3.4 N.2). A window always rises, so an impossible one is left out, with a note. A table
+may fall, so it decides which end is bright: a film whose table cannot be used is refused.
 """
 
 from typing import Any, NamedTuple
@@ -20,12 +20,12 @@ from dvg_jax.data.dicom_tags import number, shown, stated, text, unchecked
 from dvg_jax.errors import UserError
 
 LEAST_SHOWN = 0.02
-"""Share of the pixels that a window must leave neither black nor white; widths of 1 stand in files that knew none."""
+"""A window must leave this share of the pixels neither black nor white; some files state a width of 1 for no reason."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 class Greys(NamedTuple):
-    """Greys (rows, columns), bright where dense; the window or table that was applied; what was done and is odd."""
+    """Hold greys (rows, columns), bright where dense, the window or table that was applied, repairs and warnings."""
 
     values: np.ndarray
     window: str | None
@@ -61,7 +61,7 @@ def film_greys(film: FileDataset, stored: Stored) -> Greys:
 
 
 def _modality_values(film: FileDataset, stored: Stored) -> tuple[np.ndarray, bool]:
-    """Values after the modality table or rescaling, and whether they are known to rise with the stored ones."""
+    """Apply the modality table or rescaling; also tell whether the result is known to rise with the stored values."""
     mapped = table(film, "ModalityLUTSequence")
     if mapped is not None:
         return mapped(stored.values), False
@@ -80,7 +80,7 @@ def _rescale(film: FileDataset, name: str, default: float) -> float:
 
 
 def _windowed(values: np.ndarray, film: FileDataset, repairs: list[str]) -> tuple[np.ndarray, str | None]:
-    """Values as the first VOI table or window maps them, and its name."""
+    """Apply the first VOI table or window and return the values with its name, None where none is applied."""
     mapped = table(film, "VOILUTSequence")
     if mapped is not None:
         seen = mapped(values)
@@ -105,9 +105,9 @@ def _windowed(values: np.ndarray, film: FileDataset, repairs: list[str]) -> tupl
 
 
 def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """PS3.3 C.11.2.1.2 and C.11.2.1.3, to [0, 1].
+    """Apply a window as in PS3.3 C.11.2.1.2 and C.11.2.1.3, to [0, 1].
 
-    pydicom's needs attributes that not every film has, for an output range that is stretched away afterwards.
+    pydicom's function needs attributes that some films lack, for an output range that is stretched away afterwards.
     """
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -80, 80)))
@@ -117,10 +117,10 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
 
 
 def _inverted(film: FileDataset, stored: Stored, rises: bool, warnings: list[str]) -> str | None:
-    """Why greys are turned round; None where they are bright where dense already.
+    """Say why greys must be inverted; None where they are bright where dense already.
 
-    Films are shown bright where dense, and MONOCHROME1 and the shape INVERSE, alone or together, say that low values
-    are shown bright. Raw films were not made to be shown: there the sign says what a value means.
+    Films for display are bright where dense. MONOCHROME1 and the shape INVERSE, alone or together, say that low values
+    are displayed bright. Raw films are not for display: there the sign of the intensity relationship decides.
     """
     inverse = text(film, "PresentationLUTShape") == "INVERSE"
     low_is_bright = inverse or stored.photometric == "MONOCHROME1"
@@ -138,17 +138,17 @@ def _inverted(film: FileDataset, stored: Stored, rises: bool, warnings: list[str
 
 
 def _raw(film: FileDataset) -> bool:
-    """Whether the film is as the detector gave it and not made to be shown."""
+    """Tell whether a film is raw: as the detector gave it, not processed for display."""
     return text(film, "PresentationIntentType") == "FOR PROCESSING"
 
 
 def _without_padding(values: np.ndarray, film: FileDataset, stored: Stored, repairs: list[str]) -> np.ndarray:
-    """Padding made as dark as the darkest pixel of the picture, where it reaches the picture's edge."""
+    """Set padding that reaches the picture's edge to the value of the darkest pixel of the picture."""
     padding = number(unchecked(film, "PixelPaddingValue"))
     if padding is None or stored.values.ndim != 2:
         return values
     limit = number(unchecked(film, "PixelPaddingRangeLimit"))
-    # A negative value may have been read as an unsigned one.
+    # pydicom may have read a negative value as an unsigned one.
     ends = [end - 65536 if stored.signed and end > 32767 else end for end in (padding, limit) if end is not None]
     padded = ((stored.values >= min(ends)) & (stored.values <= max(ends))).astype(np.uint8)
     # Metal or air inside the picture may have the same value.

@@ -38,7 +38,7 @@ def check_series(folder: Path, films: Sequence[Path], affine: Affine) -> tuple[s
     """Refuse, before any work is done, what :func:`save_series` would refuse; a slice is written on trial.
 
     Returns:
-      What of the films' tags cannot be used and is left out, one line each.
+      Notes on the films' tags that cannot be used and are left out, one line each.
     """
     check_free(folder)
     if not folder.absolute().parent.is_dir():
@@ -49,7 +49,7 @@ def check_series(folder: Path, films: Sequence[Path], affine: Affine) -> tuple[s
     study = read_study(films, _digests(films))
     try:
         _write(_slice(_common(_BLANK, affine, films, study, {}), 0, _BLANK[0], np.zeros(3)), io.BytesIO())
-    except Exception as error:  # pydicom raises dozens of types for what it cannot write
+    except Exception as error:  # pydicom raises dozens of types for values that it cannot write
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{folder}: what the films state cannot be passed on ({reason}); allowed: no --dicom"
@@ -141,7 +141,7 @@ def _write(one: Dataset, to: Path | io.BytesIO) -> None:
 
 
 def _derivation(films: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    # A name that is not UTF-8 cannot be written; what stands for its bytes can.
+    # A name that is not UTF-8 cannot be written, so its bytes are replaced.
     names = ", ".join(film.name for film in films).encode("utf-8", "replace").decode()
     facts = ", ".join(f"{name} {settings[name]}" for name in ("model", "seed", "steps") if name in settings)
     return f"CT generated from {names} by dvg_jax {dvg_jax.__version__} ({facts})"[:_TEXT_LIMIT]

@@ -1,8 +1,8 @@
-"""The stored values of a DICOM film, the same from every decoder.
+"""Decode the stored values of a DICOM film, the same from every decoder.
 
-pydicom decodes what is not compressed, RLE, and with Pillow baseline JPEG and JPEG 2000. GDCM, inside SimpleITK, knows
-JPEG-LS, lossless and 12 bit JPEG too, but its reader also inverts MONOCHROME1, rescales and looks colours up. It is
-given a copy of the pixels without the attributes that ask for this, so that one rule for greys follows every decoder.
+pydicom decodes uncompressed pixels and RLE, and with Pillow baseline JPEG and JPEG 2000. GDCM, inside SimpleITK, also
+decodes JPEG-LS, lossless and 12 bit JPEG, but its reader inverts MONOCHROME1, rescales and applies palettes too. It
+gets a copy of the pixels without the attributes that ask for this, so that one rule for greys follows every decoder.
 """
 
 import tempfile
@@ -33,14 +33,14 @@ _SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
 
 
 class Stored(NamedTuple):
-    """Pixel values as a file holds them, before any table.
+    """Hold pixel values as a file stores them, before any table.
 
     Attributes:
-      values: (rows, columns), whole numbers; (rows, columns, 3), RGB, where ``photometric`` is a colour.
+      values: whole numbers (rows, columns), or RGB (rows, columns, 3) where ``photometric`` is a colour.
       photometric: one of ``GREY`` or ``COLOUR``.
-      bits: of one value.
-      signed: values may be negative.
-      by: the decoder's name where it is not pydicom's own.
+      bits: number of bits of one value.
+      signed: True if values may be negative.
+      by: name of the decoder where it is not pydicom's own.
     """
 
     values: np.ndarray
@@ -76,14 +76,14 @@ def stored_pixels(film: FileDataset, max_pixels: int) -> Stored:
 
 
 def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[FileDataset, int, int]:
-    """Copy what decoding needs and nothing else; also the bits of a value and how far they lie above bit 0."""
+    """Copy only what decoding needs; also return the bits of a value and the number of unused bits below it."""
     allocated = whole(film, "BitsAllocated", 1, 32)
     if allocated not in ALLOCATED:
         raise UserError(f"its BitsAllocated is {allocated}; allowed: {', '.join(map(str, ALLOCATED))}")
     bits = whole(film, "BitsStored", 1, allocated)
     syntax = _transfer_syntax(film)
     high = whole(film, "HighBit", bits - 1, allocated - 1, default=bits - 1)
-    # JPEG of any kind encodes values, not the words that hold them.
+    # JPEG of any kind encodes values, not the words that contain them.
     high = bits - 1 if _is_compressed(syntax) and syntax != RLELossless else high
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
@@ -92,7 +92,7 @@ def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[Fi
     pixels.SOPClassUID, pixels.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     pixels.Rows, pixels.Columns, pixels.SamplesPerPixel = film.Rows, film.Columns, samples
     pixels.PhotometricInterpretation = photometric if samples == 3 else "MONOCHROME2"
-    # Bits above the highest one hold overlays and are left out; those below the lowest one are shifted away later.
+    # Bits above the highest one are overlays and are left out. Bits below the lowest one are shifted away later.
     pixels.BitsAllocated, pixels.BitsStored, pixels.HighBit = allocated, high + 1, high
     pixels.PixelRepresentation = whole(film, "PixelRepresentation", 0, 1)
     if samples == 3:
@@ -102,7 +102,7 @@ def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[Fi
 
 
 def _transfer_syntax(film: FileDataset) -> UID:
-    """As the file says, or as it was read where nothing says it: files without a preamble often lack it."""
+    """Return the stated transfer syntax, or the encoding found on reading: files without preamble often state none."""
     named = getattr(film, "file_meta", Dataset()).get("TransferSyntaxUID")
     if named:
         return UID(named)
@@ -124,7 +124,7 @@ def _decoded(pixels: FileDataset, shape: tuple[int, ...]) -> tuple[np.ndarray, s
     by = None
     try:
         values = pixels.pixel_array
-    except Exception:  # pydicom has no decoder, or its decoder does not understand: each raises types of its own
+    except Exception:  # pydicom has no decoder, or its decoder fails: each raises its own types
         if compressed:
             values, by = _by_gdcm(pixels), "GDCM"
     if values is None or values.shape != shape:
@@ -140,6 +140,6 @@ def _by_gdcm(pixels: FileDataset) -> np.ndarray | None:
         try:
             pixels.save_as(path, enforce_file_format=True)
             values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO="GDCMImageIO"))
-        except Exception:  # damaged, or of a kind that GDCM does not know either
+        except Exception:  # the pixels are damaged, or GDCM does not know their kind either
             return None
     return values[0] if values.shape[0] == 1 else values

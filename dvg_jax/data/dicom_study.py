@@ -1,7 +1,7 @@
-"""The study that a DICOM series joins: patient, study and references as its films state them.
+"""Read the study that a DICOM series joins: patient, study and references as its films state them.
 
-Films come from everywhere: what a film does not state, or states as DICOM has it nowhere, is left out, and what matters
-is said.
+Films come from many sources. A field that a film does not state, or states in a form that DICOM forbids, is left out;
+if it matters, a note says so.
 """
 
 import re
@@ -30,24 +30,24 @@ _FIELDS = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-"""What a CT must state about patient and study, even if it is empty."""
+"""A CT must state these attributes of patient and study, even if they are empty."""
 
 _STRICT = ("DA", "TM", "CS")
-"""Kinds of values that mean nothing in another form; text, such as who it is about, is passed on in any."""
+"""Values of these kinds mean nothing in another form. Text, such as a patient's name, is passed on in any form."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-"""Stricter readers want no leading zeros; the study of a film is found by the UID that it has."""
+"""Strict readers also forbid leading zeros, but a film's study is found by the UID that the film states."""
 _UID_LENGTH = 64
 
 
 @dataclass(frozen=True)
 class Study:
-    """What films say of the study that a series made from them belongs to.
+    """Describe the study that a series made from films belongs to, as the films state it.
 
     Attributes:
-      fields: by DICOM keyword, ``""`` where nothing is stated.
-      references: items of Source Image Sequence, of the films that have UIDs to refer to.
-      lossy: a film went through lossy compression.
+      fields: values by DICOM keyword, ``""`` where nothing is stated.
+      references: items of Source Image Sequence, one for each film that has UIDs.
+      lossy: True if a film went through lossy compression.
       notes: what was left out and matters, one line each.
     """
 
@@ -59,7 +59,7 @@ class Study:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep pydicom's warnings about values that are passed on as they are from the user."""
+    """Silence pydicom's warnings about values that are passed on unchanged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -67,14 +67,14 @@ def quietly() -> Iterator[None]:
 
 @quietly()
 def read_study(films: Sequence[Path], digests: Sequence[str]) -> Study:
-    """The study of those films that are DICOM; a new one of patient ``SYNTHETIC`` where none is.
+    """Read the study of the films that are DICOM; if none is, make a new one of patient ``SYNTHETIC``.
 
     Args:
-      films: DICOM or not.
-      digests: of their contents, from which the UID of a new study is derived.
+      films: files of any format.
+      digests: digests of their contents, from which the UID of a new study is derived.
 
     Raises:
-      UserError: films that state different patients.
+      UserError: films state different patients.
     """
     found = [(film, tags) for film, tags in ((film, read_tags(film)) for film in films) if tags is not None]
     patients = sorted({_text(tags, "PatientID") for _, tags in found})
@@ -89,7 +89,7 @@ def read_study(films: Sequence[Path], digests: Sequence[str]) -> Study:
     if not uid:
         stated = _text(tags, "StudyInstanceUID")
         notes.append(f"{first.name}: its StudyInstanceUID is {stated or 'absent'}; the DICOM series is a new study")
-        # Films that share a name for their study share the new one.
+        # Films that state the same study name share the new study.
         fields["StudyInstanceUID"] = generate_uid(entropy_srcs=["study", stated] if stated else ["study", *digests])
     references = []
     for film, tags in found:
@@ -103,18 +103,18 @@ def read_study(films: Sequence[Path], digests: Sequence[str]) -> Study:
 
 
 def read_tags(film: Path) -> Dataset | None:
-    """A DICOM film's tags without pixels, whether or not it begins with the preamble; None of another picture."""
+    """Read a DICOM film's tags without pixels, with or without preamble; None for other pictures."""
     if pydicom.misc.is_dicom(film):
         return pydicom.dcmread(film, stop_before_pixels=True)
     try:
         tags = pydicom.dcmread(film, stop_before_pixels=True, force=True)
         return tags if {"Rows", "Columns"} <= set(tags.dir()) else None
-    except Exception:  # a picture's bytes, taken for tags
+    except Exception:  # a picture's bytes were read as tags
         return None
 
 
 def _value(tags: Dataset, name: str) -> Any:
-    """A field as it is stated; ``""`` where it is absent or cannot be read, or is no date, time or code."""
+    """Return a stated field; ``""`` where it is absent or unreadable, or not a valid date, time or code."""
     value, kind = _stated(tags, name), datadict.dictionary_VR(name)
     if kind in _STRICT:
         try:
@@ -136,7 +136,7 @@ def _text(tags: Dataset, name: str) -> str:
 def _stated(tags: Dataset, name: str) -> Any:
     try:
         value = tags.get(name)
-    except Exception:  # pydicom converts a value when it is asked for, and raises dozens of types
+    except Exception:  # pydicom converts a value on first access and raises dozens of types
         return ""
     return "" if value is None else value
 

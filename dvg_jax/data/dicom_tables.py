@@ -1,6 +1,7 @@
-"""Lookup tables of a DICOM film: modality, VOI and colour palettes.
+"""Apply the lookup tables of a DICOM film: modality, VOI and colour palettes.
 
-pydicom applies tables of 8 and 16 bits whose parts agree. Films hold others too: 12 bits, bytes packed two to a word.
+pydicom applies tables of 8 and 16 bits whose parts agree. Films contain others too: 12 bits, or bytes packed two to a
+word.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dvg_jax.data.dicom_tags import shown, stated
 from dvg_jax.errors import UserError
 
 Table = Callable[[np.ndarray], np.ndarray]
-"""From values (rows, columns) to entries of the same shape, float32."""
+"""It maps values (rows, columns) to table entries of the same shape, float32."""
 
 
 def table(film: FileDataset, name: str) -> Table | None:
@@ -33,7 +34,7 @@ def table(film: FileDataset, name: str) -> Table | None:
         raise UserError(f"its {name} holds {len(entries)} entries; allowed: {count}, as its LUTDescriptor says")
 
     def apply(values: np.ndarray) -> np.ndarray:
-        # The first value is written as an unsigned number where the pixels are: -100 reads as 65436.
+        # The first value is written as an unsigned number where the pixels are unsigned: -100 reads as 65436.
         start = first - 65536 if first > 32767 and values.min() < 0 else first
         places = np.clip(np.rint(values).astype(np.int64) - start, 0, count - 1)
         return entries[places].astype(np.float32)
@@ -42,23 +43,26 @@ def table(film: FileDataset, name: str) -> Table | None:
 
 
 def palette(film: FileDataset, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the colours (rows, columns, 3) of palette indices and what white is; UserError without whole palettes."""
+    """Return the colours (rows, columns, 3) of palette indices and the value of white.
+
+    Raises UserError where a palette is missing or damaged.
+    """
     try:
         colours = np.asarray(apply_color_lut(values, film))
-    except Exception as error:  # pydicom's own types for any of six attributes
+    except Exception as error:  # pydicom raises its own types for any of six attributes
         raise UserError("its colour palettes cannot be used; allowed: one each for red, green and blue") from error
     return colours, float(np.iinfo(colours.dtype).max)
 
 
 def _descriptor(name: str, item: Dataset) -> tuple[int, int, int]:
-    """Number of entries (0 stands for 65536), the value that the first one is for, bits of an entry."""
+    """Return the number of entries, the value that the first one is for, and the bits of an entry."""
     allowed = "allowed: three whole numbers"
     told = stated(item, "LUTDescriptor", allowed)
     try:
         count, first, bits = (int(part) for part in told)
     except (TypeError, ValueError):
         raise UserError(f"its {name} has the LUTDescriptor {shown(told)}; {allowed}") from None
-    # 65536 is written as 0, and beside a signed first value a large number reads as a negative one.
+    # 65536 is written as 0. After a signed first value a large number reads as a negative one.
     return count % 65536 or 65536, first, bits
 
 
@@ -67,7 +71,7 @@ def _entries(data: Any, count: int, bits: int, little: bool) -> np.ndarray:
         return np.empty(0, np.uint16)
     if not isinstance(data, bytes):
         return np.ravel(np.asarray(data, np.int64)) & 0xFFFF
-    # Entries of up to 8 bits may stand two to a word.
+    # Entries of up to 8 bits may be packed two to a word.
     if bits <= 8 and len(data) < 2 * count:
         return np.frombuffer(data, np.uint8)
     return np.frombuffer(data[: len(data) // 2 * 2], "<u2" if little else ">u2")

@@ -1,6 +1,6 @@
-"""Attributes of a DICOM object, or the plain reason why one cannot be used.
+"""Read attributes of a DICOM object, or say plainly why one cannot be used.
 
-pydicom converts an attribute when it is first looked at, and raises any of a dozen types if its bytes make no sense.
+pydicom converts an attribute on first access, and raises any of a dozen types if its bytes make no sense.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def unchecked(film: Dataset, name: str) -> Any:
     """Return an attribute's value, None if it is absent, ``UNREADABLE`` if its bytes make no sense."""
     try:
         return film.get(name)
-    except Exception:  # whatever pydicom's converters raise
+    except Exception:  # pydicom's converters raise many types
         return UNREADABLE
 
 
@@ -45,7 +45,7 @@ def whole(film: Dataset, name: str, lowest: int, highest: int, default: int | No
 
 
 def text(film: Dataset, name: str) -> str:
-    """Return the words of an attribute in capitals; empty where it is absent or cannot be read."""
+    """Return the text of an attribute in capitals; empty where it is absent or cannot be read."""
     value = unchecked(film, name)
     return "" if value is None or value is UNREADABLE else str(value).strip().upper()
 
@@ -66,7 +66,7 @@ def positive(film: Dataset, name: str) -> float | None:
 
 
 def pair(film: Dataset, name: str, repairs: list[str]) -> tuple[float, float] | None:
-    """Return an attribute of two numbers above 0; None without, and a line in ``repairs`` if it holds other things."""
+    """Return an attribute of two numbers above 0, None where it is absent; other values add a line to ``repairs``."""
     value = unchecked(film, name)
     if not value:
         return None
@@ -79,7 +79,7 @@ def pair(film: Dataset, name: str, repairs: list[str]) -> tuple[float, float] | 
 
 
 def shown(value: Any) -> str:
-    """Write an attribute's value for a message: short, on one line."""
+    """Format an attribute's value for a message: short, on one line."""
     parts = [str(part) for part in value] if isinstance(value, MultiValue) else [str(value)]
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join("\\".join(parts).split()))
     return line if len(line) <= 40 else line[:37] + "..."

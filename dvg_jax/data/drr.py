@@ -1,16 +1,16 @@
-"""X-rays of a CT scan, as a film would show them: digitally reconstructed radiographs.
+"""Render X-rays of a CT scan as films would show them: digitally reconstructed radiographs.
 
     python -m dvg_jax.data.drr --ct SCAN --angle 0 --angle 90 --output films --size 32 --geometry covering
 
 writes ``xray_000.png`` and so on (16 bit, head at the top), which ``reconstruct.py --xray`` reads, and ``ct.nii.gz``,
-the cube they were rendered from, which ``reconstruct.py --like`` and ``dvg_jax.metrics.compare`` read. Those of an
-earlier run in that folder are replaced or removed. ``--size`` and ``--geometry`` are those of the model that will see
+the cube they were rendered from, which ``reconstruct.py --like`` and ``dvg_jax.metrics.compare`` read. Films and cube
+of an earlier run in that folder are replaced or removed. Give ``--size`` and ``--geometry`` of the model that will see
 the films.
 """
 
 from dvg_jax.cli import run_module
 
-if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.data.drr")
 
 
@@ -42,8 +42,8 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
     Films and cube of an earlier run in ``output`` are replaced or, if this run has none of that name, removed.
 
     Returns:
-      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do, for angles
-      that are none or the same, and for files that cannot be written or that this module has not written.
+      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do, for invalid or
+      equal angles, and for files that cannot be written or that this module has not written.
     """
     films, cube = drr_files.name_films(output, angles), output / drr_files.CUBE
     side = geometry.volume_shape[0]

@@ -1,4 +1,4 @@
-"""The files of a rendering: their names, and which of those in a folder an earlier rendering wrote."""
+"""Name the files of a rendering, and recognise those that an earlier rendering wrote."""
 
 import re
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from dvg_jax.errors import UserError
 
 CUBE = "ct.nii.gz"
 NOTE = "dvg_jax.data.drr"
-"""In the cube's header, by which it is told from a CT that somebody keeps under that name."""
+"""The cube's header contains this note, which tells it from a CT that somebody keeps under the same name."""
 
 _FILM = re.compile(r"xray_-?\d[\d.]*\.png")
 _DIGITS = 3
 
 
 def name_films(output: Path, angles: Sequence[float]) -> list[Path]:
-    """A film's file for each angle in degrees.
+    """Return a film's file for each angle in degrees.
 
-    Raises UserError for an angle that is none, and for two that are one view: 0 and 360, or 90 and 90.00001.
+    Raises UserError for an invalid angle, and for two that are one view: 0 and 360, or 90 and 90.00001.
     """
     seen: dict[float, float] = {}
     for angle in angles:
@@ -36,11 +36,11 @@ def name_films(output: Path, angles: Sequence[float]) -> list[Path]:
 
 
 def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
-    """See that films and cube (``side`` voxels an axis) can be written and replace nothing but an earlier rendering.
+    """Check that films and cube (``side`` voxels an axis) can be written and replace only an earlier rendering.
 
     Returns:
       The films of an earlier rendering in that folder. Raises UserError as ``check_outputs`` does, and for files that
-      are not of this module.
+      this module has not written.
     """
     written = [*films, cube]
     check_outputs({"--output": written}, {"--ct": files_of(ct)})
@@ -54,12 +54,12 @@ def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
 
 
 def _foreign(path: Path) -> bool:
-    """Whether a file can be read and is somebody's film or CT."""
+    """Tell whether a readable file is somebody else's film or CT."""
     if path.name == CUBE:
         note = note_of(path)
         return note is not None and NOTE not in note
     try:
         with Image.open(path) as picture:
             return RENDERED_KEY not in picture.info
-    except Exception:  # Pillow raises dozens of types for what is no picture
+    except Exception:  # Pillow raises dozens of types for a file that is no picture
         return False

@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all, alone or all those of a run together.
+"""Write files and folders whole or not at all, alone or all those of a run together.
 
 with together(stale) as removed:      on success every new file takes its name, stale ones go
     save_nifti(...), write_page(...)  each by replacing() or new_folder(), under a temporary name until then
@@ -18,12 +18,12 @@ from dvg_jax.errors import UserError
 
 _OLD = "partial-old"
 _LONGEST_NAME = 200
-"""Bytes of a name up to which a temporary name can hold it: file systems allow 255."""
+"""A temporary name can contain a name of up to this many bytes: file systems allow 255."""
 
 
 @dataclass
 class _Batch:
-    """What waits for the end of :func:`together`: temporary and final names, and folders made on the way."""
+    """Collect what :func:`together` finishes: temporary and final names, and folders created on the way."""
 
     moves: list[tuple[Path, Path]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
@@ -34,11 +34,10 @@ _batch: ContextVar[_Batch | None] = ContextVar("batch", default=None)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` with its suffixes; on success it takes the name, on failure it
-    goes away.
+    """Yield a temporary path in the folder of ``path``, with its suffixes; it takes the name on success only.
 
-    Creates the parent folder. A reader sees the old file or the new one, never a part. Within :func:`together` the
-    name is taken at the end of that block. An OSError names ``path``.
+    On failure it is removed. Creates the parent folder. A reader sees the old file or the new one, never a part. Within
+    :func:`together` the name is taken at the end of that block. An OSError names ``path``.
     """
     with _naming(path), _staged(path) as temporary:
         yield temporary
@@ -51,7 +50,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises UserError where ``path`` is a file or holds anything: a folder's old and new files are never mixed.
     """
     check_free(path)
-    path = Path(os.path.realpath(path))  # a folder cannot take the place of a link
+    path = Path(os.path.realpath(path))  # a folder cannot replace a link
     with _naming(path), _staged(path) as temporary:
         temporary.mkdir()
         yield temporary
@@ -59,10 +58,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
-    """Let all files and folders that the block writes take their names at its end, in one short sequence, or none.
+    """Give all files and folders that the block writes their names at its end, in one short sequence, or none.
 
-    On any failure, Ctrl-C among them, what was there before is there again, and nothing else. The files of ``stale``
-    that exist and that the block does not write are removed; they are in the yielded list once the block is over.
+    On any failure, Ctrl-C included, the previous state is restored. Files of ``stale`` that exist and that the block
+    does not write are removed; the yielded list contains them once the block is over.
     """
     batch, removed = _Batch(), list[Path]()
     token = _batch.set(batch)
@@ -81,7 +80,7 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
 
 
 def said(removed: Iterable[Path]) -> list[str]:
-    """A line about each file that :func:`together` has removed."""
+    """Return a line about each file that :func:`together` has removed."""
     return [f"removed {path} of an earlier run" for path in removed]
 
 
@@ -92,12 +91,12 @@ def check_free(path: Path) -> None:
 
 
 def missing_folders(path: Path) -> list[Path]:
-    """Those that making ``path`` makes: itself and what it lies in, the outermost first."""
+    """Return the folders that creating ``path`` creates, itself included, the outermost first."""
     return [place for place in (*reversed(path.parents), path) if not place.exists()]
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those that it lies in. Raises OSError, with the true reason where a file is in the way."""
+    """Create a folder and its parents. Raises OSError, with the true reason where a file is in the way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -105,7 +104,7 @@ def make_folder(path: Path) -> None:
 
 
 def hidden(path: Path, word: str = "partial") -> Path:
-    """A name beside ``path`` that this process has for itself, with the same suffixes."""
+    """Return a name in the folder of ``path`` that only this process uses, with the same suffixes."""
     name = path.name
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + "".join(path.suffixes[-2:])
@@ -114,7 +113,7 @@ def hidden(path: Path, word: str = "partial") -> Path:
 
 @contextmanager
 def _staged(path: Path) -> Iterator[Path]:
-    """Yield the temporary name; what is there afterwards takes the name of ``path``, now or at the end of the batch."""
+    """Yield the temporary name; its content takes the name of ``path``, now or at the end of the batch."""
     batch, temporary, kept = _batch.get(), hidden(path), False
     if batch is not None:
         batch.folders += missing_folders(path.parent)
@@ -148,16 +147,16 @@ def _commit(moves: list[tuple[Path, Path]], stale: list[Path]) -> None:
 
 
 def _put_aside(path: Path, undo: ExitStack) -> None:
-    """Keep what ``path`` names, if anything, under a second name, and let ``undo`` bring it back."""
+    """Keep an existing ``path`` under a second name, and let ``undo`` restore it."""
     if path.is_dir() and not path.is_symlink():
-        path.rmdir()  # fails where somebody has put something into it by now
+        path.rmdir()  # fails if the folder is no longer empty
         undo.callback(path.mkdir)
     elif os.path.lexists(path):
         undo.callback(_put_back, path)
         try:
             os.link(path, hidden(path, _OLD), follow_symlinks=False)
         except (OSError, NotImplementedError):
-            os.rename(path, hidden(path, _OLD))  # no links there; the name is free for a moment
+            os.rename(path, hidden(path, _OLD))  # no links on this file system; the name is free for a moment
         return
     undo.callback(_remove, path)
 
@@ -174,7 +173,7 @@ def _put_back(path: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """A full disk's error has no file name, another has a temporary one: both get ``path``."""
+    """Name ``path`` in an OSError: a full disk's error has no file name, others have a temporary one."""
     try:
         yield
     except OSError as error:
@@ -186,7 +185,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _place(path: Path) -> Path:
-    """One spelling of a name in a folder; what a link with that name leads to is another place."""
+    """Return one spelling of a name in a folder. A link is not followed: its target is another place."""
     return Path(os.path.realpath(path.parent)) / path.name
 
 
@@ -198,7 +197,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Those that hold nothing; they are given the outermost first."""
+    """Remove the folders that are empty; they are given the outermost first."""
     for folder in reversed(folders):
         with suppress(OSError):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""A film brought to where training views show the thorax, and what looks wrong on the way."""
+"""Frame a film: bring the thorax to its place in training views, and warn of what looks wrong."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,19 +13,19 @@ from dvg_jax.data.framing import Examination, Match, crop_square, examine, side_
 from dvg_jax.xray import ConeBeamGeometry
 
 WORKING_SIDE = 1024
-"""Larger films are shrunk to this before anything else is done: no detector has more than a few hundred pixels."""
+"""Larger films are shrunk to this many pixels first: no detector of a model has more than a few hundred."""
 CROP_SIDE = 512
-"""Edge of the crop in which marks are looked for."""
+"""Marks are looked for in a crop of this edge in pixels."""
 
 FOUND = 0.55
-"""Score below which no thorax is said to be found; the lowest of 10 real films and 16 views of real CTs is 0.57."""
+"""A lower score means that no thorax is found; the lowest of 10 real films and 16 views of real CTs is 0.57."""
 MIRROR_GAIN = {"frontal": 0.08, "lateral": 0.06}
-"""By how much the mirrored template must be better. A frontal view is nearly symmetric, so its sign says less."""
+"""The mirrored template must win by this score. A frontal view is nearly symmetric, so its sign says less."""
 OTHER_GAIN = 0.03
 NEGATIVE_GAIN = 0.08
 OUTSIDE = 0.2
 SIZE_RANGE = (0.75, 1.35)
-"""Scale by tags over scale by anatomy, within which tags are believed: adults' lungs differ by less."""
+"""Tags are believed if scale by tags over scale by anatomy lies within: adults' lungs differ by less."""
 AS_IS = 0.1
 NEAR_DEG = 30.0
 NOMINAL = {"frontal": 0.0, "lateral": 90.0}
@@ -33,14 +33,14 @@ NOMINAL = {"frontal": 0.0, "lateral": 90.0}
 
 @dataclass
 class Log:
-    """Lines about one film: what was done, and what the user should look at."""
+    """Collect lines about one film: what was done, and what the user should look at."""
 
     repairs: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 class Working(NamedTuple):
-    """A film as it is searched: shrunk by ``scale``, of which ``rows`` and ``columns`` are without borders."""
+    """Hold a film shrunk by ``scale`` for the search; ``rows`` and ``columns`` leave out its borders."""
 
     image: HostImage
     scale: float
@@ -49,7 +49,7 @@ class Working(NamedTuple):
 
     @property
     def inside(self) -> HostImage:
-        """(h, w), the film without its borders."""
+        """Return the film without its borders, (h, w)."""
         return self.image[self.rows, self.columns]
 
 
@@ -72,14 +72,14 @@ def framed_view(
     """Bring the thorax to where training views at ``angle`` have it.
 
     Args:
-      image: the film, mirrored already where that was asked for.
+      image: the film, mirrored already if the user asked for it.
       facts: what its file says.
-      angle: its view's, in degrees.
-      geometry: the model's.
-      field_mm: edge of the cube that the model's volume stands for.
-      log: what is done and found is added to it.
+      angle: angle of its view in degrees.
+      geometry: the model's geometry.
+      field_mm: edge in mm of the cube that the model's volume covers.
+      log: receives what is done and found.
       exchanged: True if another film was judged to have this one's view, False if each has its own, None if no other
-        film could tell.
+        film could decide.
 
     Returns:
       The view, and how it was found, as JSON.
@@ -88,7 +88,7 @@ def framed_view(
     if work.inside.shape != work.image.shape:
         log.repairs.append("constant borders removed")
     share = field_share(geometry)
-    # The largest centred crop, as fit_film takes it, and the square that the template covers when that is the view.
+    # The largest centred crop, as fit_film takes it, and the square that the template covers in that case.
     largest = min(n / s for n, s in zip(work.image.shape, share, strict=True))
     middle = work.image.shape[0] / 2 - work.rows.start, work.image.shape[1] / 2 - work.columns.start
     as_is = Match(0, *middle, *(largest * thorax_template(angle)[1],) * 2)
@@ -134,13 +134,13 @@ def framed_view(
 def _examined(
     inside: HostImage, angle: float, as_is: Match, log: Log, exchanged: bool | None
 ) -> tuple[HostImage, Examination]:
-    """The film, as a positive, and what was seen in it."""
+    """Return the film as a positive, and the findings on it."""
     templates = {a: thorax_template(a)[0] for a in dict.fromkeys((angle, *NOMINAL.values()))}
     seen = examine(inside, angle, templates, as_is)
-    # Beside the body a lateral film is air, which tells its negative better than its lungs: they are dark in either.
+    # Air next to the body tells a lateral negative better than the lungs, which are dark in either.
     lateral = kind_of(angle) == "lateral"
     negative = side_rank(inside) > 0.5 if lateral else seen.negative_gain > NEGATIVE_GAIN
-    # A view under another view's angle can look like its negative: nothing is inverted where the views are exchanged.
+    # A view under another view's angle can look like its negative: no exchanged view is inverted.
     if exchanged or not negative:
         return inside, seen
     log.repairs.append(f"inverted: it is a negative, {'air' if lateral else 'lungs'} bright")
@@ -148,7 +148,7 @@ def _examined(
 
 
 def _cube_side(anatomy: float, facts: FilmFacts, scale: float, field_mm: float, log: Log) -> tuple[float, str]:
-    """Edge of the model's cube in pixels of the working film, and what it was measured by."""
+    """Return the edge of the model's cube in pixels of the working film, and how it was measured."""
     if facts.pixel_mm is None:
         return anatomy, "lungs: no pixel spacing, so the patient's size is the average one"
     patient_mm = float(np.sqrt(np.prod(facts.pixel_mm))) / scale / (facts.magnification or 1.0)
@@ -164,13 +164,13 @@ def _cube_side(anatomy: float, facts: FilmFacts, scale: float, field_mm: float, 
 
 
 def kind_of(angle: float) -> str | None:
-    """Frontal or lateral, where an angle is near enough to say."""
+    """Return frontal or lateral, None where the angle is near neither."""
     off = abs((angle + 90) % 180 - 90)
     return "frontal" if off <= NEAR_DEG else "lateral" if off >= 90 - NEAR_DEG else None
 
 
 def _check_reading(seen: Examination, kind: str | None, alone: bool, log: Log) -> None:
-    """Say that a film looks mirrored, and, where no other film could tell more, like another view."""
+    """Warn if a film looks mirrored and, where no other film could decide it, if it looks like another view."""
     if kind is None:
         return
     for other, gain in seen.other_gain.items():

@@ -1,8 +1,8 @@
-"""Films of one patient judged together: which shows which view, and whether two of them are one.
+"""Judge the films of one patient together: find swapped views, and one film given twice.
 
-A film alone tells its view less well than two tell theirs: an odd chest or a weak film lowers both of its scores. The
-scores of both assignments are taken from the films as they are, since a view under another view's angle can look like
-its own negative, and would match once it is inverted.
+One film alone shows its view less clearly than two do: an odd chest or a weak film lowers both of its scores. Both
+assignments are scored on the films as given, not inverted: a view under another view's angle can look like its own
+negative, and would match once it is inverted.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,25 @@ from dvg_jax.data.frame import HostImage
 from dvg_jax.data.framing import likeness, readings
 
 EXCHANGE_GAIN = 0.06
-"""Summed score by which one assignment must be better: a third of the smallest difference, 0.18, over views of 10 cubes
-of 5 real CTs and of 16 phantoms, half of them disturbed, and one pair of real films."""
+"""One assignment must win by this summed score.
+
+It is a third of the smallest difference, 0.18, over views of 10 cubes of 5 real CTs and of 16 phantoms, half of them
+disturbed, and one pair of real films.
+"""
 SAME = 0.97
-"""Likeness from which two films are one. Of 44 real films, copies as JPEG of quality 30 have at least 0.98, two films
-of one patient at most 0.90; views of a phantom 18 degrees apart have 0.96."""
+"""Two films count as one from this likeness.
+
+Of 44 real films, copies as JPEG of quality 30 have at least 0.98, two films of one patient at most 0.90; views of a
+phantom 18 degrees apart have 0.96.
+"""
 
 Readings = dict[float, tuple[float, float]]
-"""By nominal angle, the scores of a film as it is and of its negative."""
+"""It maps a nominal angle in degrees to the scores of a film as it is and of its negative."""
 
 
 @dataclass
 class Verdict:
-    """What the other films say of one.
+    """Say what the other films show about one film.
 
     Attributes:
       exchanged: True if another film has this one's view, False if each has its own, None where that is not clear.
@@ -42,12 +48,12 @@ class Verdict:
 
 
 def judge_films(films: Sequence[Film], names: Sequence[str], angles: Sequence[float]) -> list[Verdict]:
-    """Judge every film by the others: a verdict each.
+    """Judge every film by the others and return one verdict each.
 
     Args:
-      films: as read, before they are mirrored or inverted. Rendered views say their own angle and are left out.
-      names: what messages call them.
-      angles: of their views, in degrees.
+      films: films as read, before they are mirrored or inverted. Rendered views state their own angle and are left out.
+      names: names of the films for messages.
+      angles: angles of their views in degrees.
     """
     verdicts = [Verdict() for _ in films]
     told: dict[int, Readings] = {}
@@ -79,12 +85,13 @@ def film_readings(image: HostImage) -> Readings:
 def compare_assignments(frontal: Readings, lateral: Readings) -> tuple[bool | None, float]:
     """Compare two films as they were given with the same two exchanged.
 
-    Scores of the films as they are decide. That either may be a negative must not speak against them, and decides alone
-    where it is clear: two negatives as they are fit neither view.
+    An assignment wins clearly if its summed score is better by ``EXCHANGE_GAIN``. Each film counts as itself or as its
+    negative, whichever scores better, since two negatives left as they are fit neither view. The films as they are
+    decide as well, unless the first sum contradicts them.
 
     Returns:
-      True if the exchanged ones are clearly better, False if the given ones are, None otherwise; and by how much the
-      exchanged ones are, in summed score.
+      True if the exchanged ones are clearly better, False if the given ones are, None otherwise; and the gain of the
+      exchanged ones in summed score.
     """
     zero, ninety = NOMINAL["frontal"], NOMINAL["lateral"]
     given = np.array([frontal[zero], lateral[ninety]])

@@ -26,22 +26,22 @@ MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class FilmFacts:
-    """What a film's file says of itself, and what was put right while reading it.
+    """Hold what a film's file says of the film, and what was repaired while reading it.
 
     Attributes:
       file: its name, without folders.
       format: PNG, JPEG, TIFF, DICOM and so on, by content, not by name.
-      rows, columns: pixels.
-      bits: a pixel's, as stored.
+      rows, columns: size in pixels.
+      bits: bits of a pixel, as stored.
       photometric: DICOM's, or the picture's mode.
       window: the DICOM window or table that was applied, or None.
       pixel_mm: (row, column) spacing in mm, at the detector unless ``magnification`` is known; None if not stated.
-      magnification: of the patient on the detector, source-detector over source-patient distance; None if not stated.
+      magnification: source-detector over source-patient distance; None if not stated.
       view: DICOM's ViewPosition, such as PA, AP, LL; None if not stated.
       laterality, modality: DICOM's; None if not stated.
       rendered: how ``dvg_jax.data.drr`` rendered it; None for a film.
       repairs: what was changed while reading, one line each.
-      warnings: what contradicts itself in the file, one line each.
+      warnings: contradictions in the file, one line each.
     """
 
     file: str
@@ -74,13 +74,13 @@ class Film:
 
 
 def read_film(path: str | Path) -> Film:
-    """Read PNG, JPEG, TIFF (8 or 16 bit, grey) or DICOM, whatever the file is called.
+    """Read PNG, JPEG, TIFF (8 or 16 bit, grey) or DICOM; content decides the format, not the name.
 
-    Bright is dense: bone white, air black, as films are shown; DICOM's MONOCHROME1 and TIFF's MINISWHITE are inverted
-    and DICOM's window is applied. EXIF rotation is applied, transparency laid on black, and of a phone's JPEG with
-    several pictures the first is taken. Raises UserError for a file that is absent or no picture, a colour photo, other
-    files of several pictures, a DICOM object that is no projection X-ray or lacks what decides its greys, values that
-    are constant or not finite, less than 16 pixels a side or more than 100 million in all.
+    Dense is bright, as films are displayed: bone white, air black. DICOM's MONOCHROME1 and TIFF's MINISWHITE are
+    inverted, DICOM's window and EXIF rotation are applied, and transparency is laid on black. A phone's JPEG may
+    contain several pictures: the first is read. Raises UserError for a file that is absent or no picture, a colour
+    photo, other files of several pictures, a DICOM object that is no projection X-ray or lacks what decides its greys,
+    values that are constant or not finite, less than 16 pixels a side or more than 100 million in all.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,9 +89,9 @@ def read_film(path: str | Path) -> Film:
         values, told = _read(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except OSError as error:  # of the file system, whose words are plain, or Pillow's for a damaged picture
+    except OSError as error:  # raised by the file system in plain words, or by Pillow for a damaged picture
         raise UserError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
-    except Exception as error:  # Pillow's decoders raise their own dozen types
+    except Exception as error:  # Pillow's decoders raise a dozen types
         raise UserError(f"{path}: cannot be read, it is damaged or of an unusual kind; {WANTED}") from error
     if values.ndim != 2 or min(values.shape) < MIN_SIDE:
         raise UserError(f"{path}: shape {values.shape}, want one image of at least {MIN_SIDE} pixels a side")
@@ -139,7 +139,7 @@ def write_picture(
 
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Values and facts by the first reader that knows the content."""
+    """Return values and facts by the first reader that knows the content."""
     if not is_dicom(path):
         try:
             return read_picture(path, MAX_PIXELS)

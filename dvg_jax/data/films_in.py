@@ -70,17 +70,17 @@ def frame_film(
     field_mm: float = FIELD_MM,
     verdict: Verdict | None = None,
 ) -> FramedFilm:
-    """One film as the model's geometry shows a chest.
+    """Fit one film to how the model's geometry images a chest.
 
     Args:
-      film: as ``read_film`` gives it.
+      film: the film as ``read_film`` returns it.
       request: its angle in degrees and whether to mirror it.
-      geometry: the model's.
+      geometry: the model's geometry.
       frame: ``auto`` finds the thorax and brings it to where training views have it; ``none`` takes the largest centred
         crop. Views that ``dvg_jax.data.drr`` rendered are never framed.
-      greys: of training views at that angle, to be matched; None leaves the film's own.
-      field_mm: edge of the cube that the model's volume stands for.
-      verdict: what the other films of the patient say of this one.
+      greys: grey levels of training views at that angle, to be matched; None keeps the film's own.
+      field_mm: edge in mm of the cube that the model's volume covers.
+      verdict: what the other films of the patient show about this one.
     """
     verdict = verdict or Verdict()
     log = Log(list(film.facts.repairs), [*verdict.warnings, *film.facts.warnings])
@@ -121,15 +121,15 @@ def frame_films(
     field_mm: float = FIELD_MM,
     strict: bool = False,
 ) -> list[FramedFilm]:
-    """Every film of a reconstruction, ready for the model.
+    """Fit every film of a reconstruction to the model.
 
     Args:
-      films: as read.
-      requests: what each was asked for as.
-      reconstructor: whose geometry and training views are the measure.
+      films: films as read.
+      requests: path, angle and flip that were asked for, one for each film.
+      reconstructor: the model, whose geometry and training views the films are fitted to.
       frame: ``auto`` or ``none``.
       intensity: ``match`` or ``none``; None matches where films are framed.
-      field_mm: edge of the cube that the volume stands for.
+      field_mm: edge in mm of the cube that the volume covers.
       strict: refuse a film that gives a warning.
 
     Raises:

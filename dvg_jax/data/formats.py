@@ -1,4 +1,4 @@
-"""Which format a file has, by its content: names are wrong, lost or anybody's.
+"""Recognise a file's format by its content, since names may be wrong or missing.
 
 first bytes --unpacked where they are gzip--> marks of the formats --> Format, or None
 """
@@ -20,7 +20,7 @@ _FIRST_GROUPS = (0x0002, 0x0008)
 
 
 class Format(Enum):
-    """The formats that CT scans come in; the value is what people call each."""
+    """List the formats of CT scans; the value is the common name of each."""
 
     NIFTI = "NIfTI"
     ANALYZE = "Analyze 7.5"
@@ -31,18 +31,18 @@ class Format(Enum):
 
 
 def format_of(path: Path) -> Format | None:
-    """The format of a file, also inside gzip; None for anything else. Raises OSError where it cannot be read."""
+    """Return the format of a file, also inside gzip; None for anything else. Raises OSError where it cannot be read."""
     return format_of_bytes(head(path))
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether the file is compressed as a whole. Raises OSError where it cannot be read."""
+    """Tell whether the file is compressed as a whole. Raises OSError where it cannot be read."""
     with path.open("rb") as file:
         return file.read(2) == GZIP
 
 
 def head(path: Path) -> bytes:
-    """The first 4096 bytes of a file's content, unpacked; fewer or none where it is short or damaged."""
+    """Return the first 4096 bytes of a file's content, unpacked; fewer or none where it is short or damaged."""
     with path.open("rb") as file:
         raw = file.read(_HEAD)
     if not raw.startswith(GZIP):
@@ -54,7 +54,7 @@ def head(path: Path) -> bytes:
 
 
 def format_of_bytes(raw: bytes) -> Format | None:
-    """The format that a file beginning with ``raw`` has."""
+    """Return the format of a file that begins with ``raw``; None for an unknown one."""
     if raw[128:132] == b"DICM" or _dicom_without_preamble(raw):
         return Format.DICOM
     if raw.startswith(b"NRRD000"):
@@ -69,9 +69,10 @@ def format_of_bytes(raw: bytes) -> Format | None:
 
 
 def _dicom_without_preamble(raw: bytes) -> bool:
-    """Whether ``raw`` begins with a data element of the file's meta group or of the identifying group.
+    """Tell whether ``raw`` begins with a data element of the file's meta group or of the identifying group.
 
-    The element has a value representation, or, where that is implicit, a short even length with another element behind.
+    The element has an explicit value representation, or, where that is implicit, a short even length with another
+    element after it.
     """
     if len(raw) < 16:
         return False

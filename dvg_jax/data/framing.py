@@ -35,7 +35,7 @@ BORDER_TOLERANCE = 0.02
 AIR = 0.1
 """Of white, up to which the edge of a film is taken for air beside the patient."""
 SIDE_SHARE = 0.06
-"""Of a film's width, on either side, which shows air in a lateral film."""
+"""A lateral film shows air in this share of its width, on either side."""
 SMALLEST_SHARE = 0.2
 """Trimming stops when this share of a side is left."""
 
@@ -146,11 +146,11 @@ def examine(image: HostImage, angle: float, templates: Mapping[float, Template],
 
 
 def readings(image: HostImage, templates: Mapping[float, Template]) -> dict[float, tuple[float, float]]:
-    """How well ``image`` shows each angle's view, mirrored or not, as (positive, negative) scores.
+    """Score how well ``image`` shows each angle's view, mirrored or not, as (positive, negative).
 
     Args:
       image: ``(h, w)``, row 0 the foot end, without borders.
-      templates: by angle.
+      templates: templates by angle in degrees.
     """
     film, _ = _working(image)
     found = {a: [_search(film, one) for one in (layers, _mirror(layers))] for a, layers in templates.items()}
@@ -161,19 +161,19 @@ def readings(image: HostImage, templates: Mapping[float, Template]) -> dict[floa
 
 
 def side_rank(image: HostImage) -> float:
-    """Mean rank of a film's left and right edge among its pixels: 0 the darkest, 1 the brightest.
+    """Return the mean rank of the pixels at a film's left and right edge: 0 the darkest, 1 the brightest.
 
-    Of 27 lateral films and views it was at most 0.31, so at least 0.69 of their negatives.
+    It was at most 0.31 in 27 lateral films and views, so at least 0.69 in their negatives.
     """
     film, _ = _working(image)
-    # Ties, such as air, have the middle of their ranks, so that a negative has 1 less the rank.
+    # Ties, such as air, get the middle of their ranks, so that a negative has 1 minus the rank.
     ranks = (film + 1 - _working(-image)[0]) / 2
     strip = max(1, round(SIDE_SHARE * film.shape[1]))
     return float(ranks[:, :strip].mean() + ranks[:, -strip:].mean()) / 2
 
 
 def likeness(a: HostImage, b: HostImage) -> float:
-    """Correlation of two films shrunk to the same square and equalised: 1 for one film under any rising curve."""
+    """Return the correlation of two films, shrunk to one square and equalised: 1 for one film under a rising curve."""
     one, other = (_equalised(resized(image, (WORKING_SIDE, WORKING_SIDE))).ravel() for image in (a, b))
     return float(np.corrcoef(one, other)[0, 1])
 

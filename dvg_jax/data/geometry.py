@@ -1,6 +1,6 @@
-"""What a file says of where its voxels lie: units, silence and contradictions, alike for all formats.
+"""Check what a file says of its voxels' positions: units, missing fields and contradictions, alike for all formats.
 
-No program may guess left from right: an affine that a file does not state is never made up.
+No program may guess left from right: an affine that a file does not state is never invented.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from dvg_jax.data.frame import Affine, orientation, spacing
 from dvg_jax.errors import UserError
 
 MM = {"mm": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001}
-"""Millimetres in the units that headers name."""
+"""Millimetres in each unit that headers use."""
 
 _NAMES = {
     "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "millimetres": "mm", "meter": "m", "metre": "m",
@@ -22,12 +22,12 @@ _LONGEST_MM = 3000.0
 
 
 def no_orientation(path: object, why: str) -> UserError:
-    """The error for a file that does not say where its axes point."""
+    """Return the error for a file that does not say where its axes point."""
     return UserError(f"{path}: states no orientation ({why}), so left and right are unknown")
 
 
 def in_mm(path: object, affine: Affine, unit: str) -> tuple[Affine, tuple[str, ...]]:
-    """The affine in mm of one in ``unit``, and a note where that changes it. Raises UserError for unknown units."""
+    """Convert an affine in ``unit`` to mm, with a note if that changes it. Raises UserError for unknown units."""
     name = _NAMES.get(unit.strip().lower(), unit.strip().lower())
     if name not in MM:
         raise UserError(f"{path}: states lengths in {unit!r}; allowed: {', '.join(MM)}")
@@ -39,7 +39,7 @@ def in_mm(path: object, affine: Affine, unit: str) -> tuple[Affine, tuple[str, .
 
 
 def check_extent(path: object, shape: tuple[int, ...], affine: Affine) -> None:
-    """Raise UserError for voxels or a volume of a size that no CT of a person has: a wrong unit, made-up steps."""
+    """Raise UserError for voxels or a volume of a size that no CT of a person has: a wrong unit, invented steps."""
     steps = np.array(spacing(affine))
     longest = float((steps * shape).max())
     if steps.min() < _LEAST_MM or steps.max() > _MOST_MM or longest > _LONGEST_MM:
@@ -51,12 +51,12 @@ def check_extent(path: object, shape: tuple[int, ...], affine: Affine) -> None:
 
 
 def check_same(path: object, shape: tuple[int, ...], one: Affine, other: Affine, names: str) -> tuple[str, ...]:
-    """Compare two affines of one file, the first of which is used; a note where they differ by over a voxel.
+    """Compare two affines of one file, the first of which is used; note a difference of over a voxel.
 
     Raises UserError where they disagree about the axes' directions: one of them mirrors or turns the patient.
     """
     if not all(np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) for affine in (one, other)):
-        return ()  # what cannot be an affine at all is refused where it is used
+        return ()  # an invalid affine is refused where it is used
     codes = orientation(one), orientation(other)
     if codes[0] != codes[1]:
         raise UserError(f"{path}: {names} contradict each other: axes point {codes[0]} and {codes[1]}")

@@ -1,4 +1,4 @@
-"""Text headers of MetaImage and NRRD: their fields, and the files that hold the voxels."""
+"""Read text headers of MetaImage and NRRD: their fields, and the files that contain the voxels."""
 
 import os
 import re
@@ -15,17 +15,17 @@ _DATA = {Format.META_IMAGE: "elementdatafile", Format.NRRD: "datafile"}
 
 
 def text_fields(path: Path) -> dict[str, str]:
-    """The fields of a MetaImage or NRRD header by their names in lower case without blanks, each as it is written.
+    """Return the fields of a MetaImage or NRRD header as written; names are in lower case without blanks.
 
-    A field that is there twice counts once, the first time. The header ends with ``ElementDataFile`` or a blank line.
+    The first of two equal fields counts. The header ends with ``ElementDataFile`` or a blank line.
     """
     return _read(path)[0]
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The files that a scan's bytes lie in: ``path``, and those that its header names.
+    """Return the files with a scan's bytes: ``path``, and those that its header names.
 
-    Raises UserError for a pattern of names that cannot be meant. What the header names may be absent.
+    Raises UserError for an invalid pattern of names. The named files may be absent.
     """
     kind = format_of_bytes(first := head(path))
     if kind in (Format.NIFTI, Format.ANALYZE):
@@ -41,7 +41,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[str]]:
-    """The fields, and the lines behind a list of data files."""
+    """Return the fields, and the lines of a list of data files."""
     with path.open("rb") as file:
         lines = os.fsdecode(file.read(_MOST_BYTES).split(b"\0")[0]).replace("\r\n", "\n").split("\n")
     fields: dict[str, str] = {}
@@ -69,7 +69,7 @@ def _names(path: Path, named: str) -> list[str]:
 
 
 def _voxels_beside(path: Path, first: bytes, kind: Format) -> list[Path]:
-    """The .img file of a header of the NIfTI pair or of Analyze; none for a single file."""
+    """Return the .img file of a NIfTI pair's or an Analyze header; none for a single file."""
     if kind is Format.NIFTI and b"n+" in (first[344:346], first[4:6]):
         return []
     stem = path.name[:-3] if path.name.lower().endswith(".gz") else path.name

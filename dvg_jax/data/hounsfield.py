@@ -1,12 +1,13 @@
-"""Tell Hounsfield units from what only looks like a CT: raw values, other scales, windows, wrapped integers.
+"""Tell Hounsfield units from other values: raw values, other scales, windows, wrapped integers.
 
 values as read --padding left out--> samples --five questions--> a reason, or "" for HU
 
-A person's CT holds air under -500 HU, soft tissue within 250 of 0 and little that is brighter; its bright voxels, bone
-and metal, lie far apart. Padding says nothing: it is one value, or a few, that voxels have exactly.
+A person's CT has air under -500 HU, soft tissue within 250 of 0 and few brighter voxels; those, bone and metal, spread
+over many values. Padding says nothing: many voxels share one exact value, or a few.
 
-In 13 chest scans 85 % or more of what is no air was soft tissue and 1 % or less of the voxels brighter than 500; the
-limits below stay far from both, so that heads, contrast, metal, noise and small fields of view pass.
+In 13 chest scans 85 % or more of the voxels that are not air were soft tissue, and 1 % or less of all voxels were
+brighter than 500. The limits below stay far from both, so that heads, contrast, metal, noise and small fields of view
+pass.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from dvg_jax.data.frame import AIR_HU, HostVolume
 Values = Float[np.ndarray, "n"]
 
 LUNG_HU = -500.0
-"""Air, in lungs, bowels or around the body, lies below."""
+"""Air, in lungs, bowels or around the body, lies below this value."""
 
 _AIR, _NEAR_AIR = -1000.0, 100.0
 _BONE_HU = 300.0
@@ -28,7 +29,7 @@ _SOFT_HU = 250.0
 _BRIGHT_HU = 500.0
 _BRIGHTEST_HU = 4500.0
 _DEEP_HU = -1500.0
-"""No noise or streak takes many voxels below; scanners use such values for padding only."""
+"""Noise and streaks leave few voxels below this value; scanners use such values for padding only."""
 
 _SPIKES = 4
 _MOST_DRAWN = 8
@@ -55,10 +56,10 @@ _OTHER_SCALES: dict[str, Callable[[Values], Values]] = {
 
 
 def padding_to_air(hu: HostVolume) -> tuple[HostVolume, tuple[str, ...]]:
-    """Set what was not measured to -1024 HU: values below, and a fill of another value around the field of view.
+    """Set voxels that were not measured to -1024 HU: lower values, and a constant fill around the field of view.
 
-    Such a fill is a value that three quarters of the corners of all slices have exactly, as noise never makes it; it is
-    followed from there. The notes say how many voxels were set.
+    A fill is a value that three quarters of the corners of all slices have exactly, which noise never gives. Voxels of
+    that value that are connected with a corner are set. The notes say how many voxels were set.
     """
     notes = []
     fill = edge_fill(hu)
@@ -75,14 +76,14 @@ def padding_to_air(hu: HostVolume) -> tuple[HostVolume, tuple[str, ...]]:
 
 
 def edge_fill(hu: HostVolume) -> float | None:
-    """The one value, to 1 HU, that the corners of most slices have; None where they are measured."""
+    """Return the one value, to 1 HU, that the corners of most slices have; None where they are measured."""
     corners = hu[:, [0, 0, -1, -1], [0, -1, 0, -1]].ravel()
     middle = float(np.median(corners))
     return middle if np.mean(abs(corners - middle) <= _SAME_HU) >= _EDGE_SHARE else None
 
 
 def why_no_hu(hu: HostVolume) -> str:
-    """Why values, padding among them, cannot be HU; empty where they can. Looks at two million voxels or so."""
+    """Say why values, padding among them, cannot be HU; empty where they can. Looks at about two million voxels."""
     stride = max(1, round((hu.size / _SAMPLES) ** (1 / 3)))
     samples = hu[::stride, ::stride, ::stride].ravel()
     fill = edge_fill(hu)
@@ -109,7 +110,7 @@ def _fault(values: Values, fill: float | None = None) -> str:
     values = values[values >= _DEEP_HU]
     tissue = values[values > LUNG_HU]
     if tissue.size <= _LEAST_TISSUE * values.size:
-        return ""  # nothing but air: that there is no body is said where one is looked for
+        return ""  # nothing but air: the search for a body reports that
     around = fill is not None and abs(fill - _AIR) <= _NEAR_AIR  # all air is one value, as where a body was cut out
     if tissue.size == values.size and not (around and (_has_bone(tissue) or _is_drawn(tissue))):
         return "no air"
@@ -124,14 +125,14 @@ def _fault(values: Values, fill: float | None = None) -> str:
 
 
 def _is_padding(values: Values) -> bool:
-    """Whether the values below any noise are a few that many voxels have, not a scale of their own."""
+    """Tell whether the values below any noise are padding: a few values with many voxels, not a scale of their own."""
     deep = values[values < _DEEP_HU]
     counts = np.sort(np.unique(deep, return_counts=True)[1])[::-1]
     return int(counts[_SPIKES:].sum()) <= _MOST_DEEP * values.size
 
 
 def _is_drawn(tissue: Values) -> bool:
-    """Whether a phantom was drawn in a few values, of which none need be bone."""
+    """Tell whether a phantom was drawn with a few values, of which none need be bone."""
     return np.unique(tissue).size <= _MOST_DRAWN
 
 
@@ -140,7 +141,7 @@ def _has_bone(tissue: Values) -> bool:
 
 
 def _bright_peak(values: Values) -> tuple[float, float] | None:
-    """The share and the place of a heap of bright values: bone and metal spread, a shifted tissue does not."""
+    """Return share and place of a peak of bright values: bone and metal spread, a shifted tissue does not."""
     bright = values[values > _BRIGHT_HU]
     if bright.size < _MOST_BRIGHT * values.size:
         return None
@@ -153,7 +154,7 @@ def _bright_peak(values: Values) -> tuple[float, float] | None:
 
 
 def _connected(hu: HostVolume, value: float) -> np.ndarray:
-    """The voxels of ``value`` that are connected with a corner of a slice."""
+    """Return a mask of the voxels of ``value`` that are connected with a corner of a slice."""
     depth, height, width = hu.shape
     seeds = [
         (w, h, d)

@@ -17,7 +17,7 @@ from dvg_jax.data.series import Series, group
 from dvg_jax.errors import UserError, printable
 
 _MANY = 3
-"""So many unreadable files in one folder are slices of one series."""
+"""This many unreadable files in one folder count as slices of one series."""
 
 Mapper = Callable[[Callable[[Path], Any], list[Path]], Iterable[Any]]
 
@@ -46,7 +46,7 @@ class Candidate:
         return load_series(self.series, self.path) if self.series else load_scan(self.path)
 
     def stamp(self) -> str:
-        """Changes whenever the source does: a digest of names, sizes and modification times of all its files."""
+        """Digest the names, sizes and modification times of all its files: it changes whenever the source does."""
         digest = hashlib.sha256()
         for file in self._files():
             try:
@@ -66,12 +66,12 @@ class Candidate:
 
 
 def find_scans(folder: str | Path, skip: Path | None = None, mapper: Mapper = map) -> list[Candidate]:
-    """Every scan below ``folder`` but not below ``skip``, in order of ``source``.
+    """Find every scan below ``folder`` but not below ``skip``, in order of ``source``.
 
-    The content of a file decides what it is; what is called like a scan and is none has a ``reason``. Hidden files are
-    left out, links are followed. ``mapper`` reads the headers of DICOM files (a pool's ``map`` reads many at once).
-    What this program wrote is passed over: prepared folders, ``skip``, rendered and reconstructed CTs. Raises UserError
-    where ``folder`` itself is a prepared one.
+    The content of a file decides its format; a file with a scan's name but other content gets a ``reason``. Hidden
+    files are left out, links are followed. ``mapper`` reads the headers of DICOM files (a pool's ``map`` reads many at
+    once). Files that this program wrote are passed over: prepared folders, ``skip``, rendered and reconstructed CTs.
+    Raises UserError where ``folder`` itself is a prepared one.
     """
     folder = Path(folder)
     if own.holds_manifest(folder):
@@ -81,7 +81,7 @@ def find_scans(folder: str | Path, skip: Path | None = None, mapper: Mapper = ma
         if trouble:
             found.append(_candidate(folder, path, reason=trouble))
         elif path.name.lower().endswith(dicom.SUFFIXES):
-            slices.append(path)  # opened once, where its header is read
+            slices.append(path)  # its header is read later, in the only opening of the file
         else:
             try:
                 role = _role(path)
@@ -101,7 +101,7 @@ def find_scans(folder: str | Path, skip: Path | None = None, mapper: Mapper = ma
 
 
 def _without_own(item: Candidate) -> Candidate:
-    """The candidate, passed over if this program wrote it."""
+    """Return the candidate, passed over if this program wrote it."""
     if item.reason in own.REASONS:
         return replace(item, patient="", passed_over=True)
     if item.reason:
@@ -111,7 +111,7 @@ def _without_own(item: Candidate) -> Candidate:
 
 
 def _role(path: Path) -> str:
-    """``slice`` for DICOM, ``image`` for other scans and what is called like one, by content. Raises OSError."""
+    """Return ``slice`` for DICOM, ``image`` for other scans and files with a scan's name. Raises OSError."""
     kind, name = format_of(path), path.name.lower()
     if kind is Format.DICOM:
         return "slice"
@@ -123,7 +123,7 @@ def _role(path: Path) -> str:
 
 
 def _may_be_a_scan(path: Path) -> bool:
-    """By its name, for a file that cannot be opened: slices often have no suffix, or a number for one."""
+    """Judge an unreadable file by its name: slices often have no suffix, or a number for one."""
     return path.name.lower().endswith(IMAGES) or not path.suffix or path.suffix[1:].isdigit()
 
 
@@ -175,7 +175,7 @@ def _series(folder: Path, files: list[Path], unreadable: list[tuple[Path, str]],
 
 
 def _unreadable(folder: Path, files: list[tuple[Path, str]]) -> list[Candidate]:
-    """Files that cannot be read; many of one folder are a series, most likely, and get one row."""
+    """List files that cannot be read. Many of one folder are most likely a series, and get one row."""
     together: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
     for path, reason in sorted(files):
         together[path.parent].append((path, reason))

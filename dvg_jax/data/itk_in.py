@@ -1,4 +1,4 @@
-"""Read MetaImage and NRRD with ITK, which takes LPS for granted where a header is silent: that is refused first."""
+"""Read MetaImage and NRRD with ITK. It assumes LPS where a header is silent, so such headers are refused first."""
 
 import tempfile
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ _READERS = {Format.META_IMAGE: "MetaImageIO", Format.NRRD: "NrrdImageIO"}
 
 
 def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
-    """The array with axes (x, y, z), its affine to RAS mm, and notes.
+    """Return the array with axes (x, y, z), its affine to RAS mm, and notes.
 
-    Raises UserError for a header without orientation or voxel sizes, of absent data, or of more than one number a
-    voxel, and for a file compressed as a whole.
+    Raises UserError for a header without orientation or voxel sizes, for absent data, for more than one number a voxel,
+    and for a file compressed as a whole.
     """
     if is_gzip(path):
         raise UserError(f"{path}: a {kind.value} file inside gzip; allowed: unpacked (its own compression is read)")
@@ -54,7 +54,7 @@ def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, .
 
 @contextmanager
 def itk_name(path: Path, separate: bool = False) -> Iterator[str]:
-    """Yield a name for ``path`` that SimpleITK takes: its own, or a link's where that is no UTF-8.
+    """Yield a name for ``path`` that SimpleITK accepts: its own, or a link's where its own is not UTF-8.
 
     ``separate``: the file names others in its folder.
     """

@@ -15,7 +15,7 @@ from dvg_jax.errors import UserError
 NAME = "manifest.csv"
 
 SPLITS = ("train", "test", "val")
-"""Where a prepared scan may belong; phantoms have the same splits (``data/sources.py``)."""
+"""Every prepared scan belongs to one of these or to none. Phantoms have the same splits (``data/sources.py``)."""
 
 STATUSES = ("ok", "refused", "passed over")
 
@@ -29,12 +29,12 @@ _VISIT = re.compile(r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part
 
 @dataclass(frozen=True)
 class Row:
-    """One scan. ``file`` is relative to the manifest, ``source`` to the input folder.
+    """Describe one scan. ``file`` is relative to the manifest, ``source`` to the input folder.
 
     ``series`` is the DICOM SeriesInstanceUID. ``spacing`` (mm along D, H, W) and ``orientation`` are the source's.
-    ``checks`` says what a reader of the data should know of a prepared scan, ``status`` is ``ok``, ``refused`` or
-    ``passed over``, and ``reason`` says why it is not ``ok``. ``stamp`` and ``settings`` tell whether the prepared
-    file still belongs to that source and to the options in use. ``input`` is where the input folder was.
+    ``checks`` lists remarks for a reader of the data. ``status`` is ``ok``, ``refused`` or ``passed over``, and
+    ``reason`` says why it is not ``ok``. ``stamp`` and ``settings`` tell whether the prepared file still belongs to
+    that source and to the options in use. ``input`` is the path of the input folder.
     """
 
     patient: str
@@ -53,18 +53,19 @@ class Row:
 
 
 def slug(text: str) -> str:
-    """One lower-case word with dashes between letters and digits of any script: what a patient is called.
+    """Turn a patient's id into one lower-case word: letters and digits of any script, with dashes between.
 
-    Forms of one letter are one (``Ａ`` and ``A``, ``é`` as one sign or two). Bytes of a file's name that are no UTF-8
-    count as Latin-1.
+    Unicode forms of one letter are equal (``Ａ`` and ``A``, ``é`` as one sign or two). Bytes of a file's name that are
+    not UTF-8 count as Latin-1.
     """
     return re.sub("-+", "-", "".join(c if _is_of_a_word(c) else "-" for c in _alike(text))).strip("-")
 
 
 def tell_apart(stated: Iterable[str]) -> dict[str, str]:
-    """Patients' ids as they are stated -> a word for each, and never one for two ids.
+    """Map each patient's stated id to a word; no two ids share one.
 
-    That is the ``slug``; ids that differ in what it drops (``A/1``, ``A-1``, ``***``) get a digest at its end.
+    The word is the ``slug``. Ids that differ only in what the slug drops (``A/1``, ``A-1``, ``***``) get a digest at
+    its end.
     """
     alike: dict[str, set[str]] = defaultdict(set)
     ids = set(stated)
@@ -79,7 +80,7 @@ def tell_apart(stated: Iterable[str]) -> dict[str, str]:
 
 
 def file_word(patient: str) -> str:
-    """The part of a file's name that tells the patient: no more than file systems take, in bytes."""
+    """Return the patient's part of a file's name, cut to the bytes that file systems allow."""
     return patient.encode()[:_MOST_BYTES].decode(errors="ignore")
 
 
@@ -90,7 +91,7 @@ def _alike(text: str) -> str:
 
 
 def _is_of_a_word(character: str) -> bool:
-    """Letters, digits, and the marks that some scripts write as signs of their own."""
+    """Tell whether a character is a letter, a digit or one of the marks that some scripts write as separate signs."""
     return unicodedata.category(character)[0] in "LNM"
 
 

@@ -1,4 +1,4 @@
-"""What a MetaImage header must say: ITK takes what is absent for LPS and 1 mm, and trusts all the rest."""
+"""Check a MetaImage header: ITK assumes LPS and 1 mm where fields are absent, and trusts all the others."""
 
 import os
 import re
@@ -25,10 +25,10 @@ _CHUNK = 2**20
 
 
 def check_meta_image(path: Path, fields: dict[str, str]) -> str:
-    """Check a header's fields and its compressed data; returns the unit of its lengths.
+    """Check a header's fields and its compressed data; return the unit of its lengths.
 
     Raises UserError for other than three axes, no orientation or voxel sizes, numbers and texts beyond all measure,
-    more voxels than the file can hold, and compressed data that are damaged: ITK gives what was unpacked so far.
+    more voxels than the file can hold, and damaged compressed data, of which ITK would return the part that unpacks.
     """
     long = next((name for name in ("name", "comment") if len(fields.get(name, "")) > _LONGEST), "")
     if long:
@@ -54,7 +54,7 @@ def check_meta_image(path: Path, fields: dict[str, str]) -> str:
 
 
 def claimed(fields: dict[str, str], affine: Affine) -> tuple[str, ...]:
-    """A note where AnatomicalOrientation, in either of its two readings, is not what the matrix says."""
+    """Note where AnatomicalOrientation, in either of its two readings, contradicts the matrix."""
     claim = fields.get("anatomicalorientation", "").upper()
     codes = "".join(code or "?" for code in nib.aff2axcodes(affine))
     if len(claim) != 3 or "?" in claim + codes or claim in (codes, codes.translate(_OPPOSITE)):

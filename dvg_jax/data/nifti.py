@@ -40,7 +40,7 @@ def save_voxels(path: str | Path, voxels: np.ndarray, affine: Affine, note: str 
 
 
 def note_of(path: Path) -> str | None:
-    """The note in a file's header; None where there is no NIfTI."""
+    """Return the note in a file's header; None where the file is no NIfTI or cannot be read."""
     try:
         return cast(nib.Nifti1Image, nib.load(path)).header["descrip"].item().decode("ascii", "replace")
     except Exception:  # absent, or damaged: readers raise dozens of types

@@ -1,4 +1,4 @@
-"""Read NIfTI-1 and -2, single files and pairs, compressed or not, whatever they are called."""
+"""Read NIfTI-1 and -2, single files and pairs, compressed or not, under any name."""
 
 import io
 import math
@@ -20,16 +20,16 @@ _UNITS = {0: "mm", 1: "m", 2: "mm", 3: "um"}
 _SAME_STEP = 0.01
 _CHUNK = 2**20
 _LONGEST_QUATERNION = 1.00001
-"""The square of a rotation's vector part is at most 1; rounding may take it a little over."""
+"""The vector part of a unit quaternion has a square of at most 1; rounding may take it a little over."""
 
 Header = Nifti1Header | Nifti1PairHeader
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
-    """The array in the file's order of axes, its affine to RAS mm, and notes.
+    """Return the array in the file's order of axes, its affine to RAS mm, and notes.
 
-    Raises UserError for no stated orientation, sform and qform that contradict each other or the voxel sizes, and more
-    or fewer voxels than stated.
+    Raises UserError for no stated orientation, for sform and qform that contradict each other or the voxel sizes, and
+    for more or fewer voxels than stated.
     """
     header = _header(path)
     shape = header.get_data_shape()
@@ -39,7 +39,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
     size = header.get_data_offset() + math.prod(shape) * header.get_data_dtype().itemsize
     raw, more = _content(voxels, size)
     array = header.data_from_fileobj(io.BytesIO(raw))
-    # The trailing axis of length 1 is how some writers store a single volume.
+    # Some writers store a single volume with a trailing axis of length 1.
     return np.squeeze(np.asanyarray(array)), affine, (*notes, *more)
 
 
@@ -52,7 +52,7 @@ def _header(path: Path) -> Header:
 
 
 def _affine(path: Path, header: Header, shape: tuple[int, ...]) -> tuple[Affine, tuple[str, ...]]:
-    """The sform where it is set, else the qform, in mm."""
+    """Return the sform where it is set, else the qform, in mm; and notes."""
     sform, qform = header["sform_code"] > 0, header["qform_code"] > 0
     if not sform and not qform:
         raise no_orientation(path, "sform and qform codes are 0")
@@ -73,7 +73,7 @@ def _affine(path: Path, header: Header, shape: tuple[int, ...]) -> tuple[Affine,
 
 
 def _qform(path: Path, header: Header) -> Affine:
-    """The qform's affine; a quaternion that rounding made a little too long is shortened, as NIfTI's own code does."""
+    """Return the qform's affine; a quaternion that rounding made too long is shortened, as NIfTI's own code does."""
     names = ("quatern_b", "quatern_c", "quatern_d")
     vector = np.array([float(header[name]) for name in names])
     square = float(vector @ vector)
@@ -86,9 +86,9 @@ def _qform(path: Path, header: Header) -> Affine:
 
 
 def _content(path: Path, size: int) -> tuple[bytes, tuple[str, ...]]:
-    """The first ``size`` bytes of a file, unpacked; and a note of bytes behind the compressed ones.
+    """Return the first ``size`` bytes of a file, unpacked; and a note of bytes after the compressed ones.
 
-    A gzip file is read to its end: only there does a damaged one show. Raises UserError where it holds more.
+    A gzip file is read to its end, since damage shows only there. Raises UserError where it contains more bytes.
     """
     with path.open("rb") as file:
         if file.read(2) != GZIP:

@@ -1,6 +1,4 @@
-"""What a command is about to write, looked at before it computes anything: nothing that it reads is written over, and
-every file can be written.
-"""
+"""Check a command's outputs before it computes anything: each can be written, and none overwrites an input."""
 
 import errno
 import os
@@ -13,7 +11,7 @@ from dvg_jax.data.headers import data_files
 from dvg_jax.errors import UserError
 
 Paths = Mapping[str, Iterable[Path]]
-"""By the flag, or the folder, that a user knows them by."""
+"""It maps a flag or a folder, as the user knows it, to paths."""
 
 Named = tuple[str, Path]
 
@@ -21,16 +19,16 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_outputs(outputs: Paths, inputs: Paths, folders: Paths | None = None, replaced: Paths | None = None) -> None:
-    """Refuse what would write over an input or over another output, or cannot be written.
+    """Refuse outputs that would overwrite an input or another output, or that cannot be written.
 
     Args:
-      outputs: every file that may be written or removed, those derived from a flag's value under that flag.
+      outputs: every file that may be written or removed; files derived from a flag's value are listed under that flag.
       inputs: files and folders that are read; nothing is written into such a folder.
-      folders: folders that are made anew, to be absent or empty.
-      replaced: folders that are written anew, whatever they hold.
+      folders: folders that are created, so they must be absent or empty.
+      replaced: folders that are replaced, whatever they contain.
 
     Raises:
-      UserError: names flag, path and what it collides with; links and other spellings of a path do not hide it.
+      UserError: names flag, path and the path it collides with; links and other spellings of a path do not hide it.
     """
     made, written, read = _listed(folders), _listed(outputs), _listed(inputs)
     for _, path in made:
@@ -44,12 +42,12 @@ def check_outputs(outputs: Paths, inputs: Paths, folders: Paths | None = None, r
 
 
 def check_room(wanted: Iterable[tuple[str, Path, int]]) -> None:
-    """Try whether files or folders of so many bytes can be written, all of them at once; leaves nothing behind.
+    """Try whether files or folders of the given sizes can be written, all of them at once; leave nothing behind.
 
-    Permissions say too little: root may write anywhere but on what is mounted read-only, and quotas have no bit.
+    Permissions say too little: root may write anywhere but on a read-only file system, and quotas are no permissions.
 
     Args:
-      wanted: the flag, the path, bytes.
+      wanted: flag, path and size in bytes of each.
 
     Raises:
       UserError: names flag, path and reason.
@@ -70,12 +68,12 @@ def check_room(wanted: Iterable[tuple[str, Path, int]]) -> None:
 
 
 def files_of(scan: Path) -> list[Path]:
-    """A scan, and the files with its voxels where its header names them."""
+    """Return a scan's path, and the files with its voxels where its header names them."""
     return [*data_files(scan)] if scan.is_file() else [scan]
 
 
 def _spare(read: list[Named], written: list[Named], replaced: list[Named]) -> None:
-    """Refuse what would change an input."""
+    """Refuse outputs that would change an input."""
     for source, place in read:
         for flag, path in written:
             if _touches(path, place):
@@ -92,7 +90,7 @@ def _spare(read: list[Named], written: list[Named], replaced: list[Named]) -> No
 
 
 def _tell_apart(written: list[Named]) -> None:
-    """Refuse outputs that are one file, or lie in a folder that is an output itself."""
+    """Refuse outputs that are one file, or that lie in a folder that is an output itself."""
     taken: dict[str, str] = {}
     for flag, path in written:
         real = os.path.realpath(path)
@@ -109,7 +107,7 @@ def _listed(named: Paths | None) -> list[Named]:
 
 
 def _reserve(path: Path, size: int, held: ExitStack) -> None:
-    """Hold ``size`` bytes of disk under the temporary name of ``path`` until ``held`` is closed."""
+    """Reserve ``size`` bytes of disk under the temporary name of ``path`` until ``held`` is closed."""
     probe = hidden(path, "partial-try")
     with probe.open("wb") as file:
         held.callback(probe.unlink)
@@ -126,16 +124,16 @@ def _allocate(file: int, size: int) -> None:
         os.posix_fallocate(file, 0, size)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise  # others: a file system that cannot reserve
+            raise  # other errors: this file system cannot reserve space
 
 
 def _remove_folder(folder: Path) -> None:
-    with suppress(OSError):  # it was not made, or somebody uses it by now
+    with suppress(OSError):  # never created, or used by somebody by now
         folder.rmdir()
 
 
 def _touches(path: Path, place: Path) -> bool:
-    """Whether writing ``path`` changes ``place``: they are one file or folder, or ``path`` lies in that folder."""
+    """Tell whether writing ``path`` changes ``place``: they are the same, or ``path`` lies in that folder."""
     if _same(path, place):
         return True
     return os.path.isdir(place) and any(_same(parent, place) for parent in Path(os.path.realpath(path)).parents)
@@ -144,5 +142,5 @@ def _touches(path: Path, place: Path) -> bool:
 def _same(path: Path, place: Path) -> bool:
     try:
         return os.path.samefile(path, place)
-    except OSError:  # one does not exist
+    except OSError:  # one of them does not exist
         return os.path.realpath(path) == os.path.realpath(place)

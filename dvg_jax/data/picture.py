@@ -1,4 +1,4 @@
-"""Pictures of films in the formats that Pillow reads: their values, bright where dense."""
+"""Read pictures of films in the formats that Pillow knows: their values, bright where dense."""
 
 import io
 import json
@@ -14,10 +14,10 @@ from dvg_jax.data.colour import grey_of
 from dvg_jax.errors import UserError
 
 RENDERED_KEY = "dvg_jax"
-"""PNG text under which ``write_picture`` keeps how a view was rendered."""
+"""``write_picture`` records how a view was rendered in the PNG text with this key."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
-"""Of Pillow's; others run programs of the machine (EPS) or hold no films."""
+"""Pillow's other formats run external programs (EPS) or contain no films."""
 WANTED = "allowed: PNG, JPEG, TIFF or DICOM"
 
 STARTS = {
@@ -43,10 +43,10 @@ _LONG = 4
 
 
 def read_picture(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Values ``(rows, columns)``, bright where dense, head first, and the fields of ``FilmFacts`` that a picture gives.
+    """Return values ``(rows, columns)``, bright where dense, head first, and the ``FilmFacts`` fields of a picture.
 
-    Raises UserError for too many pixels, several pictures in one file and colour photos; UnidentifiedImageError for
-    what is no picture.
+    Raises UserError for too many pixels, several pictures in one file and colour photos; UnidentifiedImageError for a
+    file that is no picture.
     """
     repairs: list[str] = []
     source, white_is_zero = _source(path)
@@ -71,7 +71,7 @@ def read_picture(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any
 
 
 def what_it_is(path: Path) -> str:
-    """Say why a file that no reader took is no film: by its first bytes, never by its name."""
+    """Say by its first bytes, never by its name, why a file that no reader accepted is no film."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -129,10 +129,10 @@ def _rendered(info: dict[Any, Any]) -> dict[str, float] | None:
 
 
 def _source(path: Path) -> tuple[Path | BinaryIO, bool]:
-    """What Pillow is to open, and whether its values are to be inverted: a TIFF may say that 0 is white.
+    """Return what Pillow must open, and whether to invert its values: a TIFF may say that 0 is white.
 
-    Pillow inverts some kinds of pixels then, leaves others as they are and refuses others still. It is given the file
-    with that one number changed, so that it gives the stored values of all.
+    In that case Pillow inverts some kinds of pixels, leaves others as they are and refuses the rest. It gets the file
+    with that one number changed, so that it returns the stored values of all kinds.
     """
     with path.open("rb") as file:
         found = _photometric(file)
@@ -145,7 +145,7 @@ def _source(path: Path) -> tuple[Path | BinaryIO, bool]:
 
 
 class _Number(NamedTuple):
-    """A number in a TIFF, where it stands, and how it is packed."""
+    """Hold a number in a TIFF, its offset in bytes and its packing."""
 
     value: int
     place: int
@@ -153,7 +153,7 @@ class _Number(NamedTuple):
 
 
 def _photometric(file: BinaryIO) -> _Number | None:
-    """PhotometricInterpretation of a TIFF's first picture; None for other formats; UserError without one."""
+    """Return PhotometricInterpretation of a TIFF's first picture; None for other formats; UserError without one."""
     start = file.read(4)
     order, kind = ("<" if start[:1] == b"I" else ">"), start.strip(b"IM\0")
     if STARTS.get(start) != "TIFF":
@@ -173,7 +173,7 @@ def _photometric(file: BinaryIO) -> _Number | None:
                 return _Number(_unpack(file, form)[0], place + entry - value, form)
             file.seek(place + entry)
     except (struct.error, OverflowError):
-        return None  # cut short: Pillow says so
+        return None  # cut short: Pillow reports it
     raise UserError("a TIFF without PhotometricInterpretation, which says whether 0 is black; allowed: one with it")
 
 

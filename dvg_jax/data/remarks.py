@@ -1,4 +1,4 @@
-"""What is said of a prepared scan: which remark keeps it out of every split, and which are read first."""
+"""Rank the remarks on a prepared scan: some keep it out of every split, and the gravest come first."""
 
 from collections.abc import Iterable
 
@@ -14,29 +14,29 @@ _LAST = len(_FIRST) + 1
 
 
 def ranked(checks: Iterable[str]) -> list[str]:
-    """Remarks that decide about a scan first, in a fixed order; that padding is air, which most scans have, last."""
+    """Sort remarks: those that decide about a scan first, in a fixed order; the common one that padding is air last."""
     return sorted(checks, key=rank)
 
 
 def rank(check: str) -> int:
-    """The place of a remark among all; less is more important."""
+    """Return the place of a remark among all; less is graver."""
     place = next((place for place, begins in enumerate(_FIRST) if check.startswith(begins)), _LAST - 1)
     return _LAST if check.startswith(PADDING) else place
 
 
 def no_split(checks: str, keep_partial: bool) -> str:
-    """Why a scan with these remarks is neither trained on nor tested with; empty where nothing stands against it.
+    """Say why a scan with these remarks is neither trained on nor tested with; empty where nothing bars it.
 
-    Heads and abdomens show no chest; a scan that covers less than half of the field is kept by ``keep_partial``.
+    Heads and abdomens show no chest. A scan that covers less than half of the field is allowed by ``keep_partial``.
     """
     barred = (NO_LUNGS, IN_PART) if keep_partial else (NO_LUNGS, IN_PART, PARTIAL)
     return next((check for check in checks.split("; ") if check.startswith(barred)), "")
 
 
 def worth_a_look(rows: list[str]) -> tuple[list[str], list[list[str]]]:
-    """The remarks that all scans (of three or more) share, and the rest of each scan's, of every scan's ``checks``.
+    """Split every scan's ``checks`` into the remarks that all scans (of three or more) share, and the rest of each.
 
-    That padding is air is left out.
+    The remark that padding is air is left out.
     """
     each = [[check for check in checks.split("; ") if check and rank(check) < _LAST] for checks in rows]
     shared = set.intersection(*map(set, each)) if len(each) > 2 else set()

@@ -22,7 +22,7 @@ from dvg_jax.data.straighten import straighten
 from dvg_jax.errors import UserError
 
 IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", *x2ct.SUFFIXES)
-"""Suffixes whose files claim to be scans: what else they hold is refused by name."""
+"""Files with these suffixes claim to be scans: if their content is something else, they are refused by name."""
 
 _KNOWN = "NIfTI, MetaImage, NRRD, X2CT's HDF5 or a folder with a DICOM series"
 
@@ -31,11 +31,11 @@ Read = tuple[np.ndarray, Affine, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Scan:
-    """A CT in the frame: HU, voxel steps in mm along D, H, W, and the affine of that array to RAS mm.
+    """Hold a CT in the frame: HU, voxel steps in mm along D, H, W, and the affine of that array to RAS mm.
 
-    ``orientation`` is the file's own (such as ``LPS``); ``patient`` is the id its header states, if any; ``notes`` say
-    what was done to the values or assumed on the way. ``doubt`` is why the values cannot be HU, with the file's name;
-    who needs HU calls ``checked``.
+    ``orientation`` is the file's own (such as ``LPS``). ``patient`` is the id its header states, if any. ``notes`` say
+    what was done to the values or assumed. ``doubt`` says why the values cannot be HU, with the file's name; call
+    ``checked`` where HU are needed.
     """
 
     hu: HostVolume
@@ -47,16 +47,16 @@ class Scan:
     doubt: str = ""
 
     def checked(self) -> "Scan":
-        """The scan itself. Raises UserError where its values cannot be HU."""
+        """Return the scan itself. Raises UserError where its values cannot be HU."""
         if why := self.doubt or why_no_hu(self.hu):
             raise UserError(why)
         return self
 
 
 def load_scan(path: str | Path) -> Scan:
-    """Read NIfTI, MetaImage, NRRD, X2CT's HDF5, or a folder that holds one DICOM series. The content decides which.
+    """Read NIfTI, MetaImage, NRRD, X2CT's HDF5, or a folder with one DICOM series. The content decides which.
 
-    Values that cannot be HU are told by ``Scan.doubt``: what a poor model made is read all the same.
+    Values that cannot be HU are reported in ``Scan.doubt`` and not refused, so that a poor model's output can be read.
 
     Raises UserError naming the file: absent, unreadable, larger than it can be, not three-dimensional, fewer than 8
     slices along an axis, NaN or infinite values, unusable spacing, or no stated orientation.
@@ -87,7 +87,7 @@ def _tried(path: Path, read: Callable[[], Read], named: bool = True) -> Read:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or _last_line(error)})") from error
-    except Exception as error:  # readers raise their own dozens of types for a damaged file
+    except Exception as error:  # readers raise dozens of types for a damaged file
         raise UserError(f"{path}: cannot be read ({_last_line(error)})") from error
 
 
@@ -142,7 +142,7 @@ def _framed(array: np.ndarray, affine: Affine, name: str, patient: str | None, n
         raise UserError(f"{name}: holds NaN or infinite values, want finite HU")
     why = why_no_hu(hu)
     doubt = f"{name}: {'; '.join((why, *notes))}" if why else ""
-    hu, padded = (np.maximum(hu, AIR_HU), ()) if why else padding_to_air(hu)  # only HU tell what air is
+    hu, padded = (np.maximum(hu, AIR_HU), ()) if why else padding_to_air(hu)  # padding is recognised in HU only
     hu, ours, askew = straighten(hu, ours)
     notes = (*notes, *padded)
     if askew:

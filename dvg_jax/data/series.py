@@ -1,4 +1,4 @@
-"""CT series: slices that make a volume, whatever their files and UIDs say.
+"""Group CT slices that make one volume, whatever their files and UIDs say.
 
 Slices --group--> Series (foot to head, or a reason) --slice_pixels.read_slices--> array
 """
@@ -13,7 +13,7 @@ from dvg_jax.data.dicom import Slice, is_sharp
 from dvg_jax.data.slice_pixels import same_pixels
 
 MIN_SLICES = 8
-"""Fewer along any axis is a localiser or a fragment, not a volume."""
+"""Fewer along any axis make a localiser or a fragment, not a volume."""
 
 _GAP_TOLERANCE = 0.1
 _SAME_PLACE_MM = 0.01
@@ -23,10 +23,10 @@ _AXIAL = 0.8
 
 @dataclass(frozen=True)
 class Series:
-    """Slices of one series from foot to head (or along their normal); ``reason`` says why it is no volume.
+    """Hold the slices of one series from foot to head (or along their normal); ``reason`` says why it is no volume.
 
-    ``passed_over`` marks what nobody expects to be prepared (localisers, other modalities); ``notes`` what was left
-    out of a good series.
+    ``passed_over`` marks series that nobody expects to be prepared (localisers, other modalities). ``notes`` say what
+    was left out of a good series.
     """
 
     uid: str
@@ -38,8 +38,10 @@ class Series:
 
     @property
     def rank(self) -> tuple:
-        """Sorts a patient's series, best first: original before derived, axial before other planes, most slices,
-        thinnest, a soft kernel before a sharp one, then by UID.
+        """Return a key that sorts a patient's series, best first.
+
+        Original comes before derived, axial before other planes, then most slices, thinnest slices, a soft kernel
+        before a sharp one, and the UID.
         """
         first = self.slices[0]
         axial = abs(_normal(first)[2]) > _AXIAL
@@ -48,9 +50,9 @@ class Series:
 
 
 def group(slices: Iterable[Slice]) -> list[Series]:
-    """Series by their UID wherever their files lie, each checked; in order of UID.
+    """Group slices into checked series by their UID, wherever their files lie; in order of UID.
 
-    Slices of which each has a UID of its own are one series where study, frame of reference, grid and kernel agree.
+    Slices with a UID each make one series where study, frame of reference, grid and kernel agree.
     """
     members: dict[str, list[Slice]] = defaultdict(list)
     for item in slices:
@@ -59,7 +61,7 @@ def group(slices: Iterable[Slice]) -> list[Series]:
 
 
 def _joined(members: dict[str, list[Slice]]) -> dict[str, list[Slice]]:
-    """The members with single slices of one volume put together under the least of their UIDs."""
+    """Join single slices of one volume under the least of their UIDs; return all members."""
     single = defaultdict(list)
     for first, *more in members.values():
         if not more and not first.not_a_slice and first.place[0]:
@@ -74,7 +76,7 @@ def _joined(members: dict[str, list[Slice]]) -> dict[str, list[Slice]]:
 
 
 def _checked(uid: str, members: list[Slice]) -> Series:
-    """Order the slices and find what stands against the series."""
+    """Order the slices and find what makes the series unusable."""
     patient = next((item.patient for item in members if item.patient), "")
     good = [item for item in members if not item.not_a_slice]
     reasons = Counter(item.not_a_slice for item in members if item.not_a_slice)
@@ -93,7 +95,7 @@ def _checked(uid: str, members: list[Slice]) -> Series:
 
 
 def _few(reasons: Counter[str]) -> str:
-    """One reason of each kind, with the number of files that have another value of it."""
+    """List one reason of each kind, with the number of files that have another value of it."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for reason in sorted(reasons):
         kinds[reason.split(" is ")[0]].append(reason)
@@ -121,7 +123,7 @@ def _ordered(series: Series) -> Series:
 
 
 def _without_twins(ordered: list[Slice]) -> list[Slice]:
-    """Slices without those that lie where the one before lies and show the same, which needs their pixels."""
+    """Drop slices that lie where the one before lies and show the same; comparing needs their pixels."""
     kept = ordered[:1]
     for item in ordered[1:]:
         step = float(np.dot(_normal(item), np.subtract(item.position, kept[-1].position)))
@@ -131,7 +133,7 @@ def _without_twins(ordered: list[Slice]) -> list[Slice]:
 
 
 def _alike(slices: Iterable[Slice]) -> list[list[Slice]]:
-    """Slices of equal direction, spacing and matrix together; the largest part first."""
+    """Group slices of equal direction, spacing and matrix; the largest group first."""
     parts: list[list[Slice]] = []
     for item in slices:
         for part in parts:
@@ -144,7 +146,7 @@ def _alike(slices: Iterable[Slice]) -> list[list[Slice]]:
 
 
 def _uneven(slices: tuple[Slice, ...]) -> str:
-    """Where slices are missing, double, or not in one line; empty where they are even."""
+    """Say where slices are missing, double, or not in one line; empty where they are even."""
     points = np.array([item.position for item in slices])
     steps = np.diff(_along(slices))
     usual = float(np.median(steps))

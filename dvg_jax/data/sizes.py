@@ -27,7 +27,7 @@ def check_claim(path: Path, shape: tuple[int, ...], bytes_a_voxel: int, packed: 
 
 
 def check_data(path: Path) -> tuple[Path, ...]:
-    """The files that a scan's bytes lie in; raises UserError where one that its header names is absent."""
+    """Return the files with a scan's bytes; raise UserError where one that its header names is absent."""
     files = data_files(path)
     absent = [file for file in files if not file.is_file()]
     if absent:

@@ -1,4 +1,4 @@
-"""Pixels of CT slices in DICOM: each slice with its own scale, padding and blanks found.
+"""Read pixels of DICOM CT slices: each slice with its own scale, padding set, blank slices left out.
 
 Slices, foot to head --GDCM, slice by slice--> HU (column, row, slice), affine, notes
 """
@@ -19,15 +19,15 @@ PADDING_HU = -2048.0
 
 _NEAR_AIR_HU = -900.0
 _LEAST_PART = 0.0025
-"""Of a slice: a smaller part with the padding's value is measured."""
+"""A connected part with the padding's value counts as measured if it is smaller than this share of the slice."""
 
 
 def read_slices(slices: tuple[Slice, ...]) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
-    """HU with axes (column, row, slice), ``PADDING_HU`` where nothing was measured; the affine to RAS mm, sheared where
-    the gantry was tilted; and notes.
+    """Return HU with axes (column, row, slice), the affine to RAS mm, and notes.
 
-    Blank slices at the ends are left out. Raises UserError for blank slices within, and where only some slices state a
-    rescale; the decoder's own errors pass through.
+    HU is ``PADDING_HU`` where nothing was measured. The affine is sheared where the gantry was tilted. Blank slices at
+    the ends are left out. Raises UserError for blank slices within, and where only some slices state a rescale; the
+    decoder's own errors pass through.
     """
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()
     hu = np.stack([_pixels(item) for item in slices])
@@ -40,14 +40,14 @@ def read_slices(slices: tuple[Slice, ...]) -> tuple[np.ndarray, Affine, tuple[st
 
 
 def same_pixels(one: Path, other: Path) -> bool:
-    """Whether two files show the same: pixels as they are stored, and the scale that makes them HU."""
+    """Tell whether two files show the same: stored pixels and the scale that makes them HU."""
     tags = ["PixelData", "RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored"]
     a, b = (pydicom.dcmread(path, specific_tags=tags, force=True) for path in (one, other))
     return all(a.get(tag) == b.get(tag) for tag in tags)
 
 
 def _pixels(item: Slice) -> np.ndarray:
-    """One slice's HU, by its own header: a reader of many takes the first one's type and wraps the others round."""
+    """Return one slice's HU: a series reader would apply the first slice's type to all and wrap others' values."""
     with itk_name(item.path) as name:
         values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(name, SimpleITK.sitkFloat32, "GDCMImageIO"))
     shape = tuple(map(int, item.grid[8:]))
@@ -57,7 +57,7 @@ def _pixels(item: Slice) -> np.ndarray:
 
 
 def _without_blanks(slices: tuple[Slice, ...], hu: np.ndarray) -> tuple[tuple[Slice, ...], np.ndarray, tuple[str, ...]]:
-    """The stack without slices at its ends that have one value throughout, other than air's."""
+    """Drop slices at the ends that have one value throughout, other than air's."""
     blank = (hu.min(axis=(1, 2)) == hu.max(axis=(1, 2))) & (hu[:, 0, 0] > _NEAR_AIR_HU)
     if not blank.any():
         return slices, hu, ()
@@ -74,7 +74,7 @@ def _without_blanks(slices: tuple[Slice, ...], hu: np.ndarray) -> tuple[tuple[Sl
 
 
 def _scales(slices: tuple[Slice, ...]) -> tuple[str, ...]:
-    """Notes on slices whose header does not say how stored values become HU."""
+    """Note slices whose header does not say how stored values become HU."""
     found = Counter(item.rescale for item in slices)
     if len(found) > 1 and set(found) != {""}:
         what, count = next((what, count) for what, count in found.most_common() if what)
@@ -83,9 +83,9 @@ def _scales(slices: tuple[Slice, ...]) -> tuple[str, ...]:
 
 
 def _pad(values: np.ndarray, padding: tuple[float, float]) -> int:
-    """Set padding in one slice, and count voxels with its value that are none.
+    """Set padding in one slice, and count voxels that have its value but were measured.
 
-    Below air every such voxel is padding. Values of tissue are padding only in parts that reach the slice's edge.
+    Values below air are always padding. Values of tissue are padding only in parts that reach the slice's edge.
     """
     found = (values >= padding[0]) & (values <= padding[1])
     if padding[1] <= _NEAR_AIR_HU or not found.any():

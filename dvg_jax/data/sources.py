@@ -27,11 +27,13 @@ from dvg_jax.keys import digest
 Example = dict[str, Any]
 
 _STREAMS = {"train": 0, "test": 1, "val": 2}
-"""Of phantoms, by split. A split that is not here has the digest of its name; these keep the numbers that the figures
-in ``docs/results`` were drawn with."""
+"""Phantoms of a split draw from the stream with its number; a split without one takes a digest of its name.
+
+These numbers keep the phantoms of ``docs/results``.
+"""
 
 FEW_SCANS = 5
-"""A training set of fewer is worth a warning: most likely scans are missing."""
+"""A smaller training set gets a warning: most likely scans are missing."""
 
 
 class Source(Protocol):
@@ -153,11 +155,11 @@ _phantoms = cache(PhantomSource)
 
 
 def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0) -> Source:
-    """The source that a config names: ``kind`` is ``"phantom"`` or a folder of prepared scans.
+    """Open the source that a config names: ``kind`` is ``"phantom"`` or a folder of prepared scans.
 
-    ``count`` limits a folder's split to its first scans (0: all) and is the number of phantoms; ``seed`` is
-    that of the phantoms. A training set of few scans is said on stderr, once. Raises UserError as the sources do, and
-    for a folder that does not exist.
+    ``count`` limits a folder's split to its first scans (0: all) and is the number of phantoms. ``seed`` is the
+    phantoms' seed. A training set of few scans is reported on stderr, once. Raises UserError as the sources do, and for
+    a folder that does not exist.
     """
     if kind == "phantom":
         return _phantoms(count, size, seed, split)
@@ -170,7 +172,7 @@ def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0)
 
 
 def _no_source(kind: str) -> str:
-    """Why ``kind`` is neither phantoms nor a folder."""
+    """Say why ``kind`` is neither phantoms nor a folder."""
     what = "a file" if Path(kind).exists() else "which does not exist"
     near = did_you_mean(kind, ("phantom",)) or near_path(Path(kind))
     return f"config.data.source is {kind!r}, {what}{near}; allowed: phantom, or a folder by dvg_jax.data.prepare"

@@ -15,13 +15,14 @@ STRICTEST_FIRST = ("test", "val", "train")
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How patients are shared out.
+    """Set how patients are divided into splits.
 
     Without ``lists`` a hash of the patient and ``seed`` alone decides, so that new scans do not move old patients.
-    ``lists`` holds a split's lines, each of which names a scan or a patient: a patient goes where a line with its id
-    says, to the first of test, val, train where several do, and nowhere where none does (to train if no list for
-    train is given). ``val_fraction`` of the training patients is then drawn for val where no list names val.
-    Scans that show no chest belong nowhere, and without ``keep_partial`` those that cover less than half of the field.
+    ``lists`` maps a split to lines, each of which names a scan or a patient. A patient goes to the split that lists its
+    id,
+    to the first of test, val, train where several do, and to no split where none does (to train if no list for train is
+    given). ``val_fraction`` of the training patients is then drawn for val where no list names val. Scans that show no
+    chest belong to no split, nor do those that cover less than half of the field unless ``keep_partial`` is set.
     """
 
     test_fraction: float = 0.1
@@ -74,9 +75,9 @@ def split_patients(patients: set[str], rule: SplitRule) -> tuple[dict[str, str],
 
 
 def assign_splits(rows: list[Row], rule: SplitRule) -> tuple[list[Row], list[str]]:
-    """Rows with ``split`` filled in, and what was changed in the lists.
+    """Fill in ``split`` in all rows; also return what was changed in the lists.
 
-    In no split are scans that are not prepared, and those with a remark that bars them.
+    Scans that are not prepared, or that a remark bars, are in no split.
     """
     barred = {row.source: remarks.no_split(row.checks, rule.keep_partial) for row in rows if row.status == "ok"}
     known = {row.patient for row in rows if row.source in barred}

@@ -1,9 +1,9 @@
-"""The HDF5 files of X2CT-GAN's prepared LIDC: ``<root>/<scan id>/ct_xray_data.h5`` with ``ct`` (D, H, W).
+"""Read the HDF5 files of X2CT-GAN's prepared LIDC: ``<root>/<scan id>/ct_xray_data.h5`` with ``ct`` (D, H, W).
 
-The files state neither spacing nor orientation. Their makers cut a cube of 320 mm with the couch removed out of volumes
-in ITK's order of axes, so H runs front to back and W from the patient's right to the left. D runs from the HEAD to the
-foot, other than in ITK's order and here: LIDC's slices were stored so, and the published code flips D when it exports.
-It is reversed here. The stored X-rays are not used: films are rendered from the CT.
+The files state neither spacing nor orientation. X2CT-GAN cut a cube of 320 mm, couch removed, out of volumes in ITK's
+order of axes, so H runs front to back and W from the patient's right to the left. D runs from the HEAD to the foot,
+against ITK's order and this project's: LIDC's slices were stored so, and the published code flips D when it exports. D
+is reversed here. The stored X-rays are not used: films are rendered from the CT.
 """
 
 from pathlib import Path
@@ -17,8 +17,11 @@ SUFFIXES = (".h5", ".hdf5")
 EDGE_MM = 320.0
 
 OFFSET_HU = 1024
-"""Added to HU in ``ct``, a choice: X2CT's own conversion to HU takes off 1024, but the header that it gives plastimatch
-for its X-rays takes off 1000. With 1024 a prepared value is ``ct`` / 2500, as the published networks see it."""
+"""``ct`` is taken as HU plus this number, which is a choice.
+
+X2CT's own conversion to HU subtracts 1024, but the header that it gives plastimatch for its X-rays subtracts 1000. With
+1024 a prepared value is ``ct`` / 2500, as the published networks see it.
+"""
 
 ASSUMED = (
     "HDF5 states no geometry: a 320 mm cube that runs head to foot (flipped here), front to back, right to left, and "
@@ -27,9 +30,9 @@ ASSUMED = (
 
 
 def read_x2ct(path: Path) -> tuple[np.ndarray, Affine]:
-    """HU (D, H, W), the foot first, and the affine of a 320 mm cube centred on the origin.
+    """Return HU (D, H, W), the foot first, and the affine of a 320 mm cube centred on the origin.
 
-    Raises UserError where h5py is not installed or the file holds no three-dimensional ``ct``.
+    Raises UserError where h5py is not installed or the file contains no three-dimensional ``ct``.
     """
     try:
         import h5py

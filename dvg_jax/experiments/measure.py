@@ -126,8 +126,9 @@ def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Re
 def measure(
     subject: Subject, test: CaseSet, procedure: Procedure, path: Path, between: Callable[[], None] = lambda: None
 ) -> Result:
-    """Measure a subject on a test set and write it to ``path``. ``between`` is called before every batch; it may raise
-    to end the measurement, of which nothing is written then.
+    """Measure a subject on a test set and write the figures to ``path``.
+
+    ``between`` is called before every batch; if it raises, the measurement ends and writes nothing.
 
     Returns:
       ``cases``: a row of figures a CT, none for a method that makes views alone; ``views``: by angle, a row an X-ray.

@@ -65,12 +65,12 @@ def write_report(table: str, rows: Sequence[Row], experiment: Experiment, result
 
 
 def report_path(workdir: Path, table: str) -> Path:
-    """Where the Markdown of a table goes; CSV and JSON have the same name, pictures one that begins with it."""
+    """Return the path of a table's Markdown; CSV and JSON share its name, names of pictures begin with it."""
     return workdir / "report" / f"{table if table.startswith('fig') else f'table_{table}'}.md"
 
 
 def written_before(table: str, workdir: Path) -> list[Path]:
-    """The pictures of that table that an earlier report has left."""
+    """Return the pictures of that table that an earlier report has left."""
     path = report_path(workdir, table)
     return sorted(path.parent.glob(f"{path.stem}_*.png"))
 

@@ -64,7 +64,7 @@ def reproduce(experiment: Experiment, say: Callable[[str], None]) -> Results:
     """Train and measure all that is missing.
 
     Returns:
-      What was measured, now or before.
+      All measurements, new and earlier ones.
 
     Raises:
       SystemExit: SIGINT or SIGTERM asked to stop, at any time; the same call goes on from there.

@@ -6,7 +6,7 @@ python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --p
 
 from dvg_jax.cli import run_module
 
-if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.metrics.compare")
 
 
@@ -29,10 +29,10 @@ _MOST_DIGITS = 7
 
 
 def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict[str, float]:
-    """Figures by name, those of protocol ``hu`` without LPIPS unless told otherwise.
+    """Return figures by name: those of protocol ``hu`` without LPIPS unless ``measures`` says otherwise.
 
-    Raises UserError where the two do not lie on the same voxels or the truth is no HU. A result that is no HU, as that
-    of a poor model may be, is said on stderr.
+    Raises UserError where the two do not lie on the same voxels or the truth is not in HU. A result that is not in HU,
+    such as a poor model's, gives a warning on stderr.
     """
     a, b = load_scan(truth).checked(), load_scan(result)
     if b.doubt:
@@ -49,26 +49,26 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
 
 
 def _corners(scan: Scan) -> np.ndarray:
-    """(8, 3): where the outermost voxels are, RAS mm."""
+    """Return the positions (8, 3) of the outermost voxels in RAS mm."""
     return np.array(
         [(scan.affine @ (*(np.array(c) * (np.array(scan.hu.shape) - 1)), 1))[:3] for c in np.ndindex(2, 2, 2)]
     )
 
 
 def _apart(a: Scan, b: Scan) -> float:
-    """The farthest that a voxel of one lies from the same voxel of the other, mm: at a corner."""
+    """Return the largest distance in mm between equal voxels of the two scans: it is at a corner."""
     return float(np.linalg.norm(_corners(a) - _corners(b), axis=1).max())
 
 
 def _told_apart(a: Scan, b: Scan) -> tuple[str, str, str]:
-    """Both places with as many digits as show the difference, and how far they are apart."""
+    """Describe both places with enough digits to show the difference, and say how far they are apart."""
     pairs = ((_place(a, digits), _place(b, digits)) for digits in range(1, _MOST_DIGITS))
     found, wanted = next((pair for pair in pairs if pair[0] != pair[1]), (_place(a, 1), _place(b, 1)))
     return found, wanted, f": up to {_apart(a, b):.2g} mm apart" if a.hu.shape == b.hu.shape else ""
 
 
 def _place(scan: Scan, digits: int) -> str:
-    # Zero is added so that -0.0 is no difference.
+    # Adding zero turns -0.0 into 0.0, which is no difference.
     first, last = (" ".join(f"{x + 0.0:.{digits}f}" for x in c) for c in _corners(scan)[[0, -1]].round(digits))
     steps = " x ".join(f"{mm:.{digits + 2}g}" for mm in scan.spacing_mm)
     shape = "x".join(map(str, scan.hu.shape))

@@ -6,7 +6,7 @@ python -m dvg_jax.metrics.paired --a runs/demo/evaluation/volumes.csv --method-a
 
 from dvg_jax.cli import run_module
 
-if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.metrics.paired")
 
 

@@ -13,14 +13,15 @@ SPREAD_NOTE = (
     "The spread of samples is not an error bar: a nominal 90 % interval from 16 samples covered 7 % of body voxels on "
     "phantoms and 4 % on real scans, as samples hardly differ while the error is eleven to twenty times their spread."
 )
-"""Stands wherever the spread does: in the page, in the record, in what is printed."""
+"""Page, record and printed lines repeat this note wherever they give the spread."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A volume in HU: a CT, shown through a window, or what is 0 or more (a spread), shown in colours from 0 up.
+    """Hold a volume: a CT in HU, or a non-negative map such as a standard deviation.
 
-    ``note`` is what a reader must know of it; the page says it among its warnings.
+    A CT is displayed through a window, a map in colours from 0. ``note`` is a warning to the reader; the page lists it
+    among its warnings.
     """
 
     name: str

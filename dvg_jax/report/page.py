@@ -51,7 +51,7 @@ def write_page(path: Path, page: Page) -> None:
         data=_script_json(_viewer_data(page)),
     )
     with replacing(path) as temporary:
-        # A file's name that is not UTF-8 cannot be written; a question mark can.
+        # A file name that is not UTF-8 cannot be written, so its bytes become question marks.
         temporary.write_bytes(html.encode("utf-8", "replace"))
 
 
@@ -147,7 +147,7 @@ def _figure(uri: str, caption: str, over: str = "") -> str:
 
 
 def _notes(page: Page) -> list[str]:
-    """What its layers are to be read with, each once."""
+    """Return the notes of its layers, each once."""
     layers = (layer for case in page.cases for layer in case.layers)
     return list(dict.fromkeys(layer.note for layer in layers if isinstance(layer, Layer) and layer.note))
 

@@ -74,7 +74,7 @@ def _stage(
     network: VQGAN3D,
     volume: Callable[[Volumes, Key], Volumes],
 ) -> Stage:
-    """A VQGAN of what ``volume`` makes of a CT, which it sees in the order of D that ``dvg`` has for networks."""
+    """Build the stage of a VQGAN of the volumes that ``volume`` derives from CTs, D in the networks' order."""
     task = VQGANTask(network, Weights(**config[name].loss))
 
     def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:

@@ -11,11 +11,11 @@ import jax
 def enable_compilation_cache() -> None:
     """Keep compiled programs in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache folder where that is not set.
 
-    Where there is no such folder, or none that can be written, a line on stderr says that they are not kept.
+    If no such folder can be created or written, a line on stderr says that they are not kept.
     """
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if given and "://" in given:  # in a cloud's store
+    if given and "://" in given:  # a cloud store
         return
     try:
         folder = Path(given) if given else _user_folder() / "dvg_jax" / "xla"

@@ -50,16 +50,16 @@ class Checkpoints:
 
 
 def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> None:
-    """Write a finished stage's variables and what is known about them; replaces an older one whole.
+    """Write a finished stage's variables and facts about them; replace an older model as a whole.
 
-    All processes call it. A new model is written beside the old one, which stays until then: Orbax's own ``force``
-    deletes first, and a run killed after that has neither.
+    All processes call it. The new model is written before the old one is removed: Orbax's own ``force`` deletes first,
+    and a run killed after that has neither.
     """
     folder = folder.absolute()
     new, old = (folder.with_name(f".{which}-{folder.name}") for which in ("new", "old"))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
-        checkpointer.save(new, args=args, force=True)  # over what a killed run left
+        checkpointer.save(new, args=args, force=True)  # overwrites what a killed run left
     if distributed.is_first():
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -87,7 +87,7 @@ def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
 
 
 def load_facts(folder: Path) -> dict[str, Any]:
-    """What :func:`save_model` was told about a model; its weights are not read."""
+    """Read the facts that :func:`save_model` stored with a model; its weights are not read."""
     folder = folder.absolute()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(facts=ocp.JsonCheckpointHandler())) as checkpointer:

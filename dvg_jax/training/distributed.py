@@ -76,7 +76,7 @@ def is_first() -> bool:
 
 
 def in_any(fact: bool) -> bool:
-    """Whether ``fact`` holds in any process. All of them must call it, at the same place; it waits for the slowest."""
+    """Tell whether ``fact`` is true in any process. All must call it at the same place; it waits for the slowest."""
     if jax.process_count() == 1:
         return fact
     return bool(np.any(multihost_utils.process_allgather(np.asarray(fact))))
@@ -88,7 +88,7 @@ def wait_for_all() -> None:
 
 
 def leave_if_asked(stop: StopRequest, where: str) -> None:
-    """Leave, all processes together, if one of them was asked to stop. ``where`` is what the message begins with.
+    """Leave, all processes together, if one of them was asked to stop; the message begins with ``where``.
 
     Raises:
       SystemExit: with 128 + the signal.

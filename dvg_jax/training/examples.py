@@ -95,7 +95,7 @@ def origin(config: ConfigDict, stage: Stage, frozen: dict[str, Variables], sourc
 
 
 def _go_on() -> None:
-    """Nothing stops a preparation that nobody asks to stop."""
+    """Do nothing between groups of cases: the default where nobody can ask to stop."""
 
 
 def kept_examples(
@@ -105,11 +105,11 @@ def kept_examples(
     facts: dict[str, str],
     between: Callable[[], None] = _go_on,
 ) -> Source:
-    """The examples of all cases: those in ``folder`` if they belong to ``facts``, or computed and kept there.
+    """Return the examples of all cases: from ``folder`` if they belong to ``facts``, else computed and stored there.
 
-    They are read where they lie, so that memory does not bound their number. The first process writes; others that
-    find nothing hold theirs in memory. ``between`` is called before every group of cases; where it raises, nothing is
-    left of what was computed.
+    They are read from disk, so that memory does not bound their number. The first process writes; others that find
+    nothing keep theirs in memory. ``between`` is called before every group of cases; if it raises, nothing that was
+    computed is left.
     """
     arrays = _read_kept(folder, preparation.name, facts)
     if arrays is None and jax.process_index() == 0:

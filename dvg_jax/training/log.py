@@ -15,10 +15,10 @@ except ImportError:
 
 
 class RunLog:
-    """Scalars of one stage. A resumed run first drops the lines it is about to write again: those of later steps and,
-    where it ``validates`` at ``start``, that validation.
+    """Log the scalars of one stage. A resumed run first drops the lines it is about to write again.
 
-    Of several processes one writes; in the others nothing comes of any call.
+    These are lines of later steps and, where the run ``validates`` at ``start``, that validation. Of several processes
+    one writes; in the others calls have no effect.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class RunLog:
 
 
 def _stays(line: str, start: int, validates: bool) -> bool:
-    """Whether a line tells of what a run that goes on from step ``start`` does not do again."""
+    """Tell whether a line stays: a run that goes on from step ``start`` does not write it again."""
     try:
         told = json.loads(line)
         return told["step"] < start or (told["step"] == start and ("loss" in told or not validates))
     except (json.JSONDecodeError, KeyError, TypeError):
-        return False  # a line cut off by a kill
+        return False  # a kill cut the line off

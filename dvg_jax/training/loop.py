@@ -151,7 +151,7 @@ class StageRun:
         distributed.leave_if_asked(self.stop, f"{self.stage.name}: {where}")
 
     def _between(self) -> None:
-        """Called between two cases or batches; of several processes none may leave there alone."""
+        """Check between two cases or batches for a request to stop; of several processes none may leave there alone."""
         if jax.process_count() == 1:
             self._leave_if_asked("examples are being computed")
 
@@ -169,7 +169,7 @@ class StageRun:
             self._leave_if_asked(f"at step {step}")
             while True:
                 if self._validates(step):
-                    # A run that was stopped during it does it again.
+                    # A run that was stopped during a validation repeats it.
                     try:
                         self._show(self._with(state), step, record)
                         self._leave_if_asked(f"saved at step {step}")

@@ -1,8 +1,8 @@
-"""Which end of the patient the pipeline's networks have at index 0 of D: the foot, or the head as in the released code.
+"""Find which end of the patient the networks have at index 0 of D: the foot, or the head as in the released code.
 
-A stage's facts hold its config, whose ``head_first`` tells. Folders older than that field lack it. In them imported
-stages have the head first, as the released code trained them, and stages trained here have the foot first, as every
-volume was given to them.
+A stage's facts contain its config, whose ``head_first`` says it. Folders older than that field lack it. In them
+imported stages have the head first, as the released code trained them, and stages trained here have the foot first, as
+every volume was given to them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,17 +13,17 @@ from dvg_jax.errors import UserError
 
 
 def of_stage(facts: Mapping[str, Any]) -> bool:
-    """``head_first`` by what is known about a finished stage. The importer alone writes ``source``."""
+    """Return ``head_first`` from the facts of a finished stage. The importer alone writes ``source``."""
     return bool(facts.get("config", {}).get("head_first", "source" in facts))
 
 
 def of_older_run(saved: Mapping[str, Any], stages: Iterable[Path]) -> bool:
-    """``head_first`` of a run whose saved config lacks it, by the folders of its stages, some of which may be missing.
+    """Return ``head_first`` of a run whose saved config lacks it, by the folders of its stages; some may be missing.
 
-    It has the head first if it has the published projector and all stages in it are imported: one that was trained
-    here, or is being trained, was given the foot first.
+    It is True if the run has the published projector and all its stages are imported: a stage that was trained here, or
+    is being trained, was given the foot first.
     """
-    from dvg_jax.training.checkpoint import load_facts  # Orbax, which a config of today does not need
+    from dvg_jax.training.checkpoint import load_facts  # imports Orbax, which a newer config does not need
 
     if saved.get("projector") != "published":
         return False
@@ -32,7 +32,7 @@ def of_older_run(saved: Mapping[str, Any], stages: Iterable[Path]) -> bool:
 
 
 def check(head_first: bool, facts: Mapping[str, Any], folder: Path) -> None:
-    """See that a finished stage in ``folder`` has the order that the config asks for; UserError otherwise."""
+    """Check that a finished stage in ``folder`` has the order that the config asks for; UserError otherwise."""
     if (found := of_stage(facts)) != head_first:
         end = "head" if found else "foot"
         raise UserError(

@@ -25,7 +25,7 @@ FREE_FIELDS = ("stage", "log", "evaluate", "init", "sampler", "shard_parameters"
 """What may differ between two runs in one folder; training lengths may too, and whether examples are cached."""
 
 TURNED = (*STAGES, "cddpm")
-"""Stages whose networks have D in the order that ``config.head_first`` says; for all others the foot is first."""
+"""Networks of these stages have D in the order that ``config.head_first`` says; all others have the foot first."""
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -69,10 +69,10 @@ def _train(config: ConfigDict, workdir: Path, stop: StopRequest) -> None:
 
 @contextmanager
 def alone_in(workdir: Path, what: str) -> Iterator[None]:
-    """Keep every other run out of ``workdir``; the first process holds its lock for all of this run.
+    """Keep every other run out of ``workdir``; the first process locks it for all processes of this run.
 
     Raises:
-      UserError: in all processes, where another run holds it.
+      UserError: in all processes, where another run has the lock.
     """
     with ExitStack() as held:
         refusal = None
@@ -104,8 +104,9 @@ def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wante
 
 
 def check_origin(config: ConfigDict, workdir: Path, name: str) -> None:
-    """See that the stages from which a finished one was trained are still those that are used with it. A stage that was
-    imported, or written by an earlier version, does not say what it was trained from, and passes.
+    """Check that a finished stage's predecessors, from which it was trained, are those that are used with it.
+
+    A stage that was imported, or written by an earlier version, does not say what it was trained from, and passes.
     """
     folder = model_folder(config, workdir, name)
     for other, digest in load_facts(folder).get("from", {}).items():

@@ -1,9 +1,10 @@
-"""A request to stop is noted at once and obeyed at the next place where nothing is lost.
+"""Note a request to stop at once and obey it at the next place where nothing is lost.
 
     SIGINT, SIGTERM --> StopRequest.signal --look, after every part that can take time--> SystemExit(128 + signal)
 
-A flag is set instead of an exception raised: Python drops an exception that comes up inside a garbage-collection
-callback, which JAX has. This module does not import JAX, so that a program can note signals while it imports it.
+A signal sets a flag and raises nothing: Python drops an exception that is raised in a garbage-collection callback,
+which
+JAX has. This module does not import JAX, so that a program can note signals while it imports it.
 """
 
 import os
@@ -19,20 +20,22 @@ from typing import ClassVar, NoReturn, Self
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 AGAIN_S = 1.0
-"""A second signal ends the process at once if it comes so much later; sooner it is the same request: ``timeout`` and
-several launchers send each signal twice."""
+"""A second signal ends the process at once if it comes at least so much later.
+
+An earlier one is the same request: ``timeout`` and several launchers send each signal twice.
+"""
 
 
 class StopRequest:
-    """While entered, SIGTERM and SIGINT are noted; a second one, ``AGAIN_S`` seconds later, ends the process.
+    """Note SIGTERM and SIGINT while entered; a second one, ``AGAIN_S`` seconds later, ends the process.
 
     One is in charge at a time: entering another inside it gives the outer one. When the outermost is left without an
-    exception and a signal has been noted, it raises SystemExit, so that no request is lost wherever it came. Handlers
-    can be set in the main thread only; elsewhere nothing is caught.
+    exception and a signal has been noted, it raises SystemExit, so that no request is lost. Handlers can be set in the
+    main thread only; elsewhere nothing is caught.
 
     Args:
-      of_program: the process has nothing left to do afterwards but to clean up. A signal then ends it at once, with its
-        code; Python's own handler would raise KeyboardInterrupt there, which is printed and dropped.
+      of_program: the process only has to clean up afterwards. A signal then ends it at once, with its code; Python's
+        own handler would raise KeyboardInterrupt there, which is printed and dropped.
     """
 
     _in_charge: ClassVar["StopRequest | None"] = None
@@ -44,7 +47,7 @@ class StopRequest:
         self._watch: _Watch | None = None
 
     def leave(self, where: str) -> NoReturn:
-        """Say where the work stands and exit with 128 + the signal; that of SIGTERM where another process got it."""
+        """Say how far the work is and exit with 128 + the signal (SIGTERM's where another process was signalled)."""
         print(f"\n{where}: stopped by signal; the same command goes on", file=sys.stderr)
         raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
@@ -69,7 +72,7 @@ class StopRequest:
             self._watch.patient = False
         elif self._watch:
             for number, handler in self._before.items():
-                # None: it was not set from Python.
+                # None: the handler was not set from Python.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
             self._watch.close()
         if kind is None and self.signal is not None:
@@ -77,10 +80,10 @@ class StopRequest:
 
 
 class _Watch:
-    """A thread that hears of signals while the main one computes, when Python's handlers have to wait.
+    """Receive signals in a thread while the main one computes, when Python's handlers have to wait.
 
-    It says that the first was noted, which may be minutes before a compilation ends, and makes the second end the
-    process; the first too once it is not ``patient`` any more.
+    It confirms the first signal, perhaps minutes before a compilation ends, and ends the process on the second. Once it
+    is not ``patient`` any more, the first ends the process too.
     """
 
     def __init__(self) -> None:
@@ -116,6 +119,6 @@ class _Watch:
 
 
 def _say(line: str) -> None:
-    # Past Python's buffers, which the main thread may be in; a terminal that has gone is no reason to fail.
+    # This bypasses Python's buffers, which the main thread may be using. A closed terminal is no reason to fail.
     with suppress(OSError):
         os.write(2, f"\n{line}\n".encode())

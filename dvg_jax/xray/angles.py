@@ -1,4 +1,4 @@
-"""Which angles in degrees make a set of views."""
+"""Check which angles in degrees make a set of views."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ SMALLEST_STEP = 0.01
 
 
 def check_angles(what: str, angles: Sequence[float]) -> None:
-    """Refuse angles that are no numbers from -360 to 360, and two of them that show one view; ``what`` names them."""
+    """Refuse invalid angles (allowed: -360 to 360) and two that give one view; ``what`` names them in the message."""
     for angle in angles:
         if not isinstance(angle, (int, float)) or not -360 <= angle <= 360:
             raise UserError(f"{what} has {angle!r}; allowed: angles from -360 to 360 degrees")

@@ -92,7 +92,7 @@ class ConeBeamGeometry:
 
 
 def _voxel_mm(size: int) -> float:
-    """Edge of a voxel where ``size`` of them fill the published field. Raises UserError for a size that cannot be."""
+    """Return the edge in mm of a voxel, ``size`` of which fill the published field. UserError for a bad size."""
     if not isinstance(size, Integral) or size < 1:
         raise UserError(f"size is {size}; allowed: a whole number, 1 or more")
     return PAPER_SIZE / size
@@ -103,13 +103,13 @@ def view_pose(
     translation_mm: Float[ArrayLike, "3"] | Sequence[float] = (0.0, 0.0, 0.0),
     tilt_deg: Float[ArrayLike, "2"] | Sequence[float] = (0.0, 0.0),
 ) -> Pose:
-    """A view as six numbers: rotation about D, H, W in degrees, translation along row, column and beam axes in mm.
+    """Describe a view by six numbers: rotation about D, H, W in degrees, translation along row, column and beam in mm.
 
     ``angle_deg`` 0 is frontal, 90 lateral. The result is a NumPy array unless an argument is a JAX array.
 
     Raises:
-      UserError: an angle, tilt or translation of another length, or NumPy values that are not finite; what a JAX array
-        holds is not known while a program is compiled.
+      UserError: an angle, tilt or translation of another length, or NumPy values that are not finite; the values of a
+        JAX array are not known while a program is compiled.
     """
     parts = {"angle_deg": (angle_deg, 1), "tilt_deg": (tilt_deg, 2), "translation_mm": (translation_mm, 3)}
     array: Any = (
@@ -119,7 +119,7 @@ def view_pose(
 
 
 def _numbers(array: Any, name: str, value: Any, count: int) -> Any:
-    """``value`` as a vector of ``count`` numbers, by NumPy or JAX."""
+    """Return ``value`` as a vector of ``count`` numbers, by NumPy or JAX."""
     allowed = f"{count} finite number{'s' if count > 1 else ''}"
     try:
         vector = array.asarray(value, array.float32).reshape(-1)

@@ -1,4 +1,4 @@
-"""A small chest with noise, fat and bone, as scanners give it, and ways to write it that no library would."""
+"""Make a small chest with noise, fat and bone, as scanners give it, and write it as no library would."""
 
 import gzip
 from pathlib import Path
@@ -12,7 +12,9 @@ AFFINE = made.affine() @ np.diag([1, 2, 2, 1])
 
 
 def chest_hu() -> np.ndarray:
-    """HU of ``made.chest_on_couch`` at every second voxel of a slice: noise, fat under the skin, no constant air."""
+    """Return HU of ``made.chest_on_couch`` at every second voxel of a slice: noise, fat under the skin, no constant
+    air.
+    """
     hu = made.chest_on_couch()[:, ::2, ::2].copy()
     random = np.random.default_rng(0)
     _, h, w = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in hu.shape), indexing="ij")
@@ -26,7 +28,7 @@ HU = chest_hu()
 
 
 def circle(hu: np.ndarray, value: float) -> np.ndarray:
-    """The scan with all outside of the round field of view set to ``value``."""
+    """Set all voxels outside of the round field of view to ``value``."""
     padded = hu.copy()
     y, x = (np.arange(n) - (n - 1) / 2 for n in hu.shape[1:])
     padded[:, (y[:, None] / y.max()) ** 2 + (x / x.max()) ** 2 > 1] = value
@@ -61,7 +63,7 @@ def meta_image(path: Path, data: str = "LOCAL", omit: tuple[str, ...] = (), **fi
 
 
 def nrrd(path: Path, data: str = "", omit: tuple[str, ...] = (), **fields: str) -> Path:
-    """Write a NRRD header, whose fields have ``_`` for blanks, and the chest behind it or in ``data``."""
+    """Write an NRRD header, whose fields have ``_`` for blanks, and the chest behind it or in ``data``."""
     lines = {
         "type": "short", "dimension": "3", "space": "left-posterior-superior",
         "sizes": " ".join(map(str, HU.shape[::-1])), "space_directions": "(8,0,0) (0,8,0) (0,0,5)",

@@ -1,4 +1,4 @@
-"""DICOM films by hand, in every transfer syntax that the packages at hand can write."""
+"""Build DICOM films by hand, in every transfer syntax that the packages at hand can write."""
 
 import io
 import tempfile
@@ -36,12 +36,12 @@ SYNTAXES = {
 
 
 def brightness(shape: tuple[int, int] = (40, 32)) -> np.ndarray:
-    """What a film shows: bright at the head, row 0, and a little brighter to the right."""
+    """Draw the brightness of a film: bright at the head, row 0, and a little brighter to the right."""
     return np.add.outer(np.linspace(0.9, 0.1, shape[0]), np.linspace(0, 0.1, shape[1]))
 
 
 def dataset(pixels: np.ndarray, bits: int = 12, syntax: UID = ExplicitVRLittleEndian, **tags: object) -> FileDataset:
-    """A film of ``pixels`` (rows, columns), of 8 or 16 bits, signed or not, with any tags beside."""
+    """Build a film of ``pixels`` (rows, columns), of 8 or 16 bits, signed or not, with any further tags."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1.1")
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -81,7 +81,7 @@ def save(film: FileDataset, path: Path) -> Path:
 
 
 def table(entries: np.ndarray, first: int, bits: int = 16, little: bool = True) -> Sequence:
-    """A modality or VOI table whose first entry is for the value ``first``."""
+    """Build a modality or VOI table whose first entry is for the value ``first``."""
     item = Dataset()
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries), first, bits])
     item.add_new("LUTData", "OW", entries.astype("><"[little] + "u2").tobytes())

@@ -1,4 +1,4 @@
-"""A reconstruction without a model: samples are drawn by NumPy, so that what is written can be looked at quickly."""
+"""Imitate a reconstruction without a model: NumPy draws the samples, so that written files are tested quickly."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ SIDE = 16
 
 
 def a_film(path: Path, angle: float = 0.0) -> FilmRequest:
-    """A picture of noise as a film on disk."""
+    """Write a picture of noise as a film."""
     write_picture(path, np.random.default_rng(0).random((SIDE, SIDE)))
     return FilmRequest(path, angle)
 
 
 def a_reconstructor() -> Reconstructor:
-    """A model that has learned nothing."""
+    """Return a model that has learned nothing."""
     config = get_config()
     return Reconstructor(config, build_dvg(config), {})
 
 
 def an_outcome(request: Request, seed: int = 0) -> Outcome:
-    """What a model might have made of the films of ``request``."""
+    """Return an outcome that a model might give for the films of ``request``."""
     samples = np.random.default_rng(seed).random((request.samples, SIDE, SIDE, SIDE)).astype(np.float32)
     films = []
     for xray in request.xrays:

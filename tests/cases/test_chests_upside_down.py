@@ -1,4 +1,4 @@
-"""A chest whose head and feet are exchanged is said to be, and no other one."""
+"""A chest whose head and feet are exchanged gives a remark, and no other chest does."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(scope="module")
 def phantoms():
-    """Drawn at 20 mm, the size for which other tests compile them; each voxel stands for 8 of 10 mm."""
+    """Draw phantoms at 20 mm, the size for which other tests compile them; each voxel stands for 8 of 10 mm."""
     source = PhantomSource(8, 16, seed=7)
     coarse = (np.asarray(intensity_to_hu(source[number]["ct"][..., 0])) for number in range(8))
     return [np.kron(hu, np.ones((2, 2, 2), np.float32)) for hu in coarse]
@@ -43,7 +43,7 @@ def test_phantoms(phantoms):
 def test_a_trunk_with_bowel_gas_and_one_turned_by_180_degrees():
     scan = trunk.scan(trunk.trunk())
     assert not _says_so(scan.hu, scan.spacing_mm, scan.affine)
-    assert not _says_so(scan.hu, scan.spacing_mm, scan.affine, turned=(2,))  # mirrored: nothing is said of sides
+    assert not _says_so(scan.hu, scan.spacing_mm, scan.affine, turned=(2,))  # mirrored: no remark on sides
     assert _says_so(scan.hu, scan.spacing_mm, scan.affine, turned=(0, 2))
 
 
@@ -54,7 +54,7 @@ def test_what_has_no_two_ends_is_not_judged():
 
 
 def test_the_stored_mean_is_that_of_the_phantom():
-    """Where this fails after a change of the phantom: python -m dvg_jax.data.upright."""
+    """If this fails after a change of the phantom, run python -m dvg_jax.data.upright."""
     assert np.abs(upright.draw_mean().astype(int) - np.rint(255 * upright.stored_mean()).astype(int)).max() <= 1
 
 

@@ -1,4 +1,4 @@
-"""What a file is decides how it is read; what cannot be read says the true reason."""
+"""The content of a file decides how it is read; an unreadable file is refused with the true reason."""
 
 import gzip
 import io

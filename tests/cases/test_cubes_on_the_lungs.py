@@ -1,4 +1,4 @@
-"""The lung preset centres on the lungs, whatever gas there is below the diaphragm, and in whatever slices."""
+"""The lung preset centres on the lungs, whatever gas lies below the diaphragm and however thick the slices are."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A training set that is most likely not the one that was meant is said."""
+"""A suspiciously small training set gives a warning."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a film's file holds decides how it is read, and a refusal gives the true reason in plain words."""
+"""The content of a film's file decides how it is read, and a refusal gives the true reason in plain words."""
 
 import re
 
@@ -108,7 +108,7 @@ def test_an_attribute_that_decides_pixels_is_missing_or_makes_no_sense(tmp_path,
     assert refusal(save(film, tmp_path / "film.dcm")).startswith(
         f"its {name} is NINE" if name[:5] == "Photo" else f"its {name} is nine"
     )
-    # An odd number of bytes is no number at all, and three kinds of them are.
+    # Raw bytes in place of the value are refused too.
     film[name] = pydicom.DataElement(name, "OB", b"\x01\x02\x03\xff")
     assert refusal(save(film, tmp_path / "film.dcm"))
 

@@ -1,4 +1,4 @@
-"""Two films are judged together: swapped views and one film given twice are said, and views find their own place."""
+"""Two films are judged together: swapped views and repeated films give warnings, and views find their own place."""
 
 from itertools import pairwise, permutations, product
 
@@ -42,7 +42,7 @@ def film(image):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Paths of a frontal and a lateral film."""
+    """Write a frontal and a lateral film and return their paths."""
     folder = tmp_path_factory.mktemp("films")
     views = phantom_views(2)
     for name, view in zip(("frontal.png", "lateral.png"), views, strict=True):
@@ -64,7 +64,7 @@ def test_swapped_views_are_told_and_right_ones_are_not_whatever_is_a_negative():
 
 
 def negative(readings):
-    """Of a film, those of its negative."""
+    """Swap the scores of a film to those of its negative."""
     return {angle: scores[::-1] for angle, scores in readings.items()}
 
 
@@ -157,7 +157,7 @@ def test_any_angles_are_put_in_rising_order_where_the_model_takes_any():
 
 
 def test_the_command_sorts_its_films(monkeypatch, tmp_path, pair):
-    """What is written after the model ran has the films in the model's order, as the model's views are."""
+    """Outputs written after the model ran have the films in the model's order, as the model's views are."""
     seen = {}
 
     def samples(self, views, angles, *rest):
@@ -177,7 +177,7 @@ def test_the_command_sorts_its_films(monkeypatch, tmp_path, pair):
 
 @pytest.mark.skipif(not PAIRS.is_dir(), reason="needs the folder 'shared/xray_pairs' beside the checkout")
 def test_every_real_pair_is_told_apart():
-    """17 pairs on which nothing was chosen; 0 false alarms."""
+    """No limit was chosen on these 17 pairs, and no false alarm is allowed."""
     for lateral in sorted(PAIRS.glob("*_lat.png")):
         (frontal,) = set(PAIRS.glob(lateral.name.replace("_lat.png", "_*.png"))) - {lateral}
         one, other = (film_readings(read_film(path).image) for path in (frontal, lateral))

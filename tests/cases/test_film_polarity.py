@@ -1,4 +1,4 @@
-"""A film is bright where dense whatever decoder, table, window or format it came through."""
+"""A film is bright where dense, whatever decoder, table, window or format it came through."""
 
 import struct
 
@@ -15,13 +15,13 @@ TABLES = ("none", "rescaled", "negated", "modality table", "window", "falling VO
 
 
 def likeness(path, shown=None):
-    """Correlation of what was read with what the film shows: 1, or -1 for its negative."""
+    """Correlate the pixels read with the film's brightness: 1, or -1 for its negative."""
     shown = brightness() if shown is None else shown
     return np.corrcoef(read_film(path).image.ravel(), shown[::-1].ravel())[0, 1]
 
 
 def film(bits, signed, kind, tables, inverse, syntax):
-    """A film that shows ``brightness`` after its tables and its polarity."""
+    """Build a film that shows ``brightness`` after its tables and its polarity."""
     falls = (kind == "MONOCHROME1") ^ (tables in ("negated", "modality table", "falling VOI table"))
     falls = not falls if inverse and kind == "MONOCHROME2" else falls
     low, top = -(2 ** (bits - 1)) if signed else 0, 2**bits - 1
@@ -118,7 +118,7 @@ def test_padding_beside_the_picture_is_dark(tmp_path):
         shown = np.pad(brightness((40, 32)), ((0, 0), (8, 8)))
         pixels = np.rint((shown if kind == "MONOCHROME2" else 1 - shown) * 4000 + 40).astype(np.uint16)
         pixels[:, :8] = pixels[:, -8:] = padding
-        pixels[20, 30] = padding  # metal: inside the picture it stays
+        pixels[20, 30] = padding  # metal inside the picture stays
         made = dataset(pixels, PhotometricInterpretation=kind, PixelPaddingValue=padding)
         image = read_film(save(made, tmp_path / "film.dcm")).image[::-1]
         assert image[:, :8].max() == image[:, -8:].max() == 0
@@ -126,7 +126,7 @@ def test_padding_beside_the_picture_is_dark(tmp_path):
 
 
 def tiff(pixels, order, photometric, form=1):
-    """A TIFF of one strip, by hand: ``photometric`` None leaves the tag out; ``form`` 1 unsigned, 2 signed, 3 float."""
+    """Write a TIFF of one strip by hand: ``photometric`` None omits the tag; ``form`` 1 unsigned, 2 signed, 3 float."""
     rows, columns = pixels.shape
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
     tags = [

@@ -1,4 +1,4 @@
-"""A DICOM series from films whose tags are absent or wrong: what is needed is tried before the model runs."""
+"""A DICOM series joins films whose tags are absent or wrong; a slice is tried before the model runs."""
 
 import warnings
 
@@ -18,7 +18,7 @@ AFFINE = frame_affine(SHAPE, 3.0)
 
 @pytest.fixture
 def film(tmp_path):
-    """Make a film; keywords change its tags, None removes one."""
+    """Write a film; keywords change its tags, None removes one."""
 
     def make(name="film.dcm", preamble=True, **tags):
         path, one = tmp_path / name, pydicom.Dataset()
@@ -43,10 +43,10 @@ def film(tmp_path):
 
 
 def series_of(folder, *films):
-    """The notes, and a slice read back."""
+    """Write a series; return the notes, and a slice read back."""
     notes = check_series(folder, films, AFFINE)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # pydicom's own are not for users
+        warnings.simplefilter("error")  # users must not see pydicom's warnings
         save_series(folder, np.zeros(SHAPE, np.float32), AFFINE, films, {"seed": 1})
     return notes, pydicom.dcmread(folder / "0001.dcm")
 

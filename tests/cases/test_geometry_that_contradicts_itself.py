@@ -1,4 +1,4 @@
-"""Where a file lies is converted, said or refused: never guessed, in any format."""
+"""A stated position is converted, noted or refused, but never guessed, in any format."""
 
 import nibabel as nib
 import numpy as np

@@ -1,4 +1,4 @@
-"""No command writes over what it reads, however the path is spelled; it says so before it computes anything."""
+"""No command overwrites its inputs, however the path is spelled; it refuses before it computes anything."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with a film and a CT, and a run that nothing may be computed with."""
+    """Make a folder with a film and a CT, and a run that cannot compute anything."""
     a_film(tmp_path / "ap.png")
     save_nifti(tmp_path / "ct.nii.gz", np.zeros((16, 16, 16)), frame_affine((16, 16, 16), 20.0))
     (tmp_path / "run" / "ct_vqgan").mkdir(parents=True)
@@ -69,7 +69,7 @@ def test_reconstruct(fails, here, flags):
 
 
 def test_a_record_that_is_not_ours_is_no_output(fails, here):
-    """What other programs keep beside a NIfTI under the same name."""
+    """Other programs may keep a JSON file next to a NIfTI under the same name."""
     (here / "new.json").write_text(json.dumps({"EchoTime": 1}))
     said = fails(reconstruct.main, "--workdir=run", "--xray=ap.png@0", "--output=new.nii.gz")
     assert "would replace new.json" in said

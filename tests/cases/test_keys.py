@@ -1,4 +1,4 @@
-"""Random streams belong to names: one more stage, or one more split, in front changes nothing of the others."""
+"""Random streams belong to names: a stage or split added in front changes no other's numbers."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def key_data(key):
 
 
 def keys_of(monkeypatch, tmp_path):
-    """The key of every stage of a run."""
+    """Return the key of every stage of a run."""
     with monkeypatch.context() as patch:
         toy.toys(patch)
         keys = {}
@@ -35,7 +35,7 @@ def test_a_stage_in_front_changes_no_other_stage(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("split", "stream"), [("train", 0), ("test", 1), ("val", 2), ("new", digest("new"))])
 def test_a_split_in_front_changes_no_phantom(monkeypatch, split, stream):
-    """The numbers are those with which the figures in docs/results were made."""
+    """The figures in docs/results were made with these streams."""
     monkeypatch.setattr(sources, "SPLITS", ("new", *sources.SPLITS))
     found = sources.PhantomSource(1, 4, seed=3, split=split)._key
     assert key_data(found) == key_data(jax.random.fold_in(jax.random.key(3), stream))

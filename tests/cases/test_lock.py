@@ -1,4 +1,4 @@
-"""Two programs that would write into one folder: the second is refused, whatever became of the first."""
+"""Of two programs that would write into one folder the second is refused, however the first ends."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ with exclusive(Path(sys.argv[1]), "training"):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the lock of a folder which it had to make."""
+    """Start a process that locks a folder which it had to create."""
     held = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, cwd=ROOT)
     assert held.stdout.readline() == b"held\n"
     yield held
@@ -41,7 +41,7 @@ def test_the_second_is_one_line_that_names_the_first_and_a_killed_first_is_no_hi
     holder.wait()
     with lock.exclusive(folder, "preparation"):
         assert folder.is_dir()
-    assert not list(folder.iterdir())  # no trace, also of the killed one
+    assert not list(folder.iterdir())  # no trace of the killed process either
 
 
 def test_a_folder_that_is_still_empty_at_the_end_is_not_left(tmp_path):

@@ -1,4 +1,4 @@
-"""Names of files that are no UTF-8 are read, listed and printed."""
+"""File names that are not UTF-8 are read, listed and printed."""
 
 import sys
 

@@ -47,7 +47,7 @@ def test_the_same_input_may_move_grow_and_change(tmp_path, job):
     assert stamps == {path.name: path.stat().st_mtime_ns for path in job.output.glob("*.nii.gz")}
     for path in moved.iterdir():
         path.unlink()
-    rows, _ = prepare_folder(_scans(moved, ["b1"]), job)  # the same place, whatever it holds now
+    rows, _ = prepare_folder(_scans(moved, ["b1"]), job)  # the same place, whatever it contains now
     assert [row.source for row in rows] == ["b1.nii.gz"]
 
 

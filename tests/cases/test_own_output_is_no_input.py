@@ -1,4 +1,4 @@
-"""What this program wrote is never prepared as a scan, wherever it lies; and it is said."""
+"""Files that this program wrote are never prepared as scans, wherever they lie, and a remark says so."""
 
 import gzip
 import shutil
@@ -20,7 +20,7 @@ JOB = Settings(8)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Two scans, and inside their folder a prepared one."""
+    """Write two scans, and a prepared one inside their folder."""
     root = tmp_path_factory.mktemp("own") / "in"
     for name in ("p1", "p2"):
         made.write(root / f"{name}.nii.gz", made.chest_on_couch(), made.affine())

@@ -1,4 +1,4 @@
-"""Where outputs go is tried before anything is computed: one line with the reason, nothing left behind."""
+"""Every output is tried before anything is computed: a failure gives one line with the reason and leaves no files."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def names(folder):
 
 
 def try_reconstruct(fails, film, *flags):
-    """The line that is said before even the model is looked for."""
+    """Return the error line that comes before even the model is looked for."""
     return fails(reconstruct.main, f"--workdir={film.path.parent}", f"--xray={film.path}@0", *flags)
 
 
@@ -47,7 +47,7 @@ def test_a_place_where_nobody_can_write(fails, film, tmp_path):
 
 
 def test_a_read_only_file_system(film, tmp_path, monkeypatch):
-    """The folder's permissions tell root nothing of it."""
+    """The folder's permissions do not show it to root."""
 
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -81,7 +81,7 @@ def test_a_file_in_the_place_of_a_folder(fails, film, tmp_path):
 
 @pytest.mark.parametrize("length", [245, 251])
 def test_a_name_that_is_too_long(film, tmp_path, length):
-    """With the ending of a derived file, or itself; one that just fits is written under a short temporary name."""
+    """The long name is that of a derived file or the output's own; one that just fits gets a short temporary name."""
     stem = "x" * length
     with pytest.raises(UserError, match=r"cannot be done \(File name too long\)"):
         results.check(Request(tmp_path, (film,), tmp_path / f"{stem}.nii.gz"))
@@ -119,7 +119,7 @@ def test_room_is_wanted_of_all_outputs_at_once(tmp_path, monkeypatch):
 
 
 def test_it_is_looked_at_before_the_model_runs(film, tmp_path, monkeypatch):
-    """After the films and the model are read, which tell how much is to be written."""
+    """The check comes after films and model are read, since they decide how much is written."""
     asked = []
     untrained = a_reconstructor()
 

@@ -1,6 +1,6 @@
 """The released networks have the head at index 0 of D and at row 0 of films; everything here has the foot there.
 
-What an imported folder must give is told by the released pipeline itself: the same networks on films as they lie in
+The released pipeline itself gives the expected output of an imported folder: the same networks on films as they lie in
 their files, head up, and with D flipped when the result is exported. Random weights are enough: they are no more alike
 upside down than a chest is, which :func:`differs` makes sure of.
 """
@@ -51,7 +51,7 @@ def model(imported):
 
 @pytest.fixture(scope="module")
 def dvg(model):
-    """As imported, and the released pipeline: the same without a border."""
+    """Return the method as imported, and the released pipeline: the same without turning D."""
     assert model.dvg.head_first
     few = replace(model.dvg, sampler=model.sampler(STEPS))
     return few, replace(few, head_first=False)
@@ -59,14 +59,14 @@ def dvg(model):
 
 @pytest.fixture(scope="module")
 def chests():
-    """A CT with nothing alike: head, foot, front, back, left and right differ."""
+    """Draw a CT whose head, foot, front, back, left and right all differ."""
     ct = np.random.default_rng(0).random((1, SIZE, SIZE, SIZE, 1)).astype(np.float32)
     ct *= np.linspace(0.2, 1, SIZE)[:, None, None, None]
     return jnp.asarray(ct, jnp.float32)
 
 
 def turned(x):
-    """D of volumes (B, D, H, W, 1), rows of views (B, V, h, w, 1)."""
+    """Reverse D of volumes (B, D, H, W, 1) or rows of views (B, V, h, w, 1)."""
     return x[:, ::-1] if x.shape[1] == SIZE else x[:, :, ::-1]
 
 
@@ -104,11 +104,11 @@ def test_evaluation_and_pages_see_truth_prediction_and_new_view_the_same_way_up(
         np.testing.assert_array_equal(ct, turned(expected[name]))
     np.testing.assert_array_equal(made, turned(expected_made))
     assert differs(made, expected_made)
-    # The true views beside them, and those of the reprojection table.
+    # These are the true views on the page, and those of the reprojection table.
     for normalize in (True, False):
         view = ours.render(chests, (45.0, 135.0), normalize)
         np.testing.assert_array_equal(view, turned(theirs.render(turned(chests), (45.0, 135.0), normalize)))
-    # Denser towards the head, so both the view and its film on the page are brighter in their last rows.
+    # It is denser towards the head, so both the view and its film on the page are brighter in their last rows.
     films = build_films(ours, ["0", "90"], ours.render(chests, ours.angles), np.asarray(chests[0, ..., 0]))
     for film in films:
         for image in (film.shown, film.reprojection):
@@ -134,7 +134,7 @@ def test_training_goes_on_with_the_head_first_and_shows_the_foot_first(dvg, mode
     for part, x in example.items():
         np.testing.assert_array_equal(x, expected[part])
     if name == "new_view":
-        return  # its pictures are made as those of ``diffusion``
+        return  # its pictures follow the code of ``diffusion``
     (_, shown), (_, head_first) = (
         stage.show(model.variables, ct, KEY) for stage, ct in ((ours, chests), (theirs, turned(chests)))
     )
@@ -159,7 +159,7 @@ def test_a_diffusion_model_in_pixels_has_condition_and_ct_the_same_way_up(dvg, m
 
 @pytest.fixture
 def older(imported, tmp_path):
-    """Make the folder again as it was written before ``head_first``; ``trained`` are stages that were trained here."""
+    """Rewrite the folder as it was before ``head_first``; ``trained`` names stages that were trained here."""
 
     def write(*trained: str):
         folder = tmp_path / "older"
@@ -209,7 +209,7 @@ def test_an_imported_stage_is_refused_where_the_foot_is_first(imported, tmp_path
 
 
 def test_comparison_methods_beside_an_imported_folder_are_refused_where_their_order_matters(imported, tmp_path):
-    """Most see films and CTs with the foot first whatever the pipeline's networks have; CDDPM sees what those see."""
+    """Most see films and CTs with the foot first whatever the pipeline's networks see; CDDPM sees the same as those."""
     config = configs.load(imported / "config.json")
     for name in ("reconnet", "cddpm"):
         save_model(tmp_path / name / "model", {"params": {"kernel": np.zeros(1)}}, {"stage": name, "config": {}})

@@ -1,4 +1,4 @@
-"""Cut lungs are said; heads, abdomens and slabs are prepared and belong to no split; what matters is said first."""
+"""Heads, abdomens and slabs belong to no split, cut lungs give a remark, and the gravest remark comes first."""
 
 import pytest
 

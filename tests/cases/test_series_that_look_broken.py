@@ -1,4 +1,4 @@
-"""Series whose slices were sent twice, named one by one, or cannot be read: one volume, or one row."""
+"""Slices that were sent twice, named one by one or cannot be read give one volume, or one row."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def _own_uid(item, d):
 
 
 def _again(folder, count, change=lambda pixels: pixels):
-    """Send the first slices again under SOPInstanceUIDs of their own."""
+    """Send the first slices again, each under a new SOPInstanceUID."""
     for file in sorted(folder.iterdir())[:count]:
         item = pydicom.dcmread(file)
         item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = generate_uid()

@@ -1,4 +1,4 @@
-"""A scan is prepared anew when any file of it changes, also where a header names others."""
+"""A scan is prepared anew when any of its files changes, also a file that a header names."""
 
 import os
 
@@ -42,7 +42,7 @@ WRITE = {
 
 @pytest.mark.parametrize("kind", WRITE)
 def test_a_part_that_changes_is_noticed(tmp_path, kind):
-    """As large as before and older than another part: neither the sum of sizes nor the newest time tells."""
+    """The changed part has its old size and is older than another: total size and newest time stay the same."""
     write, part = WRITE[kind]
     source = tmp_path / "in"
     source.mkdir()

@@ -1,4 +1,4 @@
-"""A request to stop is never lost, whatever the run is at; the next start ends with the same bits."""
+"""A request to stop is never lost, whenever it comes; the next start ends with the same bits."""
 
 import gc
 import json
@@ -31,7 +31,7 @@ MOMENTS = [
     ("between, before new_view", 1),
     ("preparation of new_view", 3),
     ("step of diffusion", toy.STEPS),
-    ("saving of diffusion", 1),  # all is done, and still it was asked for
+    ("saving of diffusion", 1),  # all is done, but a stop was requested
 ]
 
 
@@ -54,7 +54,7 @@ def moments(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nobody stopped."""
+    """Train a whole run without a stop."""
     with pytest.MonkeyPatch.context() as patch:
         toy.toys(patch)
         folder = tmp_path_factory.mktemp("stop") / "whole"

@@ -1,4 +1,4 @@
-"""Two runs in one folder: the second is refused by one line, however they were started; a killed one hinders none."""
+"""Of two runs in one folder the second is refused by one line, however they started; a killed one hinders none."""
 
 import shutil
 import signal
@@ -31,7 +31,7 @@ with exclusive(Path(sys.argv[1]), "training"):
 
 @pytest.fixture
 def other():
-    """Start another process that trains in a folder, as far as the lock can tell."""
+    """Lock a folder as another process that trains in it would."""
     processes = []
 
     def start(folder):
@@ -57,7 +57,7 @@ def test_a_second_training_is_refused_and_changes_nothing(tmp_path, monkeypatch,
     with pytest.raises(UserError, match=rf"another training is running in it \(pid {process.pid}\); allowed: one"):
         train(toy.config(), tmp_path)
     assert files(tmp_path) == before
-    # What only reads goes on.
+    # Commands that only read go on.
     assert load_stages(toy.config(), tmp_path, ("ct_vqgan",), wanted_by="a test")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -94,7 +94,7 @@ def test_of_several_processes_the_first_takes_the_lock_and_all_hear_of_it(tmp_pa
 
 
 def test_a_stage_of_another_predecessor_is_neither_kept_nor_used(tmp_path, monkeypatch):
-    """The first stage is trained on: its latents mean something else to those that learned from it."""
+    """The first stage is trained on, so its latents mean something else to the stages that learned from it."""
     toy.toys(monkeypatch)
     train(toy.config(), tmp_path)
     longer = {"ct_vqgan.train.steps": toy.STEPS + 2}

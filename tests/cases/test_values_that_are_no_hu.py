@@ -1,4 +1,4 @@
-"""Values that are no HU are refused or said, whatever pads them, and HU in any field of view are not."""
+"""Values that cannot be HU are refused or noted, whatever pads them; HU in any field of view pass."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_prepare_drr_and_compare_judge_alike(tmp_path, capsys):
     assert not (tmp_path / "films").exists()
     with pytest.raises(UserError, match="allowed: HU"):
         compare(bad, good)
-    compare(good, bad)  # what a model made may be anything: said, not refused
+    compare(good, bad)  # a model's output may be anything: a warning, no refusal
     assert "allowed: HU" in capsys.readouterr().err
 
 

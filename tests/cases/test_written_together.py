@@ -1,4 +1,4 @@
-"""Files of one run are written together or not at all, and none of an earlier run stays beside them."""
+"""Files of one run are written together or not at all, and none of an earlier run stays next to them."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ from tests.tiny import get_config
 
 @pytest.fixture
 def request_all(tmp_path):
-    """All outputs, in a folder in which an earlier run has left all of its own."""
+    """Request all outputs, in a folder in which an earlier run has left all of its own."""
     film = a_film(tmp_path / "ap.png")
     out = tmp_path / "out"
     earlier = Request(tmp_path / "run", (film,), out / "ct.nii.gz", out / "old", out / "page.html", samples=2)
@@ -49,7 +49,7 @@ def test_nothing_of_an_earlier_patient_stays(request_all):
     }  # fmt: skip
     for name in ("ct_mean.nii.gz", "ct_std.nii.gz", "ct_unseen.nii.gz"):
         assert f"removed {out / name} of an earlier run" in told
-    # Files whose names the user chose are told and not deleted.
+    # Files whose names the user chose are named and not deleted.
     assert f"{out / 'page.html'} is of an earlier run, whose ct.nii.gz this one has replaced" in told
     assert f"{out / 'old'} is of an earlier run, whose ct.nii.gz this one has replaced" in told
 
@@ -111,7 +111,7 @@ def test_folders_made_on_the_way_go_again(tmp_path):
 
 
 def test_the_spread_is_said_to_be_no_error_bar(request_all):
-    """With figures, wherever it is shown; and nowhere else."""
+    """The note gives figures, and appears wherever the spread does and nowhere else."""
     assert all(figure in SPREAD_NOTE for figure in ("90 %", "16 samples", "7 %", "4 %", "eleven to twenty times"))
     told = write(request_all)
     assert any("ct_std.nii.gz" in line and SPREAD_NOTE in line for line in told)

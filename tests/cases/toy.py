@@ -1,4 +1,4 @@
-"""Five stages that train in a moment: the whole of training but for its networks."""
+"""Train five toy stages in a moment: the whole of training except its networks."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
 
 @dataclass(frozen=True)
 class Scale:
-    """Learns one number a stage; noise from the step's key makes it tell one key from another."""
+    """Learn one number a stage; noise from the step's key tells one key from another."""
 
     def constants(self):
         return {}
@@ -33,7 +33,7 @@ class Scale:
 
 
 class Moments:
-    """Calls ``act`` once, at the ``number``-th coming of the moment of that name."""
+    """Call ``act`` once, when the moment of that name comes for the ``number``-th time."""
 
     def __init__(self):
         self.name, self.number, self.act, self.passed = "", 0, lambda: None, []
@@ -57,7 +57,7 @@ def config(**fields):
 
 
 def toys(monkeypatch):
-    """Put toys in the place of stages and data for a test; gives the moments that a run passes."""
+    """Replace stages and data by toys for a test; return the moments that a run passes."""
     moments, needs = Moments(), {}
     every = get_config()
     dvg = build_dvg(every)

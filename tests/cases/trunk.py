@@ -1,4 +1,4 @@
-"""A synthetic trunk from pelvis to neck: lungs over domes of the diaphragm, airway, stomach and bowel gas."""
+"""Draw a synthetic trunk from pelvis to neck: lungs over domes of the diaphragm, airway, stomach and bowel gas."""
 
 import numpy as np
 
@@ -8,15 +8,17 @@ from dvg_jax.data.scans import Scan
 MM = 5.0
 HEIGHT, DEPTH, WIDTH = 440.0, 240.0, 340.0
 BASE, APEX = 180.0, 400.0
-"""Of the lungs, mm above the scan's first slice."""
+"""The lungs reach from base to apex, in mm above the scan's first slice."""
 MIDDLE = (BASE + APEX) / 2
 
 GAS, LUNG, TISSUE = -1000.0, -850.0, 40.0
 
 
 def trunk(bowel: bool = True, stomach_wall_mm: float = 12.0, opaque_above: float | None = None) -> np.ndarray:
-    """HU (D, H, W) at 5 mm. The stomach's gas lies under the left dome, ``stomach_wall_mm`` below the lung; above
-    ``opaque_above`` mm the right lung holds no air.
+    """Draw the trunk in HU (D, H, W), 5 mm a voxel.
+
+    The stomach's gas lies under the left dome, ``stomach_wall_mm`` below the lung. Above ``opaque_above`` mm the right
+    lung contains no air.
     """
     shape = tuple(int(edge / MM) for edge in (HEIGHT, DEPTH, WIDTH))
     d, h, w = np.meshgrid(*((np.arange(n) + 0.5) * MM for n in shape), indexing="ij", sparse=True)
@@ -44,24 +46,24 @@ def trunk(bowel: bool = True, stomach_wall_mm: float = 12.0, opaque_above: float
 
 
 def scan(hu: np.ndarray, step_mm: float = MM) -> Scan:
-    """A scan of steps ``step_mm`` along D and 5 mm across."""
+    """Make a scan with steps of ``step_mm`` along D and 5 mm across."""
     steps = (step_mm, MM, MM)
     return Scan(hu, steps, frame_affine(hu.shape, steps), "SPL")
 
 
 def every_other(found: Scan) -> Scan:
-    """A real scan with every other voxel along each axis: an eighth of the time."""
+    """Keep every other voxel of a real scan along each axis, which takes an eighth of the time."""
     affine = found.affine @ np.diag([2.0, 2, 2, 1])
     steps = found.spacing_mm[0] * 2, found.spacing_mm[1] * 2, found.spacing_mm[2] * 2
     return Scan(np.ascontiguousarray(found.hu[::2, ::2, ::2]), steps, affine, found.orientation)
 
 
 def slices(hu: np.ndarray, low_mm: float, high_mm: float) -> np.ndarray:
-    """The slices between two heights."""
+    """Return the slices between two heights in mm."""
     return np.ascontiguousarray(hu[int(low_mm / MM) : int(high_mm / MM)])
 
 
 def thick(hu: np.ndarray, times: int) -> np.ndarray:
-    """Slices averaged ``times`` at a time, as a scanner's thick ones are."""
+    """Average slices ``times`` at a time, as a scanner's thick slices do."""
     kept = hu[: len(hu) // times * times]
     return np.ascontiguousarray(kept.reshape(-1, times, *hu.shape[1:]).mean(axis=1))

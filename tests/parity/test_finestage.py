@@ -39,8 +39,9 @@ def golden():
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """The method and its variables as imported, but with the geometry of the 16^3 run, voxels of 1 mm, and without the
-    border that turns D: the stored tensors are in the released code's own order.
+    """Return the method and its variables as imported, with the geometry of the 16^3 run (voxels of 1 mm).
+
+    ``head_first`` is off: the stored tensors are in the released code's own order of D.
     """
     workdir = tmp_path_factory.mktemp("official")
     command.main([f"--checkpoint={GOLDEN / 'DVG_Diffusion.pt'}", f"--workdir={workdir}", "--which=model",

@@ -99,7 +99,7 @@ def last_checkpoint(stage: Path) -> int:
 
 def assert_equal_models(one: Path, two: Path) -> None:
     (a, facts), (b, facts_of_two) = (load_model(stage / "model") for stage in (one, two))
-    # Weights are equal but for rounding, and so are the digests of them not.
+    # Weights are equal up to rounding, so digests of them differ.
     digests = {"fingerprint", "from"}
     assert facts.keys() == facts_of_two.keys() > digests
     assert {k: v for k, v in facts.items() if k not in digests} == {

@@ -1,4 +1,4 @@
-"""A whole run of five stages that is stopped again and again, at moments drawn by chance, ends as one that was not.
+"""A run of five stages that is stopped again and again, at random moments, ends as an uninterrupted one does.
 
 Half of the signals come while a stage ends: within a second after its last step was logged, its validation drawn, or
 its model written. The others come at any time from the start of the process.
@@ -26,11 +26,11 @@ SIGNALS = 30
 STEPS = 12  # as tests/tiny.py has it
 DEADLINE_S = 300
 ANY_TIME_S = 16.0
-"""As long as a whole run takes with a warm cache, on two quiet cores; JAX is imported after 3 s."""
+"""A whole run takes this long with a warm cache, on two quiet cores; JAX is imported after 3 s."""
 
 
 class Run:
-    """``train.py`` on all stages, in a process of its own on one device."""
+    """Run ``train.py`` on all stages, in a process of its own on one device."""
 
     def __init__(self, workdir: Path) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -41,7 +41,7 @@ class Run:
                 "--config.log.evaluate_every=5",
             ],
             cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
-            # A shell's background job ignores SIGINT, and so does all that it starts.
+            # A shell's background job ignores SIGINT, and so do all processes that it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
@@ -71,7 +71,7 @@ def steps_logged(stage: Path) -> int:
 
 
 def ending(chance: random.Random, workdir: Path):
-    """A moment in the end of the first stage that has no model yet, and its name."""
+    """Choose a moment at the end of the first stage that has no model yet, and return it with its name."""
     stage = next((workdir / name for name in STAGES if not (workdir / name / "model").is_dir()), None)
     if stage is None:
         return None, ""
@@ -114,13 +114,14 @@ def test_signals_at_random_moments(tmp_path):
         code, said = run.end()
         print(f"{name}, {seconds:.2f} s: {number.name if sent else 'none'} -> {code}", flush=True)
         if code == 0:
-            # No signal, or one to a process that had exited and was not gone yet: nothing was noted, nothing to stop.
+            # No signal was sent, or the process had exited already: nothing was noted, nothing had to stop.
             assert trained or not sent
             assert "finishes" not in said
         else:
             told[name, number.name] += 1
             if code == -number:
-                # Before Python had begun or after it had ended; a shell says 128 + the signal all the same.
+                # The signal came before Python had begun or after it had ended; a shell gives 128 + the signal all the
+                # same.
                 assert "finishes" not in said
             else:
                 assert code == 128 + number, said
