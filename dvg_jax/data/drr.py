@@ -23,8 +23,8 @@ import numpy as np
 
 from dvg_jax import runtime
 from dvg_jax.config import GEOMETRIES
-from dvg_jax.data import drr_files
-from dvg_jax.data.cube import prepare_volume
+from dvg_jax.data import drr_files, remarks
+from dvg_jax.data.cube import prepare_scan
 from dvg_jax.data.files import said, together
 from dvg_jax.data.film_reference import field_share
 from dvg_jax.data.films import write_picture
@@ -32,6 +32,7 @@ from dvg_jax.data.intensity import intensity_to_hu
 from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.scans import load_scan
 from dvg_jax.dvg import minmax
+from dvg_jax.errors import printable
 from dvg_jax.flag_errors import Parser
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
@@ -42,19 +43,21 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
     Films and cube of an earlier run in ``output`` are replaced or, if this run has none of that name, removed.
 
     Returns:
-      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_volume`` do, for invalid or
+      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_scan`` do, for invalid or
       equal angles, and for files that cannot be written or that this module has not written.
     """
     films, cube = drr_files.name_films(output, angles), output / drr_files.CUBE
     side = geometry.volume_shape[0]
     stale = drr_files.check(path, films, cube, side)
-    volume, affine = prepare_volume(load_scan(path), side, preset="lung")
+    prepared = prepare_scan(load_scan(path), side, preset="lung")
+    for check in remarks.worth_a_look(["; ".join(prepared.checks)])[1][0]:
+        print(f"warning: {printable(str(path))}: {check}", file=sys.stderr)
     poses = np.stack([view_pose(angle) for angle in angles])
-    views = np.asarray(jax.jit(lambda v: minmax(forward_project_views(v, poses, geometry)))(volume))
+    views = np.asarray(jax.jit(lambda v: minmax(forward_project_views(v, poses, geometry)))(prepared.volume))
     with together(stale) as removed:
         for film, view, angle in zip(films, views, angles, strict=True):
             write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
-        save_nifti(cube, np.asarray(intensity_to_hu(volume)), affine, drr_files.NOTE)
+        save_nifti(cube, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine, drr_files.NOTE)
     for line in said(removed):
         print(line, file=sys.stderr)
     return films

@@ -10,6 +10,7 @@ from dvg_jax.data.films import RENDERED_KEY
 from dvg_jax.data.nifti import note_of
 from dvg_jax.data.outputs import check_outputs, check_room, files_of
 from dvg_jax.errors import UserError
+from dvg_jax.xray.angles import check_angles
 
 CUBE = "ct.nii.gz"
 NOTE = "dvg_jax.data.drr"
@@ -24,14 +25,7 @@ def name_films(output: Path, angles: Sequence[float]) -> list[Path]:
 
     Raises UserError for an invalid angle, and for two that are one view: 0 and 360, or 90 and 90.00001.
     """
-    seen: dict[float, float] = {}
-    for angle in angles:
-        if not -360 <= angle <= 360:
-            raise UserError(f"--angle is {angle:g}; allowed: degrees from -360 to 360")
-        place = round(angle % 360, _DIGITS) % 360
-        if place in seen:
-            raise UserError(f"--angle is {seen[place]} and {angle}, one view; allowed: different angles")
-        seen[place] = angle
+    check_angles("--angle", angles)
     return [output / f"xray_{round(angle, _DIGITS) + 0.0:03g}.png" for angle in angles]
 
 

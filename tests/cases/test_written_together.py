@@ -143,6 +143,11 @@ def render(scan, output, *angles):
     drr.main([f"--ct={scan}", *flags, f"--output={output}", "--size=16", "--geometry=covering"])
 
 
+def test_a_scan_that_shows_no_chest_is_said(scan, tmp_path, capsys):
+    render(scan, tmp_path, 0)
+    assert f"warning: {scan}: no lungs in the body" in capsys.readouterr().err
+
+
 def test_films_of_an_earlier_scan_go(scan, tmp_path, capsys):
     render(scan, tmp_path, 0, 45)
     a_film(tmp_path / "xray_007.png")  # a real film, numbered alike
@@ -156,13 +161,13 @@ def test_films_of_an_earlier_scan_go(scan, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("angles", "said"),
     [
-        ((90, 90.00001), "--angle is 90.0 and 90.00001, one view"),
-        ((0, 360), "--angle is 0.0 and 360.0, one view"),
-        ((-90, 270), "--angle is -90.0 and 270.0, one view"),
-        ((0, -0.0), "one view"),
-        (("nan",), "--angle is nan; allowed: degrees from -360 to 360"),
-        (("inf",), "--angle is inf"),
-        ((720,), "--angle is 720"),
+        ((90, 90.00001), "--angle has 90.0 and 90.00001, which show the same view"),
+        ((0, 360), "--angle has 0.0 and 360.0"),
+        ((-90, 270), "--angle has -90.0 and 270.0"),
+        ((0, -0.0), "which show the same view"),
+        (("nan",), "--angle has nan; allowed: angles from -360 to 360 degrees"),
+        (("inf",), "--angle has inf"),
+        ((720,), "--angle has 720"),
     ],
 )
 def test_angles_of_a_rendering(fails, scan, tmp_path, angles, said):
