@@ -1,9 +1,9 @@
-"""How every command of the project starts, fails and is stopped. Does not import JAX.
+"""Start, end and stop every command of the project in the same way. Does not import JAX.
 
     main --UserError--> "error: ...", exit code 2      --OSError--> "error: FILE: reason", 2
          --Ctrl-C, SIGTERM--> "stopped", 130, 143      --nobody reads its output--> nothing, 141
 
-What is wrong with a flag is said by ``flag_errors.py``, with a config by ``config_file.py``.
+``flag_errors.py`` words the errors of flags, ``config_file.py`` those of configs.
 """
 
 import codecs
@@ -29,11 +29,11 @@ from dvg_jax.interrupt import Stopped, stopped_by_signals
 BAD_INPUT = 2
 
 NOBODY_READS = 128 + 13
-"""What a shell gives a command that SIGPIPE has ended."""
+"""A shell gives this code to a command that SIGPIPE has ended."""
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:
-    """Run ``main`` on the command line's arguments; whatever ends it early becomes one line on stderr and an exit code.
+    """Run ``main`` on the command line's arguments; an early end gives one line on stderr and an exit code.
 
     Raises:
       SystemExit: ``main`` did not come to its end.
@@ -94,11 +94,11 @@ def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tupl
 
 
 def workdir_path(value: str, made: bool = True) -> Path:
-    """A working folder, which need not exist where it is ``made``; a file in its place is refused."""
+    """Check a working folder and return its path. With ``made`` it need not exist; a file in its place is refused."""
     path = Path(value)
     try:
         os.path.abspath(value).encode("utf-8")
-    except UnicodeEncodeError:  # the checkpoints' library takes no other names
+    except UnicodeEncodeError:  # Orbax takes no other names
         raise UserError(f"--workdir is {value}, no name in UTF-8; allowed: one, in a UTF-8 locale") from None
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir is {value}, a file; allowed: a folder{', made if it is missing' if made else ''}")
@@ -118,7 +118,7 @@ def output_file(flag: str, value: str, suffixes: tuple[str, ...]) -> Path:
 
 
 def reason(error: OSError) -> str:
-    """The files that an error of the system is about, and why."""
+    """Return the files that a system error is about, and its reason."""
     names = (name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike)))
     files = " to ".join(os.fsdecode(name) for name in names)
     if not files and error.errno is not None and not _can_flush():
@@ -128,14 +128,14 @@ def reason(error: OSError) -> str:
 
 
 def _leave(code: str | int | None, told: str = "") -> NoReturn:
-    """Exit, with ``told`` on stderr as one line. Output that cannot be written is dropped without another word."""
+    """Exit after printing ``told`` as one line on stderr. Output that cannot be written is dropped silently."""
     try:
         if told:
             print(" ".join(told.split()), file=sys.stderr, flush=True)
         _flush()
     except OSError as error:
         code = code or (NOBODY_READS if error.errno == errno.EPIPE else BAD_INPUT)
-        # Or Python would try once more at its end, and report that.
+        # Otherwise Python would try once more at its end, and report the failure.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
@@ -143,20 +143,20 @@ def _leave(code: str | int | None, told: str = "") -> NoReturn:
 
 
 def _call(main: Callable[[list[str] | None], None]) -> None:
-    """Call ``main``; an error of the system that the checkpoints' library tells in its own way becomes an OSError."""
+    """Call ``main``; a system error that Orbax reports in a text of its own becomes an OSError."""
     try:
         main(None)
     except Exception as error:
         failed = _of_system(error)
         if failed is None:
             raise
-        # Threads of that library have not heard yet, and would print the same many times more.
+        # Threads of Orbax do not know of the failure yet, and would report it many more times.
         sys.unraisablehook = lambda _: None
         raise failed from error
 
 
 def _of_system(error: Exception) -> OSError | None:
-    """The error of the system that the checkpoints' library tells in a text of its own; None of any other error."""
+    """Find a system error in Orbax's own text; None for any other error."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code is None:
         return None
@@ -165,7 +165,7 @@ def _of_system(error: Exception) -> OSError | None:
 
 
 def _flush() -> None:
-    if sys.stdout is not None:  # it is None where the caller has closed it
+    if sys.stdout is not None:  # None where the caller has closed it
         sys.stdout.flush()
 
 
@@ -178,7 +178,7 @@ def _can_flush() -> bool:
 
 
 def _nobody_reads() -> bool:
-    """Whether the other end of stdout or stderr is closed; other pipes may break too, as those to processes."""
+    """Tell whether the other end of stdout or stderr is closed: pipes to other processes may break too."""
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()
@@ -188,10 +188,10 @@ def _nobody_reads() -> bool:
 
 
 def _escape_what_cannot_be_encoded() -> None:
-    """Names of files need not be text in the locale's encoding, nor need it hold every character of a message.
+    """Make stdout and stderr accept file names and characters that the locale cannot encode.
 
-    Where it is UTF-8 they are shown with backslashes, so that what reads the output as UTF-8 can. Elsewhere, as in the
-    C locale, the bytes of a name are written as they are.
+    In UTF-8 they are printed with backslashes, so that the output remains valid UTF-8. Elsewhere, as in the C locale,
+    the bytes of a name are written unchanged.
     """
     codecs.register_error("dvg_jax.bytes", _bytes_or_backslashes)
     errors = "backslashreplace" if sys.getfilesystemencoding() == "utf-8" else "dvg_jax.bytes"

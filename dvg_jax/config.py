@@ -108,8 +108,8 @@ def default_config() -> ConfigDict:
             "projector": "default",  # default: Eqs. (1) and (9) | published: the released code's (xray/published.py)
             "normalize_new_view": True,  # the synthesised view min-max as films are; not so in the released code
             "decode_quantized": True,  # D_ct from the nearest codes; so in the released code too
-            # the networks have the head at index 0 of D and at row 0 of views, as in the released code; what goes in
-            # and what comes out has the foot there all the same
+            # With True the networks have the head at index 0 of D and at row 0 of views, as in the released code.
+            # Inputs and outputs have the foot there in either case.
             "head_first": False,
             "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
@@ -159,7 +159,7 @@ def published_config() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse values that no stage can work with, by the field's name: each alone, then what must go together."""
+    """Refuse values that no stage can work with, by the field's name: first each alone, then combinations."""
     check_fields(config)
     check_relations(config)
 
@@ -181,8 +181,10 @@ def save(config: ConfigDict, path: Path) -> None:
 
 
 def load(path: Path) -> ConfigDict:
-    """Read what :func:`save` wrote; lists come back as tuples. A field younger than the file has its default, but for
-    ``head_first``, which the folder's stages tell (``training/orientation.py``).
+    """Read what :func:`save` wrote; lists come back as tuples.
+
+    A field younger than the file gets its default, except ``head_first``, which follows from the folder's stages
+    (``training/orientation.py``).
     """
     try:
         saved = _tuples(json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""``--config FILE.py:ARGUMENT``: a config from a Python file, and why there is none. Does not import JAX."""
+"""Load a config from a Python file, ``--config FILE.py:ARGUMENT``, or say why it fails. Does not import JAX."""
 
 import importlib.util
 import inspect
@@ -21,7 +21,7 @@ _OVERRIDE = re.compile(rf"-{{1,2}}(?:no)?{NAME}\.([^=]+)")
 
 
 def define(values: flags.FlagValues, argv: list[str] | None, about: str) -> flags.FlagHolder:
-    """The flag ``--config`` with its overrides ``--config.FIELD=VALUE``, both read from ``argv`` (None: the process's).
+    """Define ``--config`` with its overrides ``--config.FIELD=VALUE``, read from ``argv`` (None: the process's).
 
     Parsing it raises UserError for a file that gives no config and for an override of a field that it does not have.
     """
@@ -32,7 +32,7 @@ def define(values: flags.FlagValues, argv: list[str] | None, about: str) -> flag
 
 
 class _Parser(flags.ArgumentParser):
-    """Parser of the file's name, in place of ml_collections', whose messages lose their reason."""
+    """Parse the file's name in place of ml_collections' parser, whose messages lose their reason."""
 
     def __init__(self, argv: list[str]) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class _Parser(flags.ArgumentParser):
 
 
 def load_file(text: str) -> ConfigDict:
-    """The config that ``FILE.py`` or ``FILE.py:ARGUMENT`` gives.
+    """Load the config that ``FILE.py`` or ``FILE.py:ARGUMENT`` gives.
 
     Raises:
-      UserError: a file that is absent or no Python, whose code fails, that has no ``get_config`` or one that takes no
-        such argument, or one that gives no config.
+      UserError: a file that is absent or not Python, whose code fails, that has no ``get_config`` or one that takes no
+        such argument, or that gives no config.
     """
     file, colon, argument = text.partition(":")
     path = Path(file)
@@ -93,7 +93,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def _trying(path: Path, make: Callable[[], Any]) -> Any:
-    """What ``make`` gives; a failure of the user's code becomes one line with its kind, reason and place."""
+    """Return the result of ``make``; a failure of the user's code gives one line with its kind, reason and place."""
     try:
         return make()
     except UserError:
@@ -111,7 +111,7 @@ def _trying(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Kind and message; of ml_collections' long one about a locked config, the fields that are there are left out."""
+    """Return kind and message of an error, without ml_collections' list of all fields of a locked config."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if locked := re.match(r"'?(Key .* config is locked\.) Other fields present:", text):
         near = re.search(r"Did you mean .*\?", text)

@@ -1,4 +1,4 @@
-"""What fields of a config must keep together, where each may be what it is alone (``config_table.py``)."""
+"""Check fields of a config against each other; ``config_table.py`` has the rule of each field alone."""
 
 from ml_collections import ConfigDict
 
@@ -10,7 +10,7 @@ _VQGANS = STAGES[:3]
 
 
 def check_relations(config: ConfigDict) -> None:
-    """Refuse what cannot work together. Every field has kept its own rule before."""
+    """Refuse combinations that cannot work. Every field must have passed its own rule before."""
     for name in ("angles", "new_angles"):
         check_angles(f"config.{name}", config[name])
     if config.random_views and (config.new_angles or not config.use_vpge):
@@ -34,7 +34,7 @@ def check_relations(config: ConfigDict) -> None:
 
 
 def _check_lengths(field: str, train: ConfigDict) -> None:
-    """Phases of the learning rate fit into the steps."""
+    """Check that the phases of the learning rate fit into the steps."""
     if train.warmup_steps >= train.steps:
         raise UserError(
             f"config.{field}.train.warmup_steps is {train.warmup_steps}; allowed: 0 or more, fewer than the "
@@ -49,7 +49,7 @@ def _check_lengths(field: str, train: ConfigDict) -> None:
 
 
 def _check_groups(name: str, network: ConfigDict) -> None:
-    """Channels of the coarser levels are multiples of those of the first."""
+    """Check that the groups divide the channels of the coarser levels, which are multiples of the first level's."""
     channels = network.n_hiddens * (2 if max(network.downsample) > 1 else 1)
     if channels % network.num_groups:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a setting may be, and how that is said. ``config_table.py`` has the rule of every field. Does not import JAX."""
+"""Define rules for settings and word their violations. ``config_table.py`` assigns them. Does not import JAX."""
 
 import math
 from dataclasses import dataclass
@@ -8,25 +8,25 @@ from dvg_jax.errors import did_you_mean
 
 
 class Rule(Protocol):
-    """What one field allows."""
+    """Define which values one field allows."""
 
     @property
     def allowed(self) -> str:
-        """What may stand there, as the end of a sentence."""
+        """Describe the allowed values, as the end of a sentence."""
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` may stand there. Never raises, whatever the value's type."""
+        """Tell whether ``value`` is allowed. Never raises, whatever the value's type."""
 
 
 def refusal(field: str, value: Any, rule: Rule) -> str:
-    """One line about a value that breaks its field's rule."""
+    """Word the refusal of a value that breaks its field's rule, in one line."""
     near = did_you_mean(value, rule.values) if isinstance(rule, OneOf) and isinstance(value, str) else ""
     return f"config.{field} is {value!r}{near}; allowed: {rule.allowed}"
 
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number from ``low`` to ``high``; ``open_low`` and ``open_high`` leave the bound itself out."""
+    """Allow finite numbers from ``low`` to ``high``; ``open_low`` and ``open_high`` exclude the bound itself."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -55,7 +55,7 @@ class Number:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of these words or numbers."""
+    """Allow one of these words or numbers."""
 
     values: tuple[Any, ...]
 
@@ -69,7 +69,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Switch:
-    """True or False."""
+    """Allow True or False."""
 
     allowed: str = "True, False"
 
@@ -79,7 +79,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class Text:
-    """A word, such as a folder's name; ``empty`` says whether it may be left out."""
+    """Allow a word, such as a folder's name; ``empty`` says whether it may be left out."""
 
     allowed: str
     empty: bool = False
@@ -90,7 +90,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Several:
-    """A tuple of ``least`` or more entries, or of exactly ``count``, each of which keeps ``rule``."""
+    """Allow a tuple of ``least`` or more entries, or of exactly ``count``, each of which follows ``rule``."""
 
     rule: Rule
     least: int = 0
@@ -112,7 +112,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Words:
-    """A tuple of one or more of these words; one entry may hold several, with commas between."""
+    """Allow a tuple of one or more of these words; one entry may be several words, separated by commas."""
 
     values: tuple[str, ...]
 

@@ -1,7 +1,7 @@
-"""What every field of a config may be: one table in the shape of the config. Does not import JAX.
+"""Give every field of a config its rule: one table in the shape of the config. Does not import JAX.
 
-A field without a row here fails ``tests/cases/test_config_ranges.py``. What several fields must keep together is in
-``config_relations.py``.
+A field without a row here fails ``tests/cases/test_config_ranges.py``. ``config_relations.py`` checks combinations of
+fields.
 """
 
 from typing import Any
@@ -13,16 +13,16 @@ from dvg_jax.config_rules import Number, OneOf, Rule, Several, Switch, Text, Wor
 from dvg_jax.errors import UserError, did_you_mean
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
-"""The stages in the order they are trained."""
+"""The stages are listed in the order of training."""
 
 GEOMETRIES = ("paper", "covering")
 PROJECTORS = ("default", "published")
 
 MOST_SEED = 2**32 - 1
-"""Seeds above it would be cut to 32 bits, and give what a smaller one gives."""
+"""A larger seed would be cut to 32 bits, and give the numbers of a smaller one."""
 
 Table = dict[str, Any]
-"""A rule by field, or another table by section."""
+"""It maps a field to its rule, or a section to another table."""
 
 COUNT = Number(1, whole=True)
 COUNT_OR_NONE = Number(0, whole=True)
@@ -77,7 +77,7 @@ VQGAN: Table = {
     "train": TRAIN,
 }
 
-# The time's features are sines and cosines of half as many frequencies, from the first to the last of at least two.
+# Time features are sines and cosines of half as many frequencies, of which there must be at least two.
 UNET: Table = {
     "dim": Number(4, whole=True),
     "dim_mults": Several(COUNT, least=1, example="(1, 2, 4)"),
@@ -174,7 +174,7 @@ TABLE: Table = {
 
 
 def rules(table: Table | None = None, prefix: str = "") -> dict[str, Rule]:
-    """The rule of every field, by its path such as ``ct_vqgan.train.steps``."""
+    """Return the rule of every field, by its path such as ``ct_vqgan.train.steps``."""
     flat: dict[str, Rule] = {}
     for name, entry in (TABLE if table is None else table).items():
         flat |= rules(entry, f"{prefix}{name}.") if isinstance(entry, dict) else {prefix + name: entry}
@@ -209,14 +209,14 @@ def check_name(field: str, config: ConfigDict) -> None:
 
 
 def _elsewhere(name: str, config: ConfigDict) -> str:
-    """``; did you mean PATH?`` where fields of this very name are in other sections, the pipeline's before others."""
+    """Return ``; did you mean PATH?`` if other sections have a field of this name, the pipeline's before others."""
     found = sorted((path for path in _paths(config) if path.split(".")[-1] == name), key=lambda path: path.count("."))
     more = f", or one of {len(found) - 1} others" if len(found) > 1 else ""
     return f"; did you mean config.{found[0]}{more}?" if found else ""
 
 
 def _paths(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All fields of a config by their paths."""
+    """List all fields of a config by their paths."""
     paths: list[str] = []
     for name, value in config.items():
         paths += _paths(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]

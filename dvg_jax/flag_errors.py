@@ -1,7 +1,7 @@
-"""What is wrong with a flag, in one line that names it, its value and what is allowed. Does not import JAX.
+"""Word the errors of flags in one line that names flag, value and what is allowed. Does not import JAX.
 
-``train.py``, ``evaluate.py`` and ``reconstruct.py`` have absl's flags, since ml_collections adds ``--config.FIELD`` to
-them; the other commands have argparse's, by :class:`Parser`.
+``train.py``, ``evaluate.py`` and ``reconstruct.py`` use absl's flags, since ml_collections adds ``--config.FIELD`` to
+them; the other commands use argparse through :class:`Parser`.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from dvg_jax.errors import UserError, did_you_mean
 
 
 def unknown(flag: str, names: Sequence[str]) -> str:
-    """A flag that is none, with the nearest one."""
+    """Word the refusal of an unknown flag, with the nearest known one."""
     if flag.startswith("--config.") and "--config" in names:
         return f"--config is missing; allowed: --config FILE.py before {flag}"
     return f"unknown flag {flag}{did_you_mean(flag, names)}; allowed: {', '.join(names)}; see --help"
 
 
 def illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> UserError:
-    """A value that its flag does not take, in the words of the other messages."""
+    """Word the refusal of a value that its flag does not take."""
     cause = error.__context__
     if isinstance(cause, UserError):
         return cause
@@ -41,7 +41,7 @@ def illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> Use
 
 
 def kind(flag: flags.Flag) -> str:
-    """What values a flag takes."""
+    """Describe the values that a flag takes."""
     parser, such = flag.parser, f", such as {flag.default!r}" if flag.default not in (None, "") else ""
     if isinstance(parser, flags.EnumParser):
         return ", ".join(parser.enum_values)
@@ -58,7 +58,7 @@ def _bounds(parser: Any) -> tuple[tuple[float | None, int], tuple[float | None, 
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with messages as those of the other commands."""
+    """Parse flags as argparse does, with messages like those of the other commands."""
 
     _given: Sequence[str] = ()
 
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found as a UserError."""
+        """Raise argparse's error as a UserError."""
         names = [name for name in self._option_string_actions if name.startswith("--")]
         given = (word.partition("=")[0] for word in self._given if word.startswith("--"))
         # A prefix of a flag's name stands for the flag.
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _said_of_value(message: str) -> str:
-    """What argparse says of one flag's value, in our words; those of :func:`number` are so already."""
+    """Reword argparse's message about one flag's value; messages of :func:`number` need no change."""
     if choice := re.fullmatch(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
         allowed = [word.strip("' ") for word in choice[2].split(",")]
         return f"is {choice[1]!r}{did_you_mean(choice[1], allowed)}; allowed: {', '.join(allowed)}"
@@ -93,7 +93,7 @@ def _said_of_value(message: str) -> str:
 
 
 def number(rule: Number) -> Callable[[str], Any]:
-    """A type of argparse: numbers that keep ``rule``."""
+    """Return an argparse type for numbers that follow ``rule``."""
 
     def parse(text: str) -> int | float:
         try:

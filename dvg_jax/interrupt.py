@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one exception that is not lost. Does not import JAX."""
+"""Turn Ctrl-C and SIGTERM into one exception that is not lost. Does not import JAX."""
 
 import _thread
 import atexit
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SAME_REQUEST_S = 0.5
-"""``timeout`` signals a process and then its group: what follows so soon must not break the clearing up."""
+"""Signals so soon after the first must not interrupt the cleanup: ``timeout`` signals a process and then its group."""
 
 _RETRY_S = 0.05
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the command to stop. What should be told besides is added by ``add_note``."""
+    """Say that a signal asked the command to stop; ``add_note`` adds lines for the user."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM."""
+        """Return 130 after Ctrl-C, 143 after SIGTERM."""
         return 128 + self.number
 
 
@@ -56,7 +56,7 @@ def stopped_by_signals() -> Iterator[None]:
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
         nonlocal last
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            # Threads of the checkpoints' library say so of a write that has failed, which is told anyway.
+            # Orbax's threads report this after a failed write, which is reported anyway.
             if str(unraisable.exc_value) != "Event loop is closed":
                 report(unraisable)
             return

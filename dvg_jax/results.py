@@ -28,7 +28,7 @@ SPREAD = ("mean", "std", "unseen")
 """Several samples add one file of each of these next to the output."""
 
 _UNSEEN_SHARE = 0.005
-"""A warning is given if no ray crosses more than this share of the voxels."""
+"""A larger share of voxels that no ray crosses gives a warning."""
 _PICTURE_BYTES, _RECORD_BYTES, _TAG_BYTES = 200_000, 16_384, 8_192
 """These bound the bytes of a picture in the page, of the record, and of a slice's tags."""
 

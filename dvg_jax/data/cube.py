@@ -47,9 +47,9 @@ def prepare_volume(
 def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset: str = "x2ct") -> Prepared:
     """Cut the cube of edge ``field_mm`` out of a scan, or pad it with air; value = clip(HU + 1024, 0, 2500) / 2500.
 
-    ``preset="x2ct"``, as X2CT-GAN has it: the scan's middle in H and W; in D the head end is kept, and a shorter scan
-    padded at both ends. ``"lung"``: the middle of the body (H, W) at the middle of the lungs (D), of the body where
-    there are none. Raises UserError for values that are no HU and where there is no body.
+    ``preset="x2ct"`` follows X2CT-GAN: it takes the scan's middle in H and W; in D it keeps the head end, and pads a
+    shorter scan at both ends. ``"lung"`` takes the middle of the body in H and W and of the lungs in D (of the body
+    where there are no lungs). Raises UserError for values that are not HU and where there is no body.
     """
     check_cube(size, field_mm, preset)
     mask = body_mask(scan.checked().hu, scan.spacing_mm)
@@ -103,7 +103,7 @@ def _x2ct_middle(scan: Scan, field_mm: float) -> tuple[float, float, float]:
 def _chest_checks(
     scan: Scan, mask: HostMask, lungs: Lungs | None, on_lungs: tuple[float, float, float], partial: bool
 ) -> Iterator[str]:
-    """What the scan shows of a chest. Of one that is ``partial`` it is known already that lungs are seen in part."""
+    """Yield remarks on the chest. A ``partial`` scan is known to show lungs in part, so that gets no remark."""
     if lungs is None:
         yield f"{remarks.NO_LUNGS} in the body: in no split"
         return
@@ -121,7 +121,7 @@ def _chest_checks(
 def _cube_checks(
     scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float, partial: bool
 ) -> Iterator[str]:
-    """How the scan fills the cube."""
+    """Yield remarks on how the scan fills the cube."""
     beside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
     if partial:
         covered = scan.hu.shape[0] * scan.spacing_mm[0]

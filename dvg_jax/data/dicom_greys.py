@@ -20,7 +20,7 @@ from dvg_jax.data.dicom_tags import number, shown, stated, text, unchecked
 from dvg_jax.errors import UserError
 
 LEAST_SHOWN = 0.02
-"""A window must leave this share of the pixels neither black nor white; some files state a width of 1 for no reason."""
+"""A window must leave this share of the pixels neither black nor white; files that know none may state width 1."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 

@@ -37,14 +37,14 @@ CHANGES = "split_changes.txt"
 PICTURES = "pictures"
 
 _RULES = 2
-"""Raised whenever the same scan and settings would give another file or other remarks: then all are prepared again."""
+"""Increase it if the same scan and settings would give another file or other remarks: all are then prepared again."""
 
 _HEADERS_A_TASK = 64
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _GRACE_S = 20.0
-"""After SIGTERM: long enough for a scan to be finished, short enough for what a cluster gives a job to end."""
+"""SIGTERM leaves this long: enough to finish a scan, and less than a cluster gives a job to end."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def prepare_folder(
     all_series: bool = False,
     jobs: int = 1,
 ) -> tuple[list[Row], list[str]]:
-    """Prepare every scan below ``source``: the manifest's rows, and what was changed in the lists of the split.
+    """Prepare every scan below ``source``; return the manifest's rows and what was changed in the split's lists.
 
-    An output that is still that of an unchanged source under the same settings is kept, so an interrupted run goes on
-    where it stopped; the manifest is whole at any time. Of a patient's DICOM series the best one that can be prepared
-    is, unless ``all_series``. Raises UserError for a folder that is absent, holds no scan or was written by this
-    program, and for an output that is the input, holds the scans of another one, or is being written.
+    An output is kept if it still belongs to an unchanged source under the same settings, so an interrupted run goes on
+    where it stopped; the manifest is whole at any time. Of a patient's DICOM series the best usable one is prepared, or
+    every one with ``all_series``. Raises UserError for a folder that is absent, contains no scan or was written by this
+    program, and for an output that is the input, belongs to another input, or is being written.
     """
     rule = rule or SplitRule()
     if not source.is_dir():
@@ -257,7 +257,7 @@ def _pool(jobs: int) -> Iterator[Executor | None]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Processes that are started in the block hear no signal before :func:`_start_process` has said what to do then."""
+    """Block signals in processes started in the block until :func:`_start_process` has set their handlers."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -278,9 +278,9 @@ def _start_process() -> None:
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:
-    """Leave it to the parent, which the signal has reached too, to end this process once its scan is done.
+    """End this process later: the parent, which gets the signal too, ends it once its scan is done.
 
-    One that ends while it hands over a result has the parent wait for the rest of it for ever.
+    If it ended while it returns a result, the parent would wait for the rest for ever.
     """
     end = threading.Timer(_GRACE_S, os._exit, (128 + number,))
     end.daemon = True
@@ -297,7 +297,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _cleared(output: Path) -> Iterator[None]:
-    """Leave nothing half-written: a signal to the whole group, as ``timeout`` sends, ends the processes at once."""
+    """Remove half-written files at the end: a signal to the group, as ``timeout`` sends, ends processes at once."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Where the lungs lie in a scan: the largest one or two connected pieces of air in the body that are no gas.
+"""Find the lungs in a scan: the largest one or two connected pieces of air in the body that are not gas.
 
 air in the body --opened--> pieces --lung or gas by their HU--> the largest, and its neighbour --> Lungs
 """
@@ -42,13 +42,13 @@ Steps = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Lungs:
-    """The lungs of a scan, as far as it shows them.
+    """Describe the lungs of a scan, as far as they are visible.
 
     Attributes:
       middle: half-way between base and apex, as a (fractional) index along D.
-      litres: of the air in them.
-      foot_cut, head_cut: they go on beyond the scan's end.
-      in_part: they go on where they are widest, and less than 120 mm of them are seen: an abdomen, a neck.
+      litres: volume of the air in them.
+      foot_cut, head_cut: True if they go on beyond the scan's end.
+      in_part: True if they are cut where they are widest and less than 120 mm are visible: an abdomen, a neck.
     """
 
     middle: float
@@ -59,12 +59,12 @@ class Lungs:
 
 
 def find_lungs(hu: HostVolume, body: HostMask, spacing_mm: Steps) -> Lungs | None:
-    """The lungs within the mask of a body; None where it shows none, such as a head or an abdomen.
+    """Find the lungs within the mask of a body; None where it shows none, such as a head or an abdomen.
 
-    Air under -500 HU is opened by 4 mm: that takes away the air on the skin, and parts lungs from what a thin wall
-    divides from them. Of the pieces that are no gas the largest is a lung; so is the next if it has a tenth of the
-    first's volume and lies at its height. What a coarse scan joins with them under the diaphragm is cut off: gas in
-    their lower half. The work is done on means over about 2 mm.
+    Air under -500 HU is opened by 4 mm, which removes air on the skin and separates lungs from neighbours behind a thin
+    wall. Of the pieces that are not gas the largest is a lung; so is the next if it has a tenth of the first's volume
+    and lies at its height. Gas below the diaphragm that a coarse scan joins with them, in their lower half, is cut off.
+    The work is done on means over about 2 mm.
     """
     strides = [max(1, round(_WORKING_MM / step)) for step in spacing_mm]
     depth, height, width = (step * stride for step, stride in zip(spacing_mm, strides, strict=True))
@@ -73,7 +73,7 @@ def find_lungs(hu: HostVolume, body: HostMask, spacing_mm: Steps) -> Lungs | Non
     inside = body[tuple(slice(stride // 2, None, stride) for stride in strides)][tuple(map(slice, means.shape))]
     air = inside & (means < _AIR_HU)
     lungs = _without_gas(_lungs_of(_opened(air, _OPENED_MM, steps), means, steps), means, steps)
-    # Opening takes corners and thin parts: the air beside what is left belongs to it.
+    # Opening removes corners and thin parts: air next to the rest belongs to it.
     lungs = _grown(lungs, _OPENED_MM, steps) & air
     area = _areas(lungs, steps)
     if not (area > _LEAST_OF_BODY * _areas(inside, steps)).any():
@@ -92,7 +92,7 @@ def find_lungs(hu: HostVolume, body: HostMask, spacing_mm: Steps) -> Lungs | Non
 
 
 def _means(hu: HostVolume, strides: list[int]) -> HostVolume:
-    """Means over blocks; noise of thin slices would break lungs up."""
+    """Average blocks of voxels, since noise of thin slices would break lungs up."""
     kept = hu[tuple(slice(n // stride * stride) for n, stride in zip(hu.shape, strides, strict=True))]
     for axis, stride in enumerate(strides):
         parts = [kept[(slice(None),) * axis + (slice(start, None, stride),)] for start in range(stride)]
@@ -101,14 +101,14 @@ def _means(hu: HostVolume, strides: list[int]) -> HostVolume:
 
 
 def _lungs_of(air: HostMask, means: HostVolume, steps: Steps) -> HostMask:
-    """The lungs among the pieces of (opened) air; all False where there are none."""
+    """Return the lungs among the pieces of (opened) air; all False where there are none."""
     pieces = SimpleITK.RelabelComponent(SimpleITK.ConnectedComponent(_image(air)))
     labels, millilitre = SimpleITK.GetArrayFromImage(pieces), 1e3 / np.prod(steps)
     lungs = np.zeros_like(air)
     first = 0
     for label, size in enumerate(np.bincount(labels.ravel())[1:], start=1):
         if size < max(_LEAST_ML * millilitre, _LEAST_OF_FIRST * first):
-            break  # they come in order of size
+            break  # sorted by size
         piece = labels == label
         if _is_gas(means[piece], size / millilitre):
             continue
@@ -120,21 +120,23 @@ def _lungs_of(air: HostMask, means: HostVolume, steps: Steps) -> HostMask:
 
 
 def _is_gas(values: np.ndarray, millilitres: float) -> bool:
-    """Whether a piece holds nothing but gas: stomach, bowel, airway. Lungs hold tissue, also emphysematous ones; a
-    small piece has so much of wall in its outer voxels that its median alone must decide.
+    """Tell whether a piece contains nothing but gas: stomach, bowel, airway.
+
+    Lungs contain tissue, emphysematous ones too. Much of a small piece is wall in its outer voxels, so its median alone
+    must decide.
     """
     middle, almost_all = np.percentile(values, (50, _ALMOST_ALL))
     return middle < _GAS_HU and (millilitres < _SMALL_ML or almost_all < _ALMOST_ALL_HU)
 
 
 def _beside(piece: HostMask, first: HostMask) -> bool:
-    """Whether the middle of a piece is at the height of the first."""
+    """Tell whether the middle of a piece is at the height of the first."""
     low, high = _between(first.sum(axis=(1, 2), dtype=np.float64))
     return low <= sum(_between(piece.sum(axis=(1, 2), dtype=np.float64))) / 2 <= high
 
 
 def _without_gas(lungs: HostMask, means: HostVolume, steps: Steps) -> HostMask:
-    """Lungs without the stomach or bowel that the averaging of coarse slices joined with them."""
+    """Remove stomach or bowel that the averaging of coarse slices joined with the lungs."""
     low, high = _between(lungs.sum(axis=(1, 2), dtype=np.float64))
     gas = lungs & (means < _GAS_HU)
     if np.count_nonzero(gas) * np.prod(steps) < _BLOB_ML * 1e3:
@@ -158,13 +160,13 @@ def _ends(lungs: Profile, air: Profile) -> tuple[bool, bool]:
 
 
 def _between(profile: np.ndarray) -> tuple[int, int]:
-    """Where a profile begins and ends, but for 0.3 % of it at either end: a strand of airway does not count."""
+    """Return where a profile begins and ends, without 0.3 % of it at either end: a strand of airway does not count."""
     share = np.cumsum(profile) / max(profile.sum(), 1)
     return int(np.searchsorted(share, _STRAY)), int(np.searchsorted(share, 1 - _STRAY))
 
 
 def _areas(mask: HostMask, steps: Steps) -> Profile:
-    """Area of each axial slice in cm^2."""
+    """Return the area of each axial slice in cm^2."""
     return mask.sum(axis=(1, 2)) * (steps[1] * steps[2] / 100)
 
 
@@ -183,5 +185,5 @@ def _image(mask: HostMask) -> SimpleITK.Image:
 
 
 def _radius(millimetres: float, steps: Steps) -> list[int]:
-    """In voxels, in ITK's order of axes."""
+    """Return a radius in voxels, in ITK's order of axes."""
     return [max(1, round(millimetres / step)) for step in reversed(steps)]

@@ -1,4 +1,4 @@
-"""A folder of prepared scans belongs to one input.
+"""Bind a folder of prepared scans to one input.
 
 The scans of a second input would push those of the first out of the manifest.
 """
@@ -12,15 +12,15 @@ _SAME = 0.5
 
 
 def name_of(source: Path) -> str:
-    """How the manifest names an input: its absolute path, with bytes that are no UTF-8 written out."""
+    """Return the manifest's name of an input: its absolute path, with escapes for bytes that are not UTF-8."""
     return str(source.resolve()).encode("utf-8", "backslashreplace").decode()
 
 
 def check(output: Path, source: Path, known: list[Row], found: set[str]) -> None:
-    """Raise UserError where ``output`` holds the scans of another input.
+    """Raise UserError where ``output`` belongs to another input.
 
-    ``known`` is what its manifest lists, ``found`` the scans below ``source``. The same folder may have changed as it
-    likes; another one is taken for the same, moved, if it has half of the known scans under their names.
+    ``known`` are the rows of its manifest, ``found`` the scans below ``source``. The same folder may have changed in
+    any way. Another folder counts as the same one, moved, if it has half of the known scans under their names.
     """
     earlier = {row.input for row in known}
     again = sum(row.source in found for row in known)

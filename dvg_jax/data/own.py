@@ -1,4 +1,4 @@
-"""Tell what this program wrote: its own output must never be prepared as if somebody had scanned it.
+"""Recognise files that this program wrote: its own output must never be prepared as if it were a scan.
 
 A folder that ``dvg_jax.data.prepare`` wrote has a manifest. A CT that ``drr`` or ``reconstruct.py`` wrote, or a
 prepared one that was taken out of its folder, says so in its header.
@@ -14,22 +14,22 @@ from dvg_jax.data.manifest import NAME
 
 MARK = "dvg_jax"
 PREPARED_NOTE = f"{MARK}.data.prepare"
-"""In the header of a prepared scan."""
+"""The header of a prepared scan contains this note."""
 
 PREPARED = f"a folder that dvg_jax.data.prepare wrote (it has its {NAME}), never input"
 OUTPUT = "the output of this run, never input"
 WRITTEN = "written by dvg_jax, never input"
 REASONS = (PREPARED, OUTPUT, WRITTEN)
-"""Why something is passed over that could be read."""
+"""A readable file may be passed over for these reasons."""
 
 _NOTE = slice(148, 228)
 _NIFTI_HEADER = 348
 _SINCE_THE_FIRST = {"patient", "file", "source", "split", "status", "stamp", "settings"}
-"""Columns of every version's manifest, which no other list has together."""
+"""Manifests of all versions have these columns, and no other list has all of them."""
 
 
 def holds_manifest(folder: Path) -> bool:
-    """Whether ``dvg_jax.data.prepare`` wrote into this folder; a manifest.csv with other columns is somebody else's."""
+    """Tell whether ``dvg_jax.data.prepare`` wrote into this folder; a manifest.csv with other columns is foreign."""
     try:
         with (folder / NAME).open(newline="", encoding="utf-8-sig") as file:
             return set(next(csv.reader(file), ())) >= _SINCE_THE_FIRST
@@ -38,7 +38,7 @@ def holds_manifest(folder: Path) -> bool:
 
 
 def wrote_nifti(path: Path) -> bool:
-    """Whether the note in the header of a NIfTI file is ours; False for what is no NIfTI or cannot be read."""
+    """Tell whether a NIfTI file's header has this program's note; False for other or unreadable files."""
     try:
         with path.open("rb") as file:
             raw = file.read(4 * _NIFTI_HEADER)
@@ -50,7 +50,7 @@ def wrote_nifti(path: Path) -> bool:
 
 
 def wrote_dicom(path: Path) -> bool:
-    """Whether a DICOM file names us as its manufacturer; False for what is no DICOM or cannot be read."""
+    """Tell whether a DICOM file names this program as manufacturer; False for other or unreadable files."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer"], force=True)
         return str(header.get("Manufacturer") or "").strip() == MARK

@@ -3,13 +3,13 @@
     python -m dvg_jax.data.prepare --input FOLDER_OF_SCANS --output data/lidc128
 
 reads DICOM series in any tree, NIfTI, MetaImage, NRRD and X2CT's HDF5, and writes one NIfTI (int16 HU, affine to the
-scan) a scan and manifest.csv, which lists every scan with its split, what to know of it, and why it is not there where
-it is not. The same command goes on where a run stopped; an output belongs to one input. See docs/data.md.
+scan) a scan and manifest.csv, which lists every scan with its split, its remarks and the reason if it was not prepared.
+The same command goes on where a run stopped; an output belongs to one input. See docs/data.md.
 """
 
 from dvg_jax.cli import run_module
 
-if __name__ == "__main__":  # before what is imported below, which takes seconds in which a signal may come
+if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.data.prepare")
 
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(rows: list[Row], changes: list[str], output: Path) -> None:
-    """Print what needs a look, the gravest first, and the counts last."""
+    """Print scans that need a look, the gravest first, and the counts last."""
     _first("refused:", [f"{row.source}: {row.reason}" for row in rows if row.status == "refused"], output / NAME)
     done = [row for row in rows if row.status == "ok"]
     shared, each = remarks.worth_a_look([row.checks for row in done])

@@ -19,10 +19,10 @@ class SplitRule:
 
     Without ``lists`` a hash of the patient and ``seed`` alone decides, so that new scans do not move old patients.
     ``lists`` maps a split to lines, each of which names a scan or a patient. A patient goes to the split that lists its
-    id,
-    to the first of test, val, train where several do, and to no split where none does (to train if no list for train is
-    given). ``val_fraction`` of the training patients is then drawn for val where no list names val. Scans that show no
-    chest belong to no split, nor do those that cover less than half of the field unless ``keep_partial`` is set.
+    id, to the first of test, val, train where several do, and to no split where none does (to train if no list for
+    train is given). ``val_fraction`` of the training patients is then drawn for val where no list names val. Scans that
+    show no chest belong to no split, nor do those that cover less than half of the field unless ``keep_partial`` is
+    set.
     """
 
     test_fraction: float = 0.1

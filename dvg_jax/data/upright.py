@@ -1,9 +1,10 @@
-"""Whether a chest stands on its head: it is laid beside the mean phantom, as it is and with its two ends exchanged.
+"""Tell whether a chest is upside down: compare it with the mean phantom, as it is and with its ends exchanged.
 
     python -m dvg_jax.data.upright
 
-draws the mean anew (``mean_phantom.npy``, 2.6 kB), which is needed where the phantom has changed. It is stored because
-preparing imports no JAX. Left and right cannot be told so: a mirrored chest is as like the mean as the chest itself.
+draws the mean anew (``mean_phantom.npy``, 2.6 kB), which is needed after a change of the phantom. It is stored because
+preparing imports no JAX. Left and right cannot be checked this way: a mirrored chest is as like the mean as the chest
+itself.
 """
 
 from functools import cache
@@ -21,22 +22,23 @@ FILE = Path(__file__).with_name("mean_phantom.npy")
 
 _SIZE = 16
 _ROWS = slice(3, 13)
-"""200 mm around the lungs' middle: how far a scan goes beyond says nothing."""
+"""These rows cover 200 mm around the lungs' middle, so that the extent of the scan beyond does not matter."""
 _WORKING_MM = 4.0
 _PHANTOMS = 64
 _CLEARLY = 0.01
-"""Real scans and phantoms differ from their flips by 0.05 and more; what has no two ends by nearly nothing."""
+"""Real scans and phantoms differ from their flips by 0.05 and more; a volume with two like ends by nearly nothing."""
 
 
 def is_upside_down(hu: HostVolume, body: HostMask, affine: Affine, middle: tuple[float, float, float]) -> bool:
-    """Whether the flip of a chest is clearly more like the mean phantom than the chest; see ``margin``."""
+    """Tell whether the flip of a chest is clearly more like the mean phantom than the chest; see ``margin``."""
     return margin(hu, body, affine, middle) < -_CLEARLY
 
 
 def margin(hu: HostVolume, body: HostMask, affine: Affine, middle: tuple[float, float, float]) -> float:
-    """By how much the chest around ``middle`` (index in D of the lungs' middle, in H and W of the body's) is more like
-    the mean phantom than the same chest with head and foot exchanged: a difference of correlations, below 0 if it
-    stands on its head.
+    """Return how much more like the mean phantom a chest is than its flip: a difference of correlations.
+
+    It is below 0 if the chest is upside down. ``middle`` is the index in D of the lungs' middle, in H and W of the
+    body's.
     """
     strides = [max(1, round(_WORKING_MM / step)) for step in spacing(affine)]
     every = tuple(slice(stride // 2, None, stride) for stride in strides)
@@ -51,12 +53,12 @@ def margin(hu: HostVolume, body: HostMask, affine: Affine, middle: tuple[float, 
 
 @cache
 def stored_mean() -> Float[np.ndarray, "10 16 16"]:
-    """The mean phantom's middle 200 mm foot to head, in [0, 1], voxels of 20 mm."""
+    """Return the mean phantom's middle 200 mm foot to head, in [0, 1], voxels of 20 mm."""
     return np.load(FILE).astype(np.float32) / 255
 
 
 def draw_mean() -> UInt8[np.ndarray, "10 16 16"]:
-    """The mean of 64 phantoms, drawn anew with JAX, as the file holds it."""
+    """Draw the mean of 64 phantoms anew with JAX, scaled as the file stores it."""
     from dvg_jax.data.sources import PhantomSource
 
     phantoms = PhantomSource(_PHANTOMS, _SIZE)
@@ -65,7 +67,7 @@ def draw_mean() -> UInt8[np.ndarray, "10 16 16"]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the values of two arrays; 0 where one of them is the same everywhere."""
+    """Correlate the values of two arrays; 0 where one of them is constant."""
     a, b = (array - array.mean(dtype=np.float64) for array in (a, b))
     norms = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / norms if norms else 0.0

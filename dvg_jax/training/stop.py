@@ -3,8 +3,7 @@
     SIGINT, SIGTERM --> StopRequest.signal --look, after every part that can take time--> SystemExit(128 + signal)
 
 A signal sets a flag and raises nothing: Python drops an exception that is raised in a garbage-collection callback,
-which
-JAX has. This module does not import JAX, so that a program can note signals while it imports it.
+which JAX has. This module does not import JAX, so that a program can note signals while it imports it.
 """
 
 import os

@@ -12,9 +12,7 @@ AFFINE = made.affine() @ np.diag([1, 2, 2, 1])
 
 
 def chest_hu() -> np.ndarray:
-    """Return HU of ``made.chest_on_couch`` at every second voxel of a slice: noise, fat under the skin, no constant
-    air.
-    """
+    """Return HU of ``made.chest_on_couch``, every second voxel of a slice: noise, fat under the skin, uneven air."""
     hu = made.chest_on_couch()[:, ::2, ::2].copy()
     random = np.random.default_rng(0)
     _, h, w = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in hu.shape), indexing="ij")

@@ -1,4 +1,4 @@
-"""A DICOM series joins films whose tags are absent or wrong; a slice is tried before the model runs."""
+"""Films with absent or wrong tags still give a DICOM series; a slice is tried before the model runs."""
 
 import warnings
 
