@@ -68,7 +68,7 @@ def _check_unet(name: str, network: ConfigDict, groups: int) -> None:
 def check_halvings(config: ConfigDict, name: str) -> None:
     """Refuse a stage whose U-Net halves H and W of the latent too often: once for every entry but the last.
 
-    Asked of the stages that are trained: a comparison method may use a size for which the others are not meant.
+    Only stages that are trained are checked: a comparison method may use a size that does not suit the others.
     """
     if name not in STAGES[3:]:
         return

@@ -32,12 +32,12 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """While entered, SIGINT and SIGTERM raise :class:`Stopped` in the main thread.
+    """Let SIGINT and SIGTERM raise :class:`Stopped` in the main thread while the block runs.
 
     Python drops an exception that is raised while a destructor or a callback of the garbage collector runs, as XLA has
-    them, and goes on; such a request is made again a moment later. A handler that somebody else has set stays, and so
-    does a signal that the parent process has told this one to ignore. Only the main thread can set handlers. Those
-    that were there before are set again, unless the process is about to end.
+    them, and goes on; such a request is repeated a moment later. A handler that other code has set stays, and a signal
+    that the parent process made this one ignore stays ignored. Only the main thread can set handlers. The earlier
+    handlers are restored, unless the process is about to end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -49,7 +49,7 @@ def stopped_by_signals() -> Iterator[None]:
         before, last = last, time.monotonic()
         if last - before <= _SAME_REQUEST_S:
             return
-        if leaving:  # all is cleared up, and the process only has to end
+        if leaving:  # the cleanup is done, and the process only has to end
             os._exit(128 + number)
         raise Stopped(number)
 
@@ -76,7 +76,7 @@ def stopped_by_signals() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         leaving = True
-        for number in handlers:  # Python's own end would bring the default back, by which the exit code is lost
+        for number in handlers:  # Python's shutdown would restore the default, which loses the exit code
             atexit.register(signal.signal, number, signal.SIG_IGN)
         raise
     finally:
@@ -88,7 +88,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def _send_main(number: int) -> None:
-    """Send the main thread a signal, a real one where there are such, which ends its waiting too."""
+    """Send the main thread a signal: a real one where the system has them, which also interrupts its waiting."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:

@@ -19,7 +19,7 @@ _OPENED_MM = 4.0
 _GAS_HU = -940.0
 _ALMOST_ALL = 75
 _ALMOST_ALL_HU = -930.0
-"""Seen: medians of -951 to -992 HU in bowel gas and airways (one airway -928), of -758 to -891 in lungs."""
+"""Measured medians are -951 to -992 HU in bowel gas and airways (one airway -928), and -758 to -891 in lungs."""
 _SMALL_ML = 250.0
 _BLOB_MM = 6.0
 _BLOB_ML = 20.0
@@ -27,10 +27,10 @@ _BLOB_ML = 20.0
 _LEAST_ML = 50.0
 _LEAST_OF_FIRST = 0.1
 _LEAST_OF_BODY = 0.1
-"""Of a slice's area, the widest part of lungs; relative, so that it holds for children."""
+"""Lungs fill more than this share of the body in some slice; a share suits children too."""
 
 _CUT_CM2 = 100.0
-"""Of air in the first or last slice: none of 23 whole thoraces has more than 75, lungs that go on 150 and more."""
+"""Lungs with more air in the first or last slice are cut: 23 whole thoraces have up to 75 cm^2, cut ones 150 and up."""
 _LEAST_CUT_CM2 = 40.0
 _WIDEST = 0.9
 _LEAST_HEIGHT_MM = 120.0
@@ -154,7 +154,7 @@ def _without_gas(lungs: HostMask, means: HostVolume, steps: Steps) -> HostMask:
 
 
 def _ends(lungs: Profile, air: Profile) -> tuple[bool, bool]:
-    """Whether lungs go on beyond the foot and the head end: by all air there, if some of it is theirs."""
+    """Tell whether lungs go on beyond the foot and the head end: all air there counts if some of it is theirs."""
     foot, head = (bool(air[end] > _CUT_CM2 and lungs[end] > _LEAST_CUT_CM2) for end in (0, -1))
     return foot, head
 

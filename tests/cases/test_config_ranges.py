@@ -1,4 +1,4 @@
-"""Settings that cannot be meant are refused by the field's name, before any work."""
+"""Impossible settings are refused by the field's name, before any work."""
 
 import math
 
@@ -19,7 +19,7 @@ from dvg_jax.training.run import train
 from dvg_jax.xray import ConeBeamGeometry, view_pose
 
 NEVER = (None, math.nan, math.inf, (), {}, "no such word", b"", ("a",), ((0, 90),), -(10**9), 10**12 + 0.5)
-"""Tried on every field. Each rule allows two of them at most: a folder may have any name, and a tuple be empty."""
+"""These values are tried on every field. A rule allows two at most: a folder may have any name, a tuple be empty."""
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -30,7 +30,7 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 
 def wrong(rule) -> list[object]:
-    """Values just outside of what a rule allows."""
+    """Return values that a rule just does not allow."""
     if isinstance(rule, Several):
         entries = [(value,) * (rule.count or max(rule.least, 1)) for value in wrong(rule.rule)]
         return [*entries, 5, None] + ([()] if rule.least or rule.count else [])
@@ -56,7 +56,7 @@ def test_no_rule_is_so_loose_that_nonsense_passes():
 
 
 SHARED = ("view_vqgan.", "new_view_vqgan.", "diffusion.")
-"""Sections that have the rules of another one."""
+"""These sections share the rules of another one."""
 
 
 @pytest.mark.parametrize("field", [name for name in rules() if not name.startswith(SHARED) and ".train." not in name])
@@ -131,7 +131,7 @@ def test_a_unet_that_halves_too_often_is_refused_before_any_stage_is_trained(tmp
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     config.stage = "ct_vqgan"
-    check(config)  # which has no U-Net
+    check(config)  # this stage has no U-Net
 
 
 def test_a_config_that_lacks_fields_is_refused():

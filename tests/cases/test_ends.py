@@ -1,4 +1,4 @@
-"""However a command is ended, it is one line and an exit code: signals, pipes, disks, locales, devices, no home.
+"""Any early end of a command is one line and an exit code: signals, pipes, disks, locales, devices, no home.
 
 Most cases run a few lines in a process of their own, in which JAX is not imported.
 """
@@ -23,7 +23,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of
 
 
 def start(body: str, before: str = "", **options) -> subprocess.Popen:
-    """A process whose command is ``body``."""
+    """Start a process whose command is ``body``."""
     lines = "import os, sys, time\nfrom pathlib import Path\nfrom dvg_jax import cli\n"
     code = f"{lines}{before}\ndef main(argv):\n{textwrap.indent(textwrap.dedent(body), '    ')}\ncli.run(main)"
     pipe = subprocess.PIPE
@@ -32,14 +32,14 @@ def start(body: str, before: str = "", **options) -> subprocess.Popen:
 
 
 def ended(body: str, **options) -> tuple[int, str]:
-    """Exit code and stderr of a process whose command is ``body``."""
+    """Run ``body`` as the command of a process; return its exit code and stderr."""
     process = start(body, **options)
     _, told = process.communicate(timeout=60)
     return process.returncode, told.decode()
 
 
 def stopped(body: str, number: int, times: int = 1, **options) -> tuple[int, str]:
-    """As :func:`ended`, of a process that is sent a signal once it says "ready"."""
+    """Do the same, and send the process a signal once it prints "ready"."""
     process = start(body, **options)
     assert process.stdout.readline() == b"ready\n"
     for _ in range(times):
@@ -86,7 +86,7 @@ def test_a_note_is_told():
 
 @posix
 def test_a_request_dropped_by_the_garbage_collector_is_made_again():
-    """Python prints and forgets what is raised in a callback of the collector."""
+    """Python prints and drops an exception that is raised in a callback of the garbage collector."""
     waits = """
     import gc
     def slow(phase, info):
@@ -103,7 +103,7 @@ def test_a_request_dropped_by_the_garbage_collector_is_made_again():
 
 @posix
 def test_a_handler_that_is_there_stays():
-    """Training notes signals and saves; it does so around all of the command."""
+    """Training notes signals and saves; its handler covers the whole command."""
     waits = """
     print("ready", flush=True)
     while not noted:
@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 )
 @posix
 def test_every_name_and_character_can_be_printed(locale, shown):
-    """A name that is no UTF-8, and a sign that the C locale has not. There a name is printed as it is."""
+    """A file name is not UTF-8, and a sign is missing in the C locale, which prints the bytes of a name unchanged."""
     environment = os.environ | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": ""} | locale
     body = "print(os.fsdecode(b'n\\xc3\\xb6'), os.fsdecode(b'\\xe9'), chr(177)); raise OSError(2, chr(177), b'\\xe9')"
     process = start(body, env=environment)
@@ -224,7 +224,7 @@ def test_a_name_that_the_locale_has_not():
 
 
 def test_text_is_read_and_written_as_utf8_whatever_the_locale():
-    """``open`` and its kin take the locale's encoding where none is given, which is ASCII in the C locale."""
+    """Without an encoding ``open`` and the like take the locale's, which is ASCII in the C locale."""
     calls = re.compile(r"""\.(?:(?:read|write)_text\(|open\((?:newline|"[wa]"))(?:[^()]|\([^()]*\))*\)""")
     texts = {file.name: file.read_text("utf-8") for file in (ROOT / "dvg_jax").rglob("*.py")}
     found = [(name, call) for name, text in texts.items() for call in calls.findall(text)]
@@ -239,7 +239,7 @@ def test_a_working_folder_that_is_no_utf8():
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend (set JAX_PLATFORMS)")])
 def test_a_device_that_is_not_there(monkeypatch, error):
-    """JAX's plugin for CUDA fails by an assertion, its own lookup by a RuntimeError."""
+    """JAX's CUDA plugin fails with an AssertionError, JAX's own lookup with a RuntimeError."""
 
     def devices():
         raise error

@@ -1,4 +1,4 @@
-"""A signal that reaches a preparation and its processes at once, as ``timeout`` and clusters send it."""
+"""A signal may reach a preparation and its processes at once, as ``timeout`` and clusters send it."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 
 
 def test_processes_that_start_hear_no_signal():
-    """A process that ends before it can say what to do on a signal breaks the pool."""
+    """A process that a signal ends before it has set its handlers breaks the pool."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with folder._signals_held():
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
@@ -21,7 +21,7 @@ def test_processes_that_start_hear_no_signal():
 
 
 def test_a_process_at_work_goes_on_and_ends_in_time(monkeypatch):
-    """One that ended while it hands over a result would have the parent wait for the rest of it for ever."""
+    """If the process ended while it returns a result, the parent would wait for the rest for ever."""
     ends = []
     monkeypatch.setattr(os, "_exit", ends.append)
     monkeypatch.setattr(folder, "_GRACE_S", 0.05)

@@ -19,7 +19,7 @@ LOCKED = (
 
 @pytest.fixture
 def refused(fails, tmp_path):
-    """What ``train.py`` says of these flags; nothing may be written."""
+    """Return the error of ``train.py`` with these flags; nothing may be written."""
 
     def run(*flags, config=CONFIG):
         said = fails(train.main, f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags)
