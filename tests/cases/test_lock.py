@@ -1,4 +1,4 @@
-"""Of two programs that would write into one folder the second is refused, however the first ends."""
+"""The second of two programs that would write into one folder is refused, however the first ends."""
 
 import os
 import signal

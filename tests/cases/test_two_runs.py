@@ -1,4 +1,4 @@
-"""Of two runs in one folder the second is refused by one line, however they started; a killed one hinders none."""
+"""The second of two runs in one folder is refused by one line, however they started; a killed one hinders none."""
 
 import shutil
 import signal
