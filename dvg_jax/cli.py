@@ -6,6 +6,7 @@
 ``flag_errors.py`` words the errors of flags, ``config_file.py`` those of configs.
 """
 
+import atexit
 import codecs
 import errno
 import importlib
@@ -32,6 +33,12 @@ NOBODY_READS = 128 + 13
 """A shell gives this code to a command that SIGPIPE has ended."""
 
 
+class _StoppedExit(SystemExit):
+    """Tell the end of a command that a signal stopped from any other."""
+
+    code: int
+
+
 def run(main: Callable[[list[str] | None], None]) -> None:
     """Run ``main`` on the command line's arguments; an early end gives one line on stderr and an exit code.
 
@@ -49,7 +56,7 @@ def run(main: Callable[[list[str] | None], None]) -> None:
         _leave(BAD_INPUT, f"error: {error}")
     except KeyboardInterrupt as stopped:
         code = stopped.exit_code if isinstance(stopped, Stopped) else 128 + signal.SIGINT
-        _leave(code, "; ".join(["stopped", *getattr(stopped, "__notes__", ())]))
+        _leave(code, "; ".join(["stopped", *getattr(stopped, "__notes__", ())]), _StoppedExit)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             _leave(NOBODY_READS)
@@ -62,9 +69,16 @@ def run(main: Callable[[list[str] | None], None]) -> None:
 
 
 def run_module(name: str) -> None:
-    """Run the ``main`` of a module that imports JAX, with the process set up for it first."""
+    """Run the ``main`` of a module that imports JAX, with the process set up for it first; to be called by a program.
+
+    A process that is stopped while XLA compiles crashes when its libraries are unloaded: it ends before that.
+    """
     runtime.set_up()
-    run(lambda argv: importlib.import_module(name).main(argv))
+    try:
+        run(lambda argv: importlib.import_module(name).main(argv))
+    except _StoppedExit as left:
+        atexit._run_exitfuncs()
+        os._exit(left.code)
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tuple[str, ...]) -> None:
@@ -127,7 +141,7 @@ def reason(error: OSError) -> str:
     return f"{files}: {why}" if files else why
 
 
-def _leave(code: str | int | None, told: str = "") -> NoReturn:
+def _leave(code: str | int | None, told: str = "", kind: type[SystemExit] = SystemExit) -> NoReturn:
     """Exit after printing ``told`` as one line on stderr. Output that cannot be written is dropped silently."""
     try:
         if told:
@@ -139,7 +153,7 @@ def _leave(code: str | int | None, told: str = "") -> NoReturn:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
-    sys.exit(code)
+    raise kind(code)
 
 
 def _call(main: Callable[[list[str] | None], None]) -> None:

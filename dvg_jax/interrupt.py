@@ -43,6 +43,8 @@ def stopped_by_signals() -> Iterator[None]:
         yield
         return
     last, leaving = -float("inf"), False
+    atexit.unregister(_end_quietly)
+    atexit.register(_end_quietly)
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal last
@@ -93,3 +95,9 @@ def _send_main(number: int) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
         _thread.interrupt_main(signal.Signals(number))
+
+
+def _end_quietly() -> None:
+    """Let Ctrl-C end a process that is about to end anyway: Python's handler would print where it was."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
