@@ -29,9 +29,11 @@ def training_iterator(
     a batch size that is below 1, above the source, or not a multiple of the processes.
     """
     if not 1 <= batch_size <= len(source):
-        raise UserError(f"batch_size = {batch_size}, want 1 to {len(source)}, the number of examples")
+        raise UserError(
+            f"train.batch_size is {batch_size}; allowed: 1 to {len(source)}, the number of training examples"
+        )
     if batch_size % process_count:
-        raise UserError(f"batch_size = {batch_size}, want a multiple of the {process_count} processes")
+        raise UserError(f"train.batch_size is {batch_size}; allowed: multiples of the {process_count} processes")
     share = batch_size // process_count
     mine = slice(process_index * share, (process_index + 1) * share)
     numbers = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(EPOCHS).batch(batch_size)

@@ -32,5 +32,5 @@ def test_fewer_than_five_scans_are_said_once(tmp_path, capsys, scans, said):
 
 
 def test_fewer_scans_than_a_batch_are_refused(tmp_path):
-    with pytest.raises(UserError, match="batch_size = 4, want 1 to 3, the number of examples"):
+    with pytest.raises(UserError, match=r"train\.batch_size is 4; allowed: 1 to 3, the number of training examples"):
         training_iterator(open_source(_folder(tmp_path, 3), "train", 8), 4, 0)

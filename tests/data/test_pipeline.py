@@ -61,5 +61,5 @@ def test_evaluation_covers_everything_in_order_and_masks_the_rest():
 
 @pytest.mark.parametrize(("size", "processes"), [(0, 1), (11, 1), (3, 2)])
 def test_impossible_batch_sizes(size, processes):
-    with pytest.raises(UserError, match=f"batch_size = {size}"):
+    with pytest.raises(UserError, match=f"batch_size is {size}; allowed"):
         training_iterator(source(), size, 0, 0, processes)
