@@ -48,12 +48,11 @@ def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
 
 
 def _foreign(path: Path) -> bool:
-    """Tell whether a readable file is somebody else's film or CT."""
+    """Tell whether a file is somebody else's: anything that does not say that a rendering wrote it."""
     if path.name == CUBE:
-        note = note_of(path)
-        return note is not None and NOTE not in note
+        return NOTE not in (note_of(path) or "")
     try:
         with Image.open(path) as picture:
             return RENDERED_KEY not in picture.info
     except Exception:  # Pillow raises dozens of types for a file that is no picture
-        return False
+        return True

@@ -1,16 +1,18 @@
 """Volumes of the project's frame as NIfTI files."""
 
 from pathlib import Path
-from typing import cast
 
 import nibabel as nib
 import numpy as np
 from jaxtyping import Int16
 
 from dvg_jax.data.files import replacing
+from dvg_jax.data.formats import Format, format_of_bytes, head
 from dvg_jax.data.frame import Affine, HostVolume
 
 _SCANNER = 1
+_NOTE_1, _NOTE_2 = slice(148, 228), slice(240, 320)
+"""The bytes of ``descrip`` in the headers of NIfTI-1 and NIfTI-2."""
 
 
 def to_int16(hu: HostVolume) -> Int16[np.ndarray, "D H W"]:
@@ -40,8 +42,11 @@ def save_voxels(path: str | Path, voxels: np.ndarray, affine: Affine, note: str 
 
 
 def note_of(path: Path) -> str | None:
-    """Return the note in a file's header; None where the file is no NIfTI or cannot be read."""
+    """Return the note in a file's header, by content and not by name; None where the file is no NIfTI or unreadable."""
     try:
-        return cast(nib.Nifti1Image, nib.load(path)).header["descrip"].item().decode("ascii", "replace")
-    except Exception:  # absent, or damaged: readers raise dozens of types
+        raw = head(path)
+    except OSError:
         return None
+    if format_of_bytes(raw) is not Format.NIFTI:
+        return None
+    return raw[_NOTE_2 if raw[4:7] in (b"n+2", b"ni2") else _NOTE_1].rstrip(b"\0").decode("ascii", "replace")

@@ -5,12 +5,12 @@ prepared one that was taken out of its folder, says so in its header.
 """
 
 import csv
-import zlib
 from pathlib import Path
 
 import pydicom
 
 from dvg_jax.data.manifest import NAME
+from dvg_jax.data.nifti import note_of
 
 MARK = "dvg_jax"
 PREPARED_NOTE = f"{MARK}.data.prepare"
@@ -22,8 +22,6 @@ WRITTEN = "written by dvg_jax, never input"
 REASONS = (PREPARED, OUTPUT, WRITTEN)
 """A readable file may be passed over for these reasons."""
 
-_NOTE = slice(148, 228)
-_NIFTI_HEADER = 348
 _SINCE_THE_FIRST = {"patient", "file", "source", "split", "status", "stamp", "settings"}
 """Manifests of all versions have these columns, and no other list has all of them."""
 
@@ -38,15 +36,8 @@ def holds_manifest(folder: Path) -> bool:
 
 
 def wrote_nifti(path: Path) -> bool:
-    """Tell whether a NIfTI file's header has this program's note; False for other or unreadable files."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(4 * _NIFTI_HEADER)
-        if raw.startswith(b"\x1f\x8b"):
-            raw = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(raw, _NIFTI_HEADER)
-    except (OSError, zlib.error):
-        return False
-    return raw[344:347] in (b"n+1", b"ni1") and MARK.encode() in raw[_NOTE]
+    """Tell whether the note in the header of a NIfTI file is ours; False for other files and unreadable ones."""
+    return MARK in (note_of(path) or "")
 
 
 def wrote_dicom(path: Path) -> bool:

@@ -1,9 +1,11 @@
 """No command overwrites its inputs, however the path is spelled; it refuses before it computes anything."""
 
+import gzip
 import json
 import os
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -96,6 +98,18 @@ def test_drr_replaces_nobodys_film_and_ct(fails, here):
     save_nifti(here / "other" / "ct.nii.gz", np.ones((8, 8, 8)), frame_affine((8, 8, 8), 20.0))
     assert "which drr has not written" in fails(drr.main, "--ct=ct.nii.gz", "--angle=0", "--output=other", "--size=16")
     assert {name: held for name, held in contents(here).items() if name != "other/ct.nii.gz"} == before
+
+
+@pytest.mark.parametrize("kind", ["plain bytes under .gz", "NIfTI-2", "no NIfTI"])
+def test_drr_replaces_nobodys_ct_whatever_its_content(fails, here, kind):
+    (here / "other").mkdir()
+    kept, image = here / "other" / "ct.nii.gz", nib.Nifti2Image(np.ones((8, 8, 8), np.int16), np.eye(4))
+    content = {"NIfTI-2": gzip.compress(image.to_bytes()), "no NIfTI": b"mine"}
+    raw = nib.Nifti1Image(np.ones((8, 8, 8), np.int16), np.eye(4)).to_bytes()
+    kept.write_bytes(content.get(kind, raw))
+    before = contents(here)
+    assert "which drr has not written" in fails(drr.main, "--ct=ct.nii.gz", "--angle=0", "--output=other", "--size=16")
+    assert contents(here) == before
 
 
 def test_evaluate_writes_no_page_over_the_runs_config(here):
