@@ -3,4 +3,4 @@
 from dvg_jax import cli
 
 if __name__ == "__main__":
-    cli.run_module("dvg_jax.commands.evaluate")
+    cli.run_module("dvg_jax.evaluate.command")

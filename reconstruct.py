@@ -6,4 +6,4 @@ python reconstruct.py --workdir runs/demo --xray ap.png@0 --xray lat.png@90 --ou
 from dvg_jax import cli
 
 if __name__ == "__main__":
-    cli.run_module("dvg_jax.commands.reconstruct")
+    cli.run_module("dvg_jax.reconstruct.command")

@@ -7,4 +7,4 @@ if __name__ == "__main__":
     with StopRequest(of_program=True):
         from dvg_jax.cli import run_module
 
-        run_module("dvg_jax.commands.train")
+        run_module("dvg_jax.training.command")

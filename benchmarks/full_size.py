@@ -26,13 +26,13 @@ import numpy as np
 from benchmarks.common import RESULTS, save
 from configs.paper import get_config
 from dvg_jax import config as configs
-from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
-from dvg_jax.commands import reconstruct
 from dvg_jax.config import STAGES
-from dvg_jax.data.films import write_picture
+from dvg_jax.config.build import build_dvg
+from dvg_jax.data.films.read import write_picture
 from dvg_jax.dvg import DVG, latent_shape
 from dvg_jax.networks.init import init_variables
+from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.stages import build_stage
 from dvg_jax.training.checkpoint import save_model
 from dvg_jax.training.optim import Training

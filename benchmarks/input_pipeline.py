@@ -23,17 +23,17 @@ import numpy as np
 
 from benchmarks.common import save, seconds_of
 from benchmarks.full_size import random_variables
-from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
-from dvg_jax.data.intensity import hu_to_intensity, intensity_to_hu
+from dvg_jax.config.build import build_dvg
+from dvg_jax.config.scales import tiny
+from dvg_jax.ct.intensity import hu_to_intensity, intensity_to_hu
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.manifest import Row, write_manifest
-from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import PhantomSource, PreparedSource
 from dvg_jax.errors import UserError
-from dvg_jax.presets import tiny
 from dvg_jax.stages import build_stage
-from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.training.compilation import enable_compilation_cache
 from dvg_jax.training.loop import StageRun
 from dvg_jax.training.state import create
 

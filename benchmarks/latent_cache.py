@@ -18,14 +18,14 @@ import jax
 
 from benchmarks.common import save
 from benchmarks.full_size import random_variables
-from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
+from dvg_jax.config.build import build_dvg
+from dvg_jax.config.scales import SCALES
 from dvg_jax.data.pipeline import evaluation_batches
-from dvg_jax.presets import SCALES
 from dvg_jax.stages import build_stage
 from dvg_jax.stages.base import Example
 from dvg_jax.training import sharding
-from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.training.compilation import enable_compilation_cache
 from dvg_jax.training.loop import StageRun
 from dvg_jax.training.state import create
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from benchmarks.common import save
 from benchmarks.full_size import random_variables
-from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
 from dvg_jax.config import STAGES, default_config
+from dvg_jax.config.build import build_dvg
 from dvg_jax.dvg import decode, encode, latent_shape
 from dvg_jax.networks import blocks
 from dvg_jax.stages import build_stage

@@ -20,10 +20,10 @@ from benchmarks.contest import Contestant, Figures
 from benchmarks.torch_peer import adversary, unet3d, vqgan3d
 from benchmarks.torch_peer.training import DiffusionStep, Manner, VQGANStep
 from dvg_jax import torch_import
-from dvg_jax.build import build_dvg
 from dvg_jax.config import default_config
+from dvg_jax.config.build import build_dvg
+from dvg_jax.config.scales import small, tiny
 from dvg_jax.dvg import DVG, latent_shape
-from dvg_jax.presets import small, tiny
 from dvg_jax.stages.adversary import Weights
 from dvg_jax.stages.latent import DiffusionTask
 from dvg_jax.stages.vqgan import VQGANTask

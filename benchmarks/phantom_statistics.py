@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from dvg_jax.cli import run
-from dvg_jax.data.cube import prepare_volume
-from dvg_jax.data.index import find_scans
-from dvg_jax.data.intensity import intensity_to_hu
+from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.phantom import chest
+from dvg_jax.data.scans.cube import prepare_volume
+from dvg_jax.data.scans.index import find_scans
 from dvg_jax.errors import UserError
 
 BANDS = {

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from benchmarks import contest
 from benchmarks.common import finished, save, side_by_side
 from dvg_jax import torch_import
-from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
+from dvg_jax.config.build import build_dvg
 from dvg_jax.data.phantom import chest
 from dvg_jax.diffusion import Sampler
 from dvg_jax.dvg import DVG, latent_shape

@@ -19,18 +19,18 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, finished, save, side_by_side, surroundings
-from dvg_jax.build import build_source
 from dvg_jax.cli import run
-from dvg_jax.data.intensity import HU_RANGE
+from dvg_jax.config.build import build_source
+from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.diffusion import sample
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.dvg import latent_shape
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import case_batches
+from dvg_jax.evaluate.run import case_batches
+from dvg_jax.evaluate.scores import build_measures
 from dvg_jax.metrics.bootstrap import mean_interval
-from dvg_jax.reconstructor import Reconstructor, load_reconstructor
-from dvg_jax.scores import build_measures
-from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor
+from dvg_jax.training.compilation import enable_compilation_cache
 
 STEPS = (100, 50, 20, 10, 8, 5, 3)
 FIGURES = ("psnr", "ssim", "lpips", "moved_hu")

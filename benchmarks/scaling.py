@@ -24,11 +24,11 @@ from ml_collections import ConfigDict
 
 from benchmarks.common import RESULTS, save
 from configs.paper import get_config
-from dvg_jax.build import build_dvg
 from dvg_jax.cli import run
 from dvg_jax.config import STAGES
+from dvg_jax.config.build import build_dvg
+from dvg_jax.config.scales import tiny
 from dvg_jax.dvg import latent_shape
-from dvg_jax.presets import tiny
 from dvg_jax.stages import build_stage
 from dvg_jax.training import sharding
 from dvg_jax.training.optim import Training

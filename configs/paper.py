@@ -10,8 +10,8 @@ Expected score: not run yet at this size.
 from ml_collections import ConfigDict
 
 from dvg_jax.config import default_config
+from dvg_jax.config.scales import MOST_VIEWS, any_views
 from dvg_jax.errors import UserError, did_you_mean
-from dvg_jax.presets import MOST_VIEWS, any_views
 from dvg_jax.xray.views import spread
 
 NEW_ANGLES = {1: (90.0,), 2: (45.0,)}

@@ -4,13 +4,13 @@
 
 What to expect on two CPU cores: 4 to 6 minutes; 26.7 dB volume PSNR on unseen phantoms, 5 dB above the mean training
 volume (``docs/results.md``). One view instead of two: ``--config configs/quickstart.py:single``. Its settings are in
-``dvg_jax/presets.py``.
+``dvg_jax/config/scales.py``.
 """
 
 from ml_collections import ConfigDict
 
+from dvg_jax.config.scales import tiny
 from dvg_jax.errors import UserError, did_you_mean
-from dvg_jax.presets import tiny
 
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
 

@@ -48,7 +48,7 @@ class DVG:
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
     ``random_views`` is for one model of 1 up to so many views. ``projector``, ``normalize_new_view``, ``head_first``
-    and ``floor`` are where the released code departs from the paper; see ``config.py``.
+    and ``floor`` are where the released code departs from the paper; see ``config/defaults.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral.
 
     Every method takes and gives volumes and views with the foot at index 0 of D and at row 0. With ``head_first`` the

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import jax
 import jaxlib
 import numpy as np
 
-import dvg_jax
 from dvg_jax.shapes import Variables
+
+VERSION = version("dvg-jax")
+"""The version of this package, by its metadata."""
 
 _DIGITS = 16
 """Hexadecimal digits of a SHA-256 that are kept where it names a thing: two differ by chance once in 10^19."""
@@ -48,7 +51,7 @@ def of_files(paths: Iterable[Path]) -> str:
 @cache
 def of_program() -> str:
     """16 digits of all that may round differently: this package's code, JAX, the device, the matrix precision."""
-    folder = Path(dvg_jax.__file__).parent
+    folder = Path(__file__).parent
     code = of_files(sorted(folder.rglob("*.py")))
     device = jax.devices()[0]
     precision = str(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]

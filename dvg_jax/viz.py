@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dvg_jax.data.files import replacing
-from dvg_jax.data.intensity import HU_RANGE
+from dvg_jax.ct.intensity import HU_RANGE
+from dvg_jax.files.atomic import replacing
 
 CELL = 208
 GAP = 10

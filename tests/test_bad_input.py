@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvg_jax.commands import evaluate, reconstruct, train
 from dvg_jax.data import prepare
 from dvg_jax.errors import UserError
-from dvg_jax.reconstructor import load_reconstructor
+from dvg_jax.evaluate import command as evaluate
+from dvg_jax.reconstruct import command as reconstruct
+from dvg_jax.reconstruct.reconstructor import load_reconstructor
+from dvg_jax.training import command as train
 
 CONFIG = "tests/tiny.py"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from configs import paper, published, quickstart
-from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import PUBLISHED, STAGES, check, load
+from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.errors import UserError
 from dvg_jax.training.run import train
 from tests.tiny import get_config as tiny

@@ -15,9 +15,10 @@ import pytest
 
 from dvg_jax import config as configs
 from dvg_jax import load_reconstructor
-from dvg_jax.commands import evaluate, reconstruct
-from dvg_jax.data.films import write_picture
+from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
+from dvg_jax.evaluate import command as evaluate
+from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.stages import build_stage
 from dvg_jax.torch_import import command, load_checkpoint, subtree, unet3d, workdir
 from dvg_jax.torch_import.release import open_trainer

@@ -6,8 +6,8 @@ import pytest
 
 from dvg_jax import load_reconstructor
 from dvg_jax.dvg import DVG
-from dvg_jax.evaluation import evaluate
-from dvg_jax.reconstructor import sample_keys
+from dvg_jax.evaluate.run import evaluate
+from dvg_jax.reconstruct.reconstructor import sample_keys
 from tests.tiny import get_config
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices; conftest makes fake ones on a CPU")

@@ -1,8 +1,6 @@
-"""Where volumes and films come from, and how they are fed to training.
+"""Prepare volumes and films, and feed them to training. Nothing here knows a model.
 
-``phantom`` draws chests on the device. ``index`` lists the scans of a folder and ``scans`` reads one (``dicom``,
-``x2ct``, ``nifti``; ``sizes`` and ``straighten`` see to what is odd); ``bodymask``, ``resample`` and ``cube`` bring it
-to the network's cube, ``folder`` does so for all, ``prepare`` is the command, ``manifest`` and ``splits`` say which
-patient trains and which tests. ``films`` reads X-ray pictures, ``drr`` makes them from a CT; ``published`` prepares
-either as the released code does; ``sources`` and ``pipeline`` turn any of them into batches.
+``phantom`` draws chests on the device, ``scans`` reads CTs and brings them to the cube, ``films`` reads X-rays and
+brings them to training views. ``prepare`` and ``drr`` are commands; ``sources`` gives volumes by number, ``pipeline``
+makes batches of them, and ``manifest`` lists prepared scans.
 """

@@ -22,18 +22,19 @@ import jax
 import numpy as np
 
 from dvg_jax import runtime
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config import GEOMETRIES
-from dvg_jax.data import drr_files, remarks
-from dvg_jax.data.cube import prepare_scan
-from dvg_jax.data.files import said, together
-from dvg_jax.data.film_reference import field_share
-from dvg_jax.data.films import write_picture
-from dvg_jax.data.intensity import intensity_to_hu
-from dvg_jax.data.nifti import save_nifti
-from dvg_jax.data.scans import load_scan
+from dvg_jax.ct.intensity import intensity_to_hu
+from dvg_jax.ct.nifti import save_nifti
+from dvg_jax.data.films import rendered
+from dvg_jax.data.films.read import write_picture
+from dvg_jax.data.films.template import field_share
+from dvg_jax.data.scans import remarks
+from dvg_jax.data.scans.cube import prepare_scan
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.dvg import minmax
 from dvg_jax.errors import printable
-from dvg_jax.flag_errors import Parser
+from dvg_jax.files.atomic import said, together
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
 
@@ -46,9 +47,9 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
       The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_scan`` do, for invalid or
       equal angles, and for files that cannot be written or that this module has not written.
     """
-    films, cube = drr_files.name_films(output, angles), output / drr_files.CUBE
+    films, cube = rendered.name_films(output, angles), output / rendered.CUBE
     side = geometry.volume_shape[0]
-    stale = drr_files.check(path, films, cube, side)
+    stale = rendered.check(path, films, cube, side)
     prepared = prepare_scan(load_scan(path), side, preset="lung")
     for check in remarks.worth_a_look(["; ".join(prepared.checks)])[1][0]:
         print(f"warning: {printable(str(path))}: {check}", file=sys.stderr)
@@ -57,7 +58,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
     with together(stale) as removed:
         for film, view, angle in zip(films, views, angles, strict=True):
             write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
-        save_nifti(cube, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine, drr_files.NOTE)
+        save_nifti(cube, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine, rendered.NOTE)
     for line in said(removed):
         print(line, file=sys.stderr)
     return films
@@ -78,4 +79,4 @@ def main(argv: list[str] | None = None) -> None:
     geometry = getattr(ConeBeamGeometry, options.geometry)(size=options.size)
     films = render_scan(options.ct, tuple(options.angle), options.output, geometry)
     shown = " ".join(f"--xray {film}@{angle:g}" for film, angle in zip(films, options.angle, strict=True))
-    print(f"{shown} --like {options.output / drr_files.CUBE}")
+    print(f"{shown} --like {options.output / rendered.CUBE}")

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PureWindowsPath
 
-from dvg_jax.data.files import replacing
 from dvg_jax.errors import UserError
+from dvg_jax.files.atomic import replacing
 
 NAME = "manifest.csv"
 

@@ -18,15 +18,15 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from dvg_jax.config_rules import Number
-from dvg_jax.data import remarks
-from dvg_jax.data.cube import PRESETS, prepare_volume
-from dvg_jax.data.folder import CHANGES, Job, Settings, prepare_folder
-from dvg_jax.data.frame import FIELD_MM
+from dvg_jax.cli.flags import Parser, number
+from dvg_jax.cli.rules import Number
+from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.data.manifest import NAME, Row, patient_of
-from dvg_jax.data.splits import SplitRule, read_lists
+from dvg_jax.data.scans import remarks
+from dvg_jax.data.scans.cube import PRESETS, prepare_volume
+from dvg_jax.data.scans.folder import CHANGES, Job, Settings, prepare_folder
+from dvg_jax.data.scans.splits import SplitRule, read_lists
 from dvg_jax.errors import UserError
-from dvg_jax.flag_errors import Parser, number
 
 __all__ = ["Job", "Settings", "main", "prepare_folder", "prepare_volume"]
 

@@ -17,7 +17,7 @@ import jax
 import nibabel as nib
 import numpy as np
 
-from dvg_jax.data.intensity import hu_to_intensity
+from dvg_jax.ct.intensity import hu_to_intensity
 from dvg_jax.data.manifest import SPLITS, read_manifest
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError, did_you_mean, near_path

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dvg_jax.experiments.catalogue import Row
-from dvg_jax.metrics.report import labels, summarise
+from dvg_jax.metrics.tables import labels, summarise
 
 FIGURES = ("psnr", "ssim", "lpips")
 LOWER_IS_BETTER = ("lpips",)

@@ -20,25 +20,25 @@ import jax
 from ml_collections import ConfigDict
 
 from dvg_jax import runtime
-from dvg_jax.build import build_source
+from dvg_jax.cli.flags import Parser, number
+from dvg_jax.cli.rules import Number
 from dvg_jax.config import check
-from dvg_jax.config_rules import Number
-from dvg_jax.config_table import check_name
-from dvg_jax.data.files import said, together
+from dvg_jax.config.build import build_source
+from dvg_jax.config.scales import SCALES
+from dvg_jax.config.table import check_name
 from dvg_jax.data.manifest import NAME
-from dvg_jax.data.outputs import check_outputs
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
+from dvg_jax.evaluate.scores import build_measures
 from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
-from dvg_jax.experiments.figures import check_drawable, draw
 from dvg_jax.experiments.measure import CaseSet, Procedure
+from dvg_jax.experiments.pictures import check_drawable, draw
 from dvg_jax.experiments.plan import equal_budget, shorten
-from dvg_jax.experiments.report import report_path, write_report, written_before
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
-from dvg_jax.flag_errors import Parser, number
-from dvg_jax.presets import SCALES
-from dvg_jax.scores import build_measures
-from dvg_jax.training.cache import enable_compilation_cache
+from dvg_jax.experiments.tables import report_path, write_report, written_before
+from dvg_jax.files.atomic import said, together
+from dvg_jax.files.outputs import check_outputs
+from dvg_jax.training.compilation import enable_compilation_cache
 from dvg_jax.training.distributed import leave_if_asked
 from dvg_jax.training.stop import StopRequest
 
@@ -87,7 +87,9 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
         try:
             config.update_from_flattened_dict({field: value})
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"--set is {change}; allowed: FIELD=VALUE of dvg_jax/config.py ({error})") from None
+            raise UserError(
+                f"--set is {change}; allowed: FIELD=VALUE of dvg_jax/config/defaults.py ({error})"
+            ) from None
     shorten(config, budget)
     if scale != "paper":
         # At paper scale each method keeps the length that its authors state.
@@ -123,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m dvg_jax.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", choices=(*TABLES, "all"), required=True, help="of the paper")
-    parser.add_argument("--scale", choices=tuple(SCALES), default="tiny", help="see dvg_jax/presets.py (default tiny)")
+    parser.add_argument(
+        "--scale", choices=tuple(SCALES), default="tiny", help="see dvg_jax/config/scales.py (default tiny)"
+    )
     parser.add_argument("--data", default="phantom", help="phantom, or a folder made by dvg_jax.data.prepare")
     parser.add_argument(
         "--test", type=Path, action="append", default=[], help="a prepared folder to test on too, all of it; repeatable"

@@ -14,15 +14,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines import build_baseline
-from dvg_jax.build import build_dvg, build_source
-from dvg_jax.data.files import replacing, together
+from dvg_jax.config.build import build_dvg, build_source
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.evaluation import case_batches, mean_volume
+from dvg_jax.evaluate.run import case_batches, mean_volume
+from dvg_jax.evaluate.scores import CEILING, MEAN, row_labels
 from dvg_jax.experiments.catalogue import rows_of
 from dvg_jax.experiments.plan import PIPELINE, STAGE_OF, Job, Run
+from dvg_jax.files.atomic import replacing, together
 from dvg_jax.metrics.protocols import Measures
-from dvg_jax.scores import CEILING, MEAN, row_labels
 from dvg_jax.shapes import Key, Views, Volumes
 from dvg_jax.training.run import load_stages
 

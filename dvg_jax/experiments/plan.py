@@ -9,10 +9,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines import build_baseline
-from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, stage_settings
+from dvg_jax.config.build import build_dvg, required_stages
+from dvg_jax.config.scales import any_views
 from dvg_jax.experiments.catalogue import Row
-from dvg_jax.presets import any_views
 
 PIPELINE = ("dvg_diffusion", "vpge_diffusion", "dvg_net")
 STAGE_OF = {"newview_diffusion": "cddpm"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dvg_jax.config import stage_settings
-from dvg_jax.data.files import replacing
+from dvg_jax.evaluate.scores import CEILING, MEAN
 from dvg_jax.experiments.catalogue import Row
 from dvg_jax.experiments.measure import (
     CaseSet,
@@ -25,7 +25,7 @@ from dvg_jax.experiments.measure import (
     trained_run,
 )
 from dvg_jax.experiments.plan import Job, Run, plan_run
-from dvg_jax.scores import CEILING, MEAN
+from dvg_jax.files.atomic import replacing
 from dvg_jax.training.distributed import leave_if_asked
 from dvg_jax.training.run import alone_in, check_owner, finished_steps, train
 from dvg_jax.training.stop import StopRequest

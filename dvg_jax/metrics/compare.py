@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dvg_jax import runtime
-from dvg_jax.data.intensity import hu_to_intensity
-from dvg_jax.data.scans import Scan, load_scan
+from dvg_jax.cli.flags import Parser
+from dvg_jax.ct.intensity import hu_to_intensity
+from dvg_jax.data.scans.read import Scan, load_scan
 from dvg_jax.errors import UserError, printable
-from dvg_jax.flag_errors import Parser
 from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
 from dvg_jax.networks.lpips import NETWORKS
 

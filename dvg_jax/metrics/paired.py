@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from dvg_jax.cli.flags import Parser
 from dvg_jax.errors import UserError
-from dvg_jax.flag_errors import Parser
 from dvg_jax.metrics.bootstrap import mean_interval, sign_flip_p
-from dvg_jax.metrics.report import LABELS, Row, align, decimals, figure_names, interval_cell, patients_of
+from dvg_jax.metrics.tables import LABELS, Row, align, decimals, figure_names, interval_cell, patients_of
 
 TRUTH_TOLERANCE_HU = 0.1
 """A phantom drawn on another machine differs by rounding; another case differs by whole HU."""

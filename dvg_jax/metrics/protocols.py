@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dvg_jax.data.intensity import HU_RANGE
+from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.tissue import BANDS
 from dvg_jax.metrics.volume import X2CT_PEAK, lpips_slices, lpips_sum, view_metrics, volume_figures

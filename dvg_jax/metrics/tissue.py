@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from dvg_jax.data.intensity import HU_RANGE, intensity_to_hu
+from dvg_jax.ct.intensity import HU_RANGE, intensity_to_hu
 from dvg_jax.shapes import Volume
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from dvg_jax.data.intensity import HU_RANGE
+from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.tissue import BANDS, mae_hu_by_band
 from dvg_jax.shapes import Image, Volume

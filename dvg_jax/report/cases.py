@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from dvg_jax.data.frame import Affine, HostVolume
-from dvg_jax.data.intensity import intensity_to_hu
+from dvg_jax.ct.frame import Affine, HostVolume
+from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.dvg import DVG, minmax
-from dvg_jax.metrics.report import SHOWN, Row, decimals, figure_names, summarise, table_cells
+from dvg_jax.metrics.tables import SHOWN, Row, decimals, figure_names, summarise, table_cells
 from dvg_jax.report.content import SPREAD_NOTE, Case, Difference, Film, Layer, Picture, Table
 from dvg_jax.shapes import Views
 from dvg_jax.xray import ConeBeamGeometry, ray_coverage, view_pose

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from dvg_jax.data.frame import Affine, HostImage, HostVolume
+from dvg_jax.ct.frame import Affine, HostImage, HostVolume
 
 SPREAD_NOTE = (
     "The spread of samples is not an error bar: a nominal 90 % interval from 16 samples covered 7 % of body voxels on "

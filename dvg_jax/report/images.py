@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from dvg_jax.data.frame import HostImage
+from dvg_jax.ct.frame import HostImage
 from dvg_jax.viz import to_picture
 
 MAX_SIDE = 512

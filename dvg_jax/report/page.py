@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from dvg_jax.data.files import replacing
-from dvg_jax.data.frame import spacing
-from dvg_jax.data.intensity import HU_OFFSET, HU_RANGE, WINDOWS
-from dvg_jax.data.nifti import to_int16
+from dvg_jax.ct.frame import spacing
+from dvg_jax.ct.intensity import HU_OFFSET, HU_RANGE, WINDOWS
+from dvg_jax.ct.nifti import to_int16
+from dvg_jax.files.atomic import replacing
 from dvg_jax.report import images
 from dvg_jax.report.content import Case, Difference, Film, Layer, Page, Table
 from dvg_jax.viz import ERROR_COLOURS, ERROR_RANGE_HU

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from dvg_jax.cli import workdir_path
-from dvg_jax.config_rules import Number
-from dvg_jax.data.outputs import check_outputs
+from dvg_jax.cli.flags import Parser, number
+from dvg_jax.cli.rules import Number
 from dvg_jax.errors import UserError
-from dvg_jax.flag_errors import Parser, number
-from dvg_jax.lock import exclusive
+from dvg_jax.files.lock import exclusive
+from dvg_jax.files.outputs import check_outputs
 from dvg_jax.torch_import.release import Release, open_trainer, open_vqgan, vqgan_file
 from dvg_jax.torch_import.workdir import write_workdir
 

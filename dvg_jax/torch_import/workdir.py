@@ -17,10 +17,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dvg_jax import config as configs
-from dvg_jax.build import build_dvg
 from dvg_jax.config import STAGES, published_config
-from dvg_jax.data.outputs import check_room
+from dvg_jax.config.build import build_dvg
 from dvg_jax.errors import UserError
+from dvg_jax.files.outputs import check_room
 from dvg_jax.shapes import Variables
 from dvg_jax.torch_import.release import UNETS, VQGANS, Release
 from dvg_jax.training.checkpoint import save_model

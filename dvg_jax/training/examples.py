@@ -22,10 +22,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from dvg_jax.config import stage_field
-from dvg_jax.data.files import new_folder
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
+from dvg_jax.files.atomic import new_folder
 from dvg_jax.fingerprint import fingerprint, of_file, of_program, of_settings
 from dvg_jax.shapes import Variables, Volumes
 from dvg_jax.stages.base import Example, Stage

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dvg_jax.data.files import replacing
+from dvg_jax.files.atomic import replacing
 
 try:
     from tensorboardX import SummaryWriter

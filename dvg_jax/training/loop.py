@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dvg_jax.build import build_source
 from dvg_jax.config import stage_field, stage_settings
+from dvg_jax.config.build import build_source
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError

@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from dvg_jax import config as configs
 from dvg_jax.baselines import baseline_stage
-from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, stage_settings
-from dvg_jax.config_relations import check_halvings
+from dvg_jax.config.build import build_dvg, required_stages
+from dvg_jax.config.relations import check_halvings
 from dvg_jax.errors import UserError, near_path
-from dvg_jax.lock import exclusive
+from dvg_jax.files.lock import exclusive
 from dvg_jax.shapes import Variables
 from dvg_jax.stages import build_stage
 from dvg_jax.training import orientation

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dvg_jax.baselines import build_baseline
-from dvg_jax.build import build_dvg
 from dvg_jax.config import default_config
+from dvg_jax.config.build import build_dvg
 from dvg_jax.training.optim import Recipe
 from dvg_jax.training.state import create, update
 

@@ -7,7 +7,7 @@ import pytest
 
 from dvg_jax.baselines import build_baseline
 from dvg_jax.baselines.cddpm import VolumeUNet
-from dvg_jax.build import build_dvg
+from dvg_jax.config.build import build_dvg
 from dvg_jax.errors import UserError
 from dvg_jax.stages.latent import DiffusionTask
 from dvg_jax.training.run import load_stages

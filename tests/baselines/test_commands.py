@@ -9,10 +9,10 @@ import pytest
 from configs import baselines as shipped
 from configs import paper, quickstart
 from dvg_jax.baselines import Baseline, build_baseline
-from dvg_jax.build import build_dvg, required_stages
 from dvg_jax.config import BASELINES, STAGES, check, save
+from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import evaluate, predict_baselines
+from dvg_jax.evaluate.run import evaluate, predict_baselines
 from dvg_jax.training.run import check_owner, train
 from tests.baselines.common import chest
 from tests.tiny import get_config as tiny

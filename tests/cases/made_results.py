@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dvg_jax.build import build_dvg
-from dvg_jax.data.films import read_film, write_picture
-from dvg_jax.data.films_in import FilmRequest, FramedFilm
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.outcome import Outcome, ReadFilm, Request
-from dvg_jax.reconstructor import Reconstructor
+from dvg_jax.config.build import build_dvg
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.data.films.read import read_film, write_picture
+from dvg_jax.reconstruct.films import FilmRequest, FramedFilm
+from dvg_jax.reconstruct.outcome import Outcome, ReadFilm, Request
+from dvg_jax.reconstruct.reconstructor import Reconstructor
 from tests.tiny import get_config
 
 SIDE = 16

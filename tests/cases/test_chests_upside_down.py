@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from dvg_jax.data import upright
-from dvg_jax.data.cube import prepare_scan
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.intensity import intensity_to_hu
-from dvg_jax.data.remarks import UPSIDE_DOWN
-from dvg_jax.data.scans import Scan, load_scan
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.ct.intensity import intensity_to_hu
+from dvg_jax.data.scans import upright
+from dvg_jax.data.scans.cube import prepare_scan
+from dvg_jax.data.scans.read import Scan, load_scan
+from dvg_jax.data.scans.remarks import UPSIDE_DOWN
 from dvg_jax.data.sources import PhantomSource
 from tests.cases import trunk
 from tests.data import made

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.nifti import save_nifti
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.metrics import compare
 
 HU = np.linspace(-1000, 500, 16**3).reshape(16, 16, 16)

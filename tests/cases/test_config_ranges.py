@@ -7,13 +7,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import baselines, paper, published, quickstart
+from dvg_jax.cli.rules import Number, OneOf, Several, Switch, Text, Words
 from dvg_jax.config import BASELINES, STAGES, check, default_config, load, save
-from dvg_jax.config_rules import Number, OneOf, Several, Switch, Text, Words
-from dvg_jax.config_table import check_fields, rules
+from dvg_jax.config.scales import SCALES
+from dvg_jax.config.table import check_fields, rules
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 from dvg_jax.experiments.command import configure
-from dvg_jax.presets import SCALES
 from dvg_jax.stages.adversary import KINDS
 from dvg_jax.training.run import train
 from dvg_jax.xray import ConeBeamGeometry, view_pose

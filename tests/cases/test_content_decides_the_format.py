@@ -9,8 +9,8 @@ import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from dvg_jax.data.index import find_scans
-from dvg_jax.data.scans import load_scan
+from dvg_jax.data.scans.index import find_scans
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from tests.cases.chest import AFFINE, HU, meta_image, nifti, nrrd
 from tests.data import made

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dvg_jax.data.cube import prepare_scan
-from dvg_jax.data.scans import Scan, load_scan
+from dvg_jax.data.scans.cube import prepare_scan
+from dvg_jax.data.scans.read import Scan, load_scan
 from tests.cases import trunk
 from tests.paths import SHARED, needs_shared
 

@@ -16,7 +16,7 @@ import pytest
 
 from dvg_jax import cli, runtime
 from dvg_jax.errors import UserError
-from dvg_jax.training import cache
+from dvg_jax.training import compilation
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of POSIX")
@@ -259,7 +259,7 @@ def test_no_home_and_no_such_user(monkeypatch, capsys):
     monkeypatch.setattr("jax.config.update", changed.__setitem__)
     for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
-    cache.enable_compilation_cache()
+    compilation.enable_compilation_cache()
     assert changed["jax_enable_compilation_cache"] is False
     assert capsys.readouterr().err == "compiled programs are not kept: Could not determine home directory.\n"
 
@@ -269,6 +269,6 @@ def test_a_cache_folder_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("jax.config.update", changed.__setitem__)
     (tmp_path / "file").touch()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "xla"))
-    cache.enable_compilation_cache()
+    compilation.enable_compilation_cache()
     assert changed["jax_enable_compilation_cache"] is False
     assert "Not a directory" in capsys.readouterr().err

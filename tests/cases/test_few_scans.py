@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data import sources
 from dvg_jax.data.manifest import Row, write_manifest
-from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.pipeline import training_iterator
 from dvg_jax.data.sources import open_source
 from dvg_jax.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 
-from dvg_jax.data.films import read_film
+from dvg_jax.data.films.read import read_film
 from dvg_jax.errors import UserError
 from tests.cases.made_dicom import brightness, dataset, save, table
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvg_jax import reconstruction
-from dvg_jax.build import build_dvg
-from dvg_jax.commands import reconstruct
-from dvg_jax.data.film_pair import compare_assignments, film_readings, judge_films
-from dvg_jax.data.films import Film, FilmFacts, read_film, write_picture
-from dvg_jax.data.films_in import FilmRequest, frame_film, frame_films
-from dvg_jax.data.framing import side_rank
+from dvg_jax.config.build import build_dvg
+from dvg_jax.data.films.pair import compare_assignments, film_readings, judge_films
+from dvg_jax.data.films.read import Film, FilmFacts, read_film, write_picture
+from dvg_jax.data.films.search import side_rank
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
-from dvg_jax.reconstructor import Reconstructor
+from dvg_jax.reconstruct import command as reconstruct
+from dvg_jax.reconstruct import run as reconstruction
+from dvg_jax.reconstruct.films import FilmRequest, frame_film, frame_films
+from dvg_jax.reconstruct.reconstructor import Reconstructor
 from dvg_jax.xray import ConeBeamGeometry
 from tests.cases.made_dicom import dataset, save
 from tests.data.made_films import phantom_views

@@ -8,9 +8,9 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from dvg_jax.data.dicom_out import check_series, save_series
-from dvg_jax.data.frame import frame_affine
+from dvg_jax.ct.frame import frame_affine
 from dvg_jax.errors import UserError
+from dvg_jax.reconstruct.dicom import check_series, save_series
 
 SHAPE = (3, 4, 5)
 AFFINE = frame_affine(SHAPE, 3.0)

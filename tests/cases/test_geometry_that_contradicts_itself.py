@@ -4,9 +4,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax.data.bodymask import body_mask
-from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.scans import load_scan
+from dvg_jax.data.scans.body import body_mask
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from tests.cases.chest import AFFINE, HU, meta_image, nifti, nrrd
 

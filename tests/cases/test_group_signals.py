@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dvg_jax.data import folder
+from dvg_jax.data.scans import folder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 

@@ -9,12 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax.commands import reconstruct
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data import drr
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.nifti import save_nifti
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import evaluate
+from dvg_jax.evaluate.run import evaluate
+from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.torch_import import command
 from tests import released
 from tests.cases.made_results import a_film

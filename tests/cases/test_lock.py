@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dvg_jax import lock
 from dvg_jax.errors import UserError
+from dvg_jax.files import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """

@@ -2,12 +2,14 @@
 
 import pytest
 
-from dvg_jax.commands import evaluate, reconstruct, train
 from dvg_jax.data import drr, prepare
 from dvg_jax.data.manifest import Row, write_manifest
+from dvg_jax.evaluate import command as evaluate
 from dvg_jax.experiments import command as experiments
 from dvg_jax.metrics import compare, paired
+from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.torch_import import command as torch_import
+from dvg_jax.training import command as train
 
 CONFIG = "tests/tiny.py"
 

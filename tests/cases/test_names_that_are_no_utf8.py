@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.manifest import read_manifest
 from dvg_jax.data.prepare import main
-from dvg_jax.data.scans import load_scan
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from tests.cases.chest import AFFINE, HU, meta_image, nifti, nrrd
 from tests.data import made

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.manifest import write_manifest
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
 from dvg_jax.errors import UserError
-from dvg_jax.lock import exclusive
+from dvg_jax.files.lock import exclusive
 from tests.data import made
 
 HU = made.chest_on_couch()

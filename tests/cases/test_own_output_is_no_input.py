@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from dvg_jax.data import dicom_out, own
-from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.index import find_scans
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.manifest import NAME
-from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.prepare import main
+from dvg_jax.data.scans import own
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.index import find_scans
 from dvg_jax.errors import UserError
+from dvg_jax.reconstruct import dicom
 from tests.data import made
 
 JOB = Settings(8)
@@ -81,9 +82,9 @@ def test_prepared_files_without_their_manifest_are_known_by_their_header(scans, 
 def test_renderings_and_reconstructions_are_passed_over(scans, tmp_path):
     hu, affine = made.chest_on_couch(), made.affine()
     save_nifti(scans / "films" / "ct.nii.gz", hu, affine, "dvg_jax.data.drr")
-    save_nifti(scans / "r" / "ct.nii.gz", hu, affine, f"{dicom_out.NOTICE} dvg_jax 0.1.0 seed 0")
+    save_nifti(scans / "r" / "ct.nii.gz", hu, affine, f"{dicom.NOTICE} dvg_jax 0.1.0 seed 0")
     save_nifti(scans / "p3.nii.gz", hu, affine, "somebody's own note")
-    dicom_out.save_series(scans / "series", hu[:12], affine, [], {})
+    dicom.save_series(scans / "series", hu[:12], affine, [], {})
     found = {item.source: item.reason for item in find_scans(scans)}
     assert {name for name, reason in found.items() if not reason} == {"p1.nii.gz", "p2.nii.gz", "p3.nii.gz"}
     assert found["films/ct.nii.gz"] == found["r/ct.nii.gz"] == found["series"] == own.WRITTEN

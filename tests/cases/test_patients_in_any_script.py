@@ -5,10 +5,10 @@ import unicodedata
 import numpy as np
 import pytest
 
-from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.index import choose_series, find_scans
 from dvg_jax.data.manifest import read_manifest, slug
-from dvg_jax.data.splits import SplitRule, patient_in, split_patients
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.index import choose_series, find_scans
+from dvg_jax.data.scans.splits import SplitRule, patient_in, split_patients
 from tests.cases.chest import AFFINE, HU, nifti
 from tests.data import made
 

@@ -6,14 +6,15 @@ import resource
 
 import pytest
 
-from dvg_jax import reconstruction, results
-from dvg_jax.commands import reconstruct
 from dvg_jax.data import drr
-from dvg_jax.data.outputs import check_outputs, check_room
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import evaluate
+from dvg_jax.evaluate.run import evaluate
 from dvg_jax.experiments import command as experiments
-from dvg_jax.outcome import Request
+from dvg_jax.files.outputs import check_outputs, check_room
+from dvg_jax.reconstruct import command as reconstruct
+from dvg_jax.reconstruct import outputs as results
+from dvg_jax.reconstruct import run as reconstruction
+from dvg_jax.reconstruct.outcome import Request
 from tests.cases.made_results import SIDE, a_film, a_reconstructor
 from tests.tiny import get_config
 

@@ -18,12 +18,12 @@ import pytest
 from dvg_jax import config as configs
 from dvg_jax import load_reconstructor
 from dvg_jax.baselines import build_baseline, cddpm
-from dvg_jax.commands import reconstruct
 from dvg_jax.config import STAGES
-from dvg_jax.data.films import write_picture
-from dvg_jax.data.intensity import intensity_to_hu
+from dvg_jax.ct.intensity import intensity_to_hu
+from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
-from dvg_jax.evaluation import predict
+from dvg_jax.evaluate.run import predict
+from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.report.cases import build_films
 from dvg_jax.stages import build_stage
 from dvg_jax.torch_import import command

@@ -2,12 +2,12 @@
 
 import pytest
 
-from dvg_jax.data import remarks
-from dvg_jax.data.cube import prepare_scan
-from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.manifest import Row
 from dvg_jax.data.prepare import main
-from dvg_jax.data.splits import SplitRule, assign_splits
+from dvg_jax.data.scans import remarks
+from dvg_jax.data.scans.cube import prepare_scan
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.splits import SplitRule, assign_splits
 from tests.cases import trunk
 from tests.data import made
 

@@ -7,9 +7,9 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.index import find_scans
-from dvg_jax.data.scans import load_scan
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.index import find_scans
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from tests.cases.chest import AFFINE, HU, nifti
 from tests.data import made

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from dvg_jax.data.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
 from tests.cases.chest import AFFINE, HU, meta_image, nifti, nrrd
 from tests.data import made
 

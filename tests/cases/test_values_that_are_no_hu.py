@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dvg_jax.data.drr import render_scan
-from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.scans import load_scan
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.compare import compare
 from dvg_jax.xray import ConeBeamGeometry

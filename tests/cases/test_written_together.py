@@ -9,12 +9,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax import evaluation, results
-from dvg_jax.data import drr, files
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.nifti import save_nifti
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.ct.nifti import save_nifti
+from dvg_jax.data import drr
 from dvg_jax.errors import UserError
-from dvg_jax.outcome import Request
+from dvg_jax.evaluate import run as evaluation
+from dvg_jax.files import atomic
+from dvg_jax.reconstruct import outputs as results
+from dvg_jax.reconstruct.outcome import Request
 from dvg_jax.report import SPREAD_NOTE
 from dvg_jax.viz import save_png
 from tests.cases.made_results import a_film, an_outcome
@@ -101,7 +103,7 @@ def test_a_full_disk_is_told_by_the_files_name(request_all, monkeypatch):
 
 def test_folders_made_on_the_way_go_again(tmp_path):
     def interrupted():
-        with files.together(), files.replacing(tmp_path / "a" / "b" / "c.txt") as part:
+        with atomic.together(), atomic.replacing(tmp_path / "a" / "b" / "c.txt") as part:
             part.write_text("half")
             raise KeyboardInterrupt
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dvg_jax.build import build_dvg, required_stages
+from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.data.sources import ArraySource
 from dvg_jax.stages import build_stage
 from dvg_jax.stages.base import Stage

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.scans import Scan
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.data.scans.read import Scan
 
 MM = 5.0
 HEIGHT, DEPTH, WIDTH = 440.0, 240.0, 340.0

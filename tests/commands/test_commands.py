@@ -14,14 +14,15 @@ import pydicom
 import pytest
 
 from dvg_jax import load_reconstructor
-from dvg_jax.commands import evaluate, reconstruct
-from dvg_jax.data.films import write_picture
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.nifti import save_nifti
-from dvg_jax.data.scans import load_scan
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.ct.nifti import save_nifti
+from dvg_jax.data.films.read import write_picture
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
-from dvg_jax.reconstructor import Reconstructor, sample_keys
+from dvg_jax.evaluate import command as evaluate
+from dvg_jax.reconstruct import command as reconstruct
+from dvg_jax.reconstruct.reconstructor import Reconstructor, sample_keys
 from tests.tiny import get_config
 
 CONFIG = "tests/tiny.py"

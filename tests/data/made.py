@@ -11,7 +11,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from dvg_jax.data.frame import frame_affine
+from dvg_jax.ct.frame import frame_affine
 
 SPACING = (5.0, 4.0, 4.0)
 SHAPE = (36, 60, 66)

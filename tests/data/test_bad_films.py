@@ -9,10 +9,10 @@ import pydicom
 import pytest
 from PIL import Image
 
-from dvg_jax.commands import reconstruct
-from dvg_jax.data.films import read_film
-from dvg_jax.data.films_in import parse_film_request
+from dvg_jax.data.films.read import read_film
 from dvg_jax.errors import UserError
+from dvg_jax.reconstruct import command as reconstruct
+from dvg_jax.reconstruct.films import parse_film_request
 from tests.data.made_films import write_dicom
 from tests.paths import SHARED, needs_shared
 

@@ -12,9 +12,9 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from dvg_jax.data.folder import Job, Settings, prepare_folder
 from dvg_jax.data.manifest import NAME, read_manifest, write_manifest
 from dvg_jax.data.prepare import main
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
 from tests.data import made

@@ -7,12 +7,12 @@ import SimpleITK
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from dvg_jax.data.dicom_out import NOTICE, save_series
-from dvg_jax.data.files import new_folder
-from dvg_jax.data.frame import frame_affine
-from dvg_jax.data.nifti import save_nifti
-from dvg_jax.data.scans import load_scan
+from dvg_jax.ct.frame import frame_affine
+from dvg_jax.ct.nifti import save_nifti
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
+from dvg_jax.files.atomic import new_folder
+from dvg_jax.reconstruct.dicom import NOTICE, save_series
 
 SETTINGS = {"seed": 3, "steps": 10, "model": "runs/demo"}
 SHAPE = (12, 10, 9)

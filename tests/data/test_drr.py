@@ -4,12 +4,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax.commands import reconstruct
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data import drr
-from dvg_jax.data.films import read_film
-from dvg_jax.data.nifti import save_nifti
+from dvg_jax.data.films.read import read_film
 from dvg_jax.errors import UserError
 from dvg_jax.metrics import compare
+from dvg_jax.reconstruct import command as reconstruct
 
 # (d, h, w) to RAS: W to the left, H to the back, D to the head, off the origin.
 AFFINE = np.array([[0, 0, -4, 60], [0, -4, 0, 70], [4, 0, 0, -300], [0, 0, 0, 1]], np.float64)

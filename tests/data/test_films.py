@@ -7,7 +7,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from dvg_jax.data.films import fit_film, read_film, write_picture
+from dvg_jax.data.films.read import fit_film, read_film, write_picture
 from dvg_jax.errors import UserError
 
 

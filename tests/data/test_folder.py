@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvg_jax.data import folder
-from dvg_jax.data.cube import prepare_volume
-from dvg_jax.data.folder import CHANGES, Job, Settings, prepare_folder
 from dvg_jax.data.manifest import NAME, read_manifest
 from dvg_jax.data.prepare import main
-from dvg_jax.data.scans import load_scan
-from dvg_jax.data.splits import SplitRule
+from dvg_jax.data.scans import folder
+from dvg_jax.data.scans.cube import prepare_volume
+from dvg_jax.data.scans.folder import CHANGES, Job, Settings, prepare_folder
+from dvg_jax.data.scans.read import load_scan
+from dvg_jax.data.scans.splits import SplitRule
 from dvg_jax.errors import UserError
 from tests.data import made
 

@@ -2,9 +2,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax.data.frame import frame_affine, orientation, spacing, to_frame
-from dvg_jax.data.nifti import save_nifti
-from dvg_jax.data.scans import load_scan
+from dvg_jax.ct.frame import frame_affine, orientation, spacing, to_frame
+from dvg_jax.ct.nifti import save_nifti
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from tests.data import made
 

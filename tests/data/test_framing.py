@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dvg_jax.data.film_intensity import match_greys, without_marks
-from dvg_jax.data.film_reference import FIELD_MM, LEVELS, Greys, field_share, thorax_template
-from dvg_jax.data.films import Film, FilmFacts, fit_film, read_film, resized, write_picture
-from dvg_jax.data.films_in import FilmRequest, frame_film
-from dvg_jax.data.framing import blurred, crop_square, trim_borders
+from dvg_jax.data.films.greys import match_greys, without_marks
+from dvg_jax.data.films.read import Film, FilmFacts, fit_film, read_film, resized, write_picture
+from dvg_jax.data.films.search import blurred, crop_square, trim_borders
+from dvg_jax.data.films.template import FIELD_MM, LEVELS, Greys, field_share, thorax_template
+from dvg_jax.reconstruct.films import FilmRequest, frame_film
 from dvg_jax.xray import ConeBeamGeometry
 from tests.data.made_films import ANGLES, phantom_views
 from tests.paths import SHARED, needs_shared

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dvg_jax.data.intensity import hu_to_intensity, intensity_to_hu
+from dvg_jax.ct.intensity import hu_to_intensity, intensity_to_hu
 from dvg_jax.data.sources import PhantomSource
 
 SIZE = 32

@@ -7,14 +7,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax.data import folder
-from dvg_jax.data.bodymask import body_mask
-from dvg_jax.data.cube import prepare_volume
-from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.frame import frame_affine, spacing, to_frame
+from dvg_jax.ct.frame import frame_affine, spacing, to_frame
 from dvg_jax.data.prepare import main
-from dvg_jax.data.resample import resample_cube
-from dvg_jax.data.scans import Scan, load_scan
+from dvg_jax.data.scans import folder
+from dvg_jax.data.scans.body import body_mask
+from dvg_jax.data.scans.cube import prepare_volume
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.read import Scan, load_scan
+from dvg_jax.data.scans.resample import resample_cube
 from dvg_jax.errors import UserError
 from tests.data import made
 from tests.paths import SHARED, needs_shared

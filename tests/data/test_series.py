@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dvg_jax.data.index import choose_series, find_scans
-from dvg_jax.data.scans import load_scan
+from dvg_jax.data.scans.index import choose_series, find_scans
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from tests.data import made
 

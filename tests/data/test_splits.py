@@ -3,8 +3,8 @@
 import pytest
 
 from dvg_jax.data.manifest import SPLITS, Row
+from dvg_jax.data.scans.splits import SplitRule, assign_splits, check_lists, patient_in, read_lists, split_patients
 from dvg_jax.data.sources import PhantomSource
-from dvg_jax.data.splits import SplitRule, assign_splits, check_lists, patient_in, read_lists, split_patients
 from dvg_jax.errors import UserError
 
 MANY = {f"p{n}" for n in range(400)}

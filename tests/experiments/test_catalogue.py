@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from dvg_jax.config import default_config
+from dvg_jax.config.scales import SCALES, tiny
 from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Figures, rows_of
 from dvg_jax.experiments.claims import claims_of
 from dvg_jax.experiments.plan import equal_budget, plan_run, shorten
-from dvg_jax.presets import SCALES, tiny
 from dvg_jax.xray.views import spread
 
 PRINTED = TABLES[:-1]

@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 
 from dvg_jax import config as configs
-from dvg_jax.build import build_dvg
-from dvg_jax.data.folder import Job, Settings, prepare_folder
-from dvg_jax.data.intensity import intensity_to_hu
-from dvg_jax.data.nifti import save_nifti
+from dvg_jax.config.build import build_dvg
+from dvg_jax.ct.intensity import intensity_to_hu
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.phantom import chest
+from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
 from dvg_jax.data.sources import ArraySource
 from dvg_jax.errors import UserError
 from dvg_jax.experiments import command
 from dvg_jax.experiments.catalogue import Figures, Row
 from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Claim, judge
-from dvg_jax.experiments.figures import draw
 from dvg_jax.experiments.measure import CaseSet, Subject, measure
-from dvg_jax.experiments.report import write_report
+from dvg_jax.experiments.pictures import draw
 from dvg_jax.experiments.reproduce import reproduce
+from dvg_jax.experiments.tables import write_report
 from tests.tiny import get_config
 
 ROWS = [
@@ -189,7 +189,7 @@ def test_configure_keeps_published_lengths_at_paper_scale():
 
 
 def test_curves_without_matplotlib_are_refused_before_training(monkeypatch, fails, tmp_path):
-    monkeypatch.setattr("dvg_jax.experiments.figures.find_spec", lambda name: None)
+    monkeypatch.setattr("dvg_jax.experiments.pictures.find_spec", lambda name: None)
     assert "matplotlib" in fails(command.main, "--table", "fig5", "--workdir", tmp_path / "work")
     assert not (tmp_path / "work").exists()
 

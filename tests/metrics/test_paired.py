@@ -5,7 +5,7 @@ import pytest
 
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.paired import compare_paired, main, read_rows
-from dvg_jax.metrics.report import write_table
+from dvg_jax.metrics.tables import write_table
 
 
 def rows(values, **labels):

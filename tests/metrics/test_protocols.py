@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
 
-from dvg_jax.data.nifti import save_nifti
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.errors import UserError
 from dvg_jax.metrics import compare
 from dvg_jax.metrics import protocols as module

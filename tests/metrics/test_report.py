@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.manifest import Row, write_manifest
-from dvg_jax.data.nifti import save_nifti
 from dvg_jax.data.sources import PreparedSource
-from dvg_jax.metrics.report import patients_of, summarise, write_table
-from dvg_jax.scores import row_labels
+from dvg_jax.evaluate.scores import row_labels
+from dvg_jax.metrics.tables import patients_of, summarise, write_table
 
 ROWS = {
     "A": [{"case": i, "psnr": float(i), "ssim": 0.5} for i in range(10)],

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dvg_jax.data.intensity import hu_to_intensity
+from dvg_jax.ct.intensity import hu_to_intensity
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.metrics.tissue import BANDS, mae_hu_by_band
 from dvg_jax.metrics.volume import FIGURES

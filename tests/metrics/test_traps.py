@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 
 from dvg_jax.data.sources import PhantomSource
 from dvg_jax.metrics.protocols import Measures
-from dvg_jax.metrics.report import decimals
+from dvg_jax.metrics.tables import decimals
 from dvg_jax.metrics.tissue import AIR_LIMIT
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"

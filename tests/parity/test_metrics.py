@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dvg_jax.data.intensity import HU_RANGE
+from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.metrics import psnr_slices, ssim_slices
 from dvg_jax.metrics.protocols import Measures
 from tests.parity.errors import elementwise

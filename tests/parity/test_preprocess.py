@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dvg_jax.data import published
+from dvg_jax.data.scans import published
 from dvg_jax.errors import UserError
 from tests.paths import GOLDEN, needs_shared
 

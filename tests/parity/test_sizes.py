@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import paper
-from dvg_jax.build import build_dvg
+from dvg_jax.config.build import build_dvg
 from dvg_jax.stages.adversary import Adversary, Weights
 
 KEY = jax.random.key(0)

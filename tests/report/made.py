@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dvg_jax.data.frame import frame_affine
+from dvg_jax.ct.frame import frame_affine
 from dvg_jax.report import Case, Difference, Film, Layer, Page, Picture, Table
 
 SHAPE = (12, 10, 8)

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from dvg_jax.build import build_dvg
 from dvg_jax.config import check, default_config
+from dvg_jax.config.build import build_dvg
+from dvg_jax.config.scales import any_views, tiny
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
-from dvg_jax.presets import any_views, tiny
-from dvg_jax.reconstructor import Reconstructor
+from dvg_jax.reconstruct.reconstructor import Reconstructor
 from dvg_jax.stages import build_stage
 from dvg_jax.xray.views import random_view_sets
 from tests.tiny import get_config

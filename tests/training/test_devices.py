@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dvg_jax.build import build_dvg
+from dvg_jax.config.build import build_dvg
 from dvg_jax.data.pipeline import training_iterator
 from dvg_jax.stages import build_stage
 from dvg_jax.training import sharding

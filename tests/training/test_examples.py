@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dvg_jax.build import build_dvg, build_source
+from dvg_jax.config.build import build_dvg, build_source
 from dvg_jax.data.sources import ArraySource, PhantomSource
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import of_files

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from dvg_jax.commands import train
 from dvg_jax.errors import UserError
+from dvg_jax.training import command as train
 from dvg_jax.training import distributed
 from dvg_jax.training.checkpoint import load_model
 

@@ -1,0 +1,224 @@
+"""Start, end and stop every command of the project in the same way. Does not import JAX.
+
+    main --UserError--> "error: ...", exit code 2      --OSError--> "error: FILE: reason", 2
+         --Ctrl-C, SIGTERM--> "stopped", 130, 143      --nobody reads its output--> nothing, 141
+
+``cli/flags.py`` words the errors of flags, ``config/file.py`` those of configs.
+"""
+
+import atexit
+import codecs
+import errno
+import importlib
+import math
+import os
+import re
+import select
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+
+from dvg_jax import runtime
+from dvg_jax.cli.flags import illegal, kind, unknown
+from dvg_jax.cli.interrupt import Stopped, stopped_by_signals
+from dvg_jax.errors import UserError, near_path
+
+BAD_INPUT = 2
+
+NOBODY_READS = 128 + 13
+"""A shell gives this code to a command that SIGPIPE has ended."""
+
+
+class _StoppedExit(SystemExit):
+    """Tell the end of a command that a signal stopped from any other."""
+
+    code: int
+
+
+def run(main: Callable[[list[str] | None], None]) -> None:
+    """Run ``main`` on the command line's arguments; an early end gives one line on stderr and an exit code.
+
+    Raises:
+      SystemExit: ``main`` did not come to its end.
+    """
+    _escape_what_cannot_be_encoded()
+    try:
+        with stopped_by_signals():
+            _call(main)
+            _flush()
+    except SystemExit as left:
+        _leave(left.code)
+    except UserError as error:
+        _leave(BAD_INPUT, f"error: {error}")
+    except KeyboardInterrupt as stopped:
+        code = stopped.exit_code if isinstance(stopped, Stopped) else 128 + signal.SIGINT
+        _leave(code, "; ".join(["stopped", *getattr(stopped, "__notes__", ())]), _StoppedExit)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            _leave(NOBODY_READS)
+        _leave(BAD_INPUT, f"error: {reason(error)}")
+    except UnicodeEncodeError as error:
+        if sys.getfilesystemencoding() == "utf-8":
+            raise
+        told = f"error: {error.object!r} cannot be a name in this locale, {error.encoding}; allowed: a UTF-8 one"
+        _leave(BAD_INPUT, told)
+
+
+def run_module(name: str) -> None:
+    """Run the ``main`` of a module that imports JAX, with the process set up for it first; to be called by a program.
+
+    A process that is stopped while XLA compiles crashes when its libraries are unloaded: it ends before that.
+    """
+    runtime.set_up()
+    try:
+        run(lambda argv: importlib.import_module(name).main(argv))
+    except _StoppedExit as left:
+        atexit._run_exitfuncs()
+        os._exit(left.code)
+
+
+def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tuple[str, ...]) -> None:
+    """Parse absl flags, ``--config`` and its overrides among them; every fault is a :class:`UserError`."""
+    argv = sys.argv if argv is None else [sys.argv[0], *argv]
+    if {"-h", "--help"} & set(argv):
+        print(values.get_help())
+        sys.exit(0)
+    names = [f"--{name}" for name in values if "." not in name]
+    try:
+        rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(unknown(f"--{error.flagname}", names)) from error
+    except flags.IllegalFlagValueError as error:
+        raise illegal(error, values) from error
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}; allowed: flags, see --help")
+    for name in required:
+        if not values[name].value:
+            raise UserError(f"--{name} is missing")
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value) and "." not in name:
+            raise UserError(f"--{name} is {value}; allowed: {kind(values[name])}")
+
+
+def workdir_path(value: str, made: bool = True) -> Path:
+    """Check a working folder and return its path. With ``made`` it need not exist; a file in its place is refused."""
+    path = Path(value)
+    try:
+        os.path.abspath(value).encode("utf-8")
+    except UnicodeEncodeError:  # Orbax takes no other names
+        raise UserError(f"--workdir is {value}, no name in UTF-8; allowed: one, in a UTF-8 locale") from None
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir is {value}, a file; allowed: a folder{', made if it is missing' if made else ''}")
+    if not made and not path.is_dir():
+        raise UserError(f"--workdir is {value}, which does not exist{near_path(path)}; allowed: a folder with a model")
+    return path
+
+
+def output_file(flag: str, value: str, suffixes: tuple[str, ...]) -> Path:
+    """A file to be written, checked before the work whose result it takes: its suffix and its folder."""
+    path = Path(value)
+    if not path.name.endswith(suffixes):
+        raise UserError(f"--{flag} is {value}; allowed: a name that ends in {' or '.join(suffixes)}")
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise UserError(f"--{flag} is {value}; allowed: a file in a folder that exists")
+    return path
+
+
+def reason(error: OSError) -> str:
+    """Return the files that a system error is about, and its reason."""
+    names = (name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike)))
+    files = " to ".join(os.fsdecode(name) for name in names)
+    if not files and error.errno is not None and not _can_flush():
+        files = "standard output"
+    why = error.strerror or str(error) or type(error).__name__
+    return f"{files}: {why}" if files else why
+
+
+def _leave(code: str | int | None, told: str = "", kind: type[SystemExit] = SystemExit) -> NoReturn:
+    """Exit after printing ``told`` as one line on stderr. Output that cannot be written is dropped silently."""
+    try:
+        if told:
+            print(" ".join(told.split()), file=sys.stderr, flush=True)
+        _flush()
+    except OSError as error:
+        code = code or (NOBODY_READS if error.errno == errno.EPIPE else BAD_INPUT)
+        # Otherwise Python would try once more at its end, and report the failure.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+    raise kind(code)
+
+
+def _call(main: Callable[[list[str] | None], None]) -> None:
+    """Call ``main``; a system error that Orbax reports in a text of its own becomes an OSError."""
+    try:
+        main(None)
+    except Exception as error:
+        failed = _of_system(error)
+        if failed is None:
+            raise
+        # Threads of Orbax do not know of the failure yet, and would report it many more times.
+        sys.unraisablehook = lambda _: None
+        raise failed from error
+
+
+def _of_system(error: Exception) -> OSError | None:
+    """Find a system error in Orbax's own text; None for any other error."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is None:
+        return None
+    file = re.search(r'local file "([^"]+)"', str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1])), file and file[1])
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None where the caller has closed it
+        sys.stdout.flush()
+
+
+def _can_flush() -> bool:
+    try:
+        _flush()
+    except OSError:
+        return False
+    return True
+
+
+def _nobody_reads() -> bool:
+    """Tell whether the other end of stdout or stderr is closed: pipes to other processes may break too."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    for stream in (1, 2):
+        poll.register(stream, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Make stdout and stderr accept file names and characters that the locale cannot encode.
+
+    In UTF-8 they are printed with backslashes, so that the output remains valid UTF-8. Elsewhere, as in the C locale,
+    the bytes of a name are written unchanged.
+    """
+    codecs.register_error("dvg_jax.bytes", _bytes_or_backslashes)
+    errors = "backslashreplace" if sys.getfilesystemencoding() == "utf-8" else "dvg_jax.bytes"
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+
+
+def _bytes_or_backslashes(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    parts = (
+        letter.encode("ascii", "surrogateescape" if "\udc80" <= letter <= "\udcff" else "backslashreplace")
+        for letter in error.object[error.start : error.end]
+    )
+    return b"".join(parts), error.end

@@ -1,0 +1,126 @@
+"""Define rules for settings and word their violations. ``config/table.py`` assigns them. Does not import JAX."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dvg_jax.errors import did_you_mean
+
+
+class Rule(Protocol):
+    """Define which values one field allows."""
+
+    @property
+    def allowed(self) -> str:
+        """Describe the allowed values, as the end of a sentence."""
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether ``value`` is allowed. Never raises, whatever the value's type."""
+
+
+def refusal(field: str, value: Any, rule: Rule) -> str:
+    """Word the refusal of a value that breaks its field's rule, in one line."""
+    near = did_you_mean(value, rule.values) if isinstance(rule, OneOf) and isinstance(value, str) else ""
+    return f"config.{field} is {value!r}{near}; allowed: {rule.allowed}"
+
+
+@dataclass(frozen=True)
+class Number:
+    """Allow finite numbers from ``low`` to ``high``; ``open_low`` and ``open_high`` exclude the bound itself."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+    open_low: bool = False
+    open_high: bool = False
+
+    @property
+    def allowed(self) -> str:
+        low = f"more than {self.low:.10g}" if self.open_low else f"{self.low:.10g}"
+        high = f"less than {self.high:.10g}" if self.open_high else f"{self.high:.10g}"
+        kind = "a whole number" if self.whole else "a number"
+        if self.low == -math.inf and self.high == math.inf:
+            return kind
+        if self.high == math.inf:
+            return f"{kind}, {low}" if self.open_low else f"{kind}, {low} or more"
+        return f"{kind} from {low} to {high}"
+
+    def holds(self, value: Any) -> bool:
+        kinds = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Allow one of these words or numbers."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(str(value) if value != "" else '""' for value in self.values)
+
+    def holds(self, value: Any) -> bool:
+        return any(type(value) is type(one) and value == one for one in self.values)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Allow True or False."""
+
+    allowed: str = "True, False"
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Allow a word, such as a folder's name; ``empty`` says whether it may be left out."""
+
+    allowed: str
+    empty: bool = False
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, str) and (self.empty or bool(value.strip()))
+
+
+@dataclass(frozen=True)
+class Several:
+    """Allow a tuple of ``least`` or more entries, or of exactly ``count``, each of which follows ``rule``."""
+
+    rule: Rule
+    least: int = 0
+    count: int | None = None
+    example: str = ""
+
+    @property
+    def allowed(self) -> str:
+        least = f"{self.least} or more" if self.least else "none or more"
+        many = f"{self.count}" if self.count else least
+        return f"a tuple{f' such as {self.example}' if self.example else ''} of {many}, each {self.rule.allowed}"
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, (tuple, list)):
+            return False
+        right = len(value) == self.count if self.count else len(value) >= self.least
+        return right and all(self.rule.holds(one) for one in value)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Allow a tuple of one or more of these words; one entry may be several words, separated by commas."""
+
+    values: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return f"one or more of {', '.join(self.values)}"
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, (tuple, list)) or not value or not all(isinstance(one, str) for one in value):
+            return False
+        return all(word in self.values for one in value for word in one.split(","))

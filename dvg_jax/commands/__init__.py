@@ -1,1 +1,0 @@
-"""What the scripts at the top level do."""

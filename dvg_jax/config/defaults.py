@@ -1,0 +1,212 @@
+"""Every setting there is, with the paper's values; files in ``configs/`` change what they need."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dvg_jax.config.baselines import BASELINES, baseline_settings
+from dvg_jax.config.relations import check_relations
+from dvg_jax.config.table import GEOMETRIES, STAGES, check_fields
+from dvg_jax.errors import UserError
+from dvg_jax.files.atomic import replacing
+from dvg_jax.training import orientation
+
+__all__ = [
+    "BASELINES", "GEOMETRIES", "PUBLISHED", "STAGES", "check", "default_config", "load", "published_config", "save",
+    "stage_field", "stage_settings",
+]  # fmt: skip
+
+PUBLISHED = {
+    "projector": "published",
+    "normalize_new_view": False,
+    "head_first": True,
+    "floor": 0.04,
+    "sampler.clip": 1.0,
+}
+"""What the released weights were trained and are sampled with, where it is not the default. The scale of latents is
+not here: it lies with the weights (``torch_import/workdir.py``)."""
+
+
+def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
+    return ConfigDict(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "schedule": "constant",  # constant | cosine | linear | staircase
+            "warmup_steps": 0,
+            # cosine: steps to the lowest rate, 0 is all of them. linear: the last steps, while the rate falls, 0 is
+            # half of them. staircase: steps from one drop to a tenth to the next, 0 is a fifth of them.
+            "decay_steps": 0,
+            "end_rate": 0.0,  # cosine, linear: the lowest rate, as a share of learning_rate
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "clip_norm": 0.0,  # gradient norm; 0 is no clipping
+            "weight_decay": 0.0,  # added to the gradient, as PyTorch's Adam does
+            "ema_decay": 0.0,  # 0 is no averaging
+            "ema_every": 1,
+            "ema_start": 0,  # until this step the average is a plain copy
+            "cache": False,  # make all examples once, before training; those of frozen stages are kept on disk
+        }
+    )
+
+
+def _vqgan(steps: int) -> ConfigDict:
+    training = _training(steps, batch_size=2, learning_rate=3e-4)
+    training.update({"beta1": 0.5, "beta2": 0.9, "clip_norm": 1.0})
+    return ConfigDict(
+        {
+            "network": {
+                "n_hiddens": 16,
+                "downsample": (4, 4, 4),
+                "embedding_dim": 8,
+                "n_codes": 16384,
+                "num_groups": 32,
+                "decoder_res_blocks": 2,
+                "remat": False,  # residual blocks computed again in the backward pass: less memory, more time
+            },
+            "loss": {
+                "reconstruction": 4.0,
+                "commitment": 0.25,
+                "perceptual": 4.0,  # LPIPS (VGG) of one random axial slice; 0 leaves it out
+                "gan": 1.0,  # 2D and 3D patch discriminators; 0 leaves them out
+                "feature_matching": 4.0,
+                "gan_start": 5000,  # batches; the released code counts both optimisers' steps up to 10000
+                "gan_kind": "hinge",  # hinge | vanilla
+                "disc_width": 64,
+                "disc_layers": 3,
+                "restart_threshold": 1.0,  # codes used less than this are drawn anew from the data
+            },
+            "train": training,
+        }
+    )
+
+
+def _unet(dim: int) -> ConfigDict:
+    return ConfigDict({"dim": dim, "dim_mults": (1, 2, 4, 8), "heads": 8, "head_dim": 32, "groups": 8, "remat": False})
+
+
+def default_config() -> ConfigDict:
+    """The paper's biplanar setting at 128^3."""
+    new_view, diffusion = (_training(500_000, batch_size=2, learning_rate=2e-4) for _ in range(2))
+    new_view.cache = True
+    diffusion.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000, "cache": True})
+    config = ConfigDict(
+        {
+            "stage": "all",
+            "seed": 0,
+            "size": 128,  # voxels along each edge, and detector pixels
+            "geometry": "paper",  # paper: 107 of 128 voxels seen at the isocentre | covering: all of them
+            "angles": (0.0, 90.0),  # input views, degrees about the foot-head axis
+            "new_angles": (45.0,),  # views to synthesise; () for none
+            "use_vpge": True,  # Table II: encode V_bp by its own VQGAN
+            "use_diffusion": True,  # Table II: off leaves DVG-Net
+            # N: one model for any 1 to N views (Fig. 5), trained on sets drawn at each step; V_bp is the views' mean
+            "random_views": 0,
+            "projector": "default",  # default: Eqs. (1) and (9) | published: the released code's (xray/published.py)
+            "normalize_new_view": True,  # the synthesised view min-max as films are; not so in the released code
+            "decode_quantized": True,  # D_ct from the nearest codes; so in the released code too
+            # With True the networks have the head at index 0 of D and at row 0 of views, as in the released code.
+            # Inputs and outputs have the foot there in either case.
+            "head_first": False,
+            "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
+            "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
+            # several devices: each holds a share of weights, moments and averages between steps, not all of them
+            "shard_parameters": False,
+            "timesteps": 100,
+            # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
+            # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
+            "sampler": {"name": "", "steps": 0, "eta": 1.0, "clip": 0.0},
+            "init": dict.fromkeys((*STAGES, *BASELINES), ""),  # a stage's folder from another run
+            "data": {
+                "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
+                "train_count": 1024,  # phantoms
+                "test_count": 64,
+            },
+            "ct_vqgan": _vqgan(45_800),
+            "view_vqgan": _vqgan(22_900),
+            "new_view_vqgan": _vqgan(22_900),
+            "new_view": {"network": _unet(64), "train": new_view},
+            "diffusion": {"network": _unet(128), "train": diffusion},
+            "baselines": baseline_settings(_training),
+            "log": {
+                "metrics_every": 10,
+                "checkpoint_every": 1000,
+                "checkpoints_kept": 2,
+                "evaluate_every": 5000,  # steps; 0 is at the end of a stage only
+            },
+            "evaluate": {
+                "cases": 16,
+                "batch_size": 4,
+                "protocols": ("hu",),  # hu | x2ct | dvg, any of them: docs/metrics.md
+                "lpips": "vgg",  # of hu: vgg | alex (60 times faster on a CPU) | "" for none; that of dvg is always vgg
+                "lpips_range": "unit",  # of hu: unit, images in [0, 1] as published | signed, [-1, 1] as LPIPS was made
+                "pictures": 4,
+            },
+        }
+    )
+    config.lock()
+    return config
+
+
+def published_config() -> ConfigDict:
+    """The biplanar setting at 128^3 under the released code's conventions: for its weights."""
+    config = default_config()
+    config.update_from_flattened_dict(PUBLISHED)
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse values that no stage can work with, by the field's name: first each alone, then combinations."""
+    check_fields(config)
+    check_relations(config)
+
+
+def stage_field(name: str) -> str:
+    """Where in the config a stage's settings are."""
+    return f"baselines.{name}" if name in BASELINES else name
+
+
+def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
+    """A stage's settings, ``train`` among them."""
+    return config.baselines[name] if name in BASELINES else config[name]
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Write ``config`` as JSON, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> ConfigDict:
+    """Read what :func:`save` wrote; lists come back as tuples.
+
+    A field younger than the file gets its default, except ``head_first``, which follows from the folder's stages
+    (``training/orientation.py``).
+    """
+    try:
+        saved = _tuples(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; allowed: a --workdir that train.py has written") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a saved config: {error}") from None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is not a saved config; allowed: one that train.py has written")
+    if "head_first" not in saved:
+        saved["head_first"] = orientation.of_older_run(saved, [path.parent / stage for stage in STAGES])
+    return ConfigDict(_filled(saved, default_config().to_dict()))
+
+
+def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        k: _filled(saved[k], v) for k, v in default.items() if isinstance(v, dict) and isinstance(saved.get(k), dict)
+    }
+    return default | saved | nested
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

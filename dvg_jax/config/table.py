@@ -1,0 +1,223 @@
+"""Give every field of a config its rule: one table in the shape of the config. Does not import JAX.
+
+A field without a row here fails ``tests/cases/test_config_ranges.py``. ``config/relations.py`` checks combinations of
+fields.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dvg_jax.cli.rules import Number, OneOf, Rule, Several, Switch, Text, Words, refusal
+from dvg_jax.config.baselines import BASELINES
+from dvg_jax.errors import UserError, did_you_mean
+
+STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
+"""The stages are listed in the order of training."""
+
+GEOMETRIES = ("paper", "covering")
+PROJECTORS = ("default", "published")
+
+MOST_SEED = 2**32 - 1
+"""A larger seed would be cut to 32 bits, and give the numbers of a smaller one."""
+
+Table = dict[str, Any]
+"""It maps a field to its rule, or a section to another table."""
+
+COUNT = Number(1, whole=True)
+COUNT_OR_NONE = Number(0, whole=True)
+SHARE = Number(0, 1)
+BELOW_ONE = Number(0, 1, open_high=True)
+WEIGHT = Number(0)
+WIDTH = Number(0, open_low=True)
+ANGLE = Number(-360, 360)
+SWITCH = Switch()
+DISTANCE = OneOf(("mse", "l1"))
+
+TRAIN: Table = {
+    "steps": COUNT,
+    "batch_size": COUNT,
+    "learning_rate": Number(0, 1, open_low=True),
+    "schedule": OneOf(("constant", "cosine", "linear", "staircase")),
+    "warmup_steps": COUNT_OR_NONE,
+    "decay_steps": COUNT_OR_NONE,
+    "end_rate": SHARE,
+    "beta1": BELOW_ONE,
+    "beta2": BELOW_ONE,
+    "clip_norm": WEIGHT,
+    "weight_decay": WEIGHT,
+    "ema_decay": BELOW_ONE,
+    "ema_every": COUNT,
+    "ema_start": COUNT_OR_NONE,
+    "cache": SWITCH,
+}
+
+VQGAN: Table = {
+    "network": {
+        "n_hiddens": COUNT,
+        "downsample": Several(OneOf((1, 2, 4, 8, 16, 32, 64)), count=3, example="(4, 4, 4)"),
+        "embedding_dim": COUNT,
+        "n_codes": COUNT,
+        "num_groups": COUNT,
+        "decoder_res_blocks": COUNT_OR_NONE,
+        "remat": SWITCH,
+    },
+    "loss": {
+        "reconstruction": WEIGHT,
+        "commitment": WEIGHT,
+        "perceptual": WEIGHT,
+        "gan": WEIGHT,
+        "feature_matching": WEIGHT,
+        "gan_start": COUNT_OR_NONE,
+        "gan_kind": OneOf(("hinge", "vanilla")),
+        "disc_width": COUNT,
+        "disc_layers": COUNT,
+        "restart_threshold": WEIGHT,
+    },
+    "train": TRAIN,
+}
+
+# Time features are sines and cosines of half as many frequencies, of which there must be at least two.
+UNET: Table = {
+    "dim": Number(4, whole=True),
+    "dim_mults": Several(COUNT, least=1, example="(1, 2, 4)"),
+    "heads": COUNT,
+    "head_dim": Number(2, whole=True),
+    "remat": SWITCH,
+}
+LATENT: Table = {"network": UNET | {"groups": COUNT}, "train": TRAIN}
+
+X2CT: Table = {
+    "width": WIDTH,
+    "layers": Several(COUNT_OR_NONE, count=5, example="(6, 12, 24, 16, 6)"),
+    "dropout": BELOW_ONE,
+    "train": TRAIN,
+}
+
+METHODS: Table = {
+    "cnn2d": {
+        "width": WIDTH,
+        "fusion": OneOf(("early", "late")),
+        "blocks": Several(COUNT, count=5, example="(4, 3, 3, 3, 5)"),
+        "train": TRAIN,
+    },
+    "x2ct_cnn": X2CT,
+    "x2ct_gan": X2CT | {"loss": {"adversarial": WEIGHT, "reconstruction": WEIGHT, "projection": WEIGHT}},
+    "prior_net": {
+        "width": WIDTH,
+        "norm": OneOf(("batch", "group")),
+        "loss": OneOf(("l1", "full")),
+        "train": TRAIN,
+    },
+    "residual_unet": {"width": WIDTH, "train": TRAIN},
+    "bx2s": {"base": Number(4, whole=True), "guided": SWITCH, "loss": DISTANCE, "train": TRAIN},
+    "reconnet": {"width": WIDTH, "start_depth": OneOf((2, 4)), "loss": DISTANCE, "train": TRAIN},
+    "cddpm": {
+        "space": OneOf(("pixel", "latent")),
+        "new_view": SWITCH,
+        "network": UNET | {"attention_size": COUNT_OR_NONE},
+        "train": TRAIN,
+    },
+}
+
+TABLE: Table = {
+    "stage": OneOf(("all", *STAGES, *BASELINES)),
+    "seed": Number(0, MOST_SEED, whole=True),
+    "size": Number(2, whole=True),
+    "geometry": OneOf(GEOMETRIES),
+    "angles": Several(ANGLE, least=1, example="(0.0, 90.0)"),
+    "new_angles": Several(ANGLE, example="(45.0,)"),
+    "use_vpge": SWITCH,
+    "use_diffusion": SWITCH,
+    "random_views": COUNT_OR_NONE,
+    "projector": OneOf(PROJECTORS),
+    "normalize_new_view": SWITCH,
+    "head_first": SWITCH,
+    "decode_quantized": SWITCH,
+    "floor": BELOW_ONE,
+    "dtype": OneOf(("float32", "bfloat16")),
+    "shard_parameters": SWITCH,
+    "timesteps": COUNT,
+    "sampler": {
+        "name": OneOf(("ancestral", "ddim", "dpmpp_2m", "")),
+        "steps": COUNT_OR_NONE,
+        "eta": SHARE,
+        "clip": WEIGHT,
+    },
+    "init": dict.fromkeys((*STAGES, *BASELINES), Text("a stage's folder of another run, or nothing", empty=True)),
+    "data": {
+        "source": Text("phantom, or a folder written by dvg_jax.data.prepare"),
+        "train_count": COUNT,
+        "test_count": COUNT,
+    },
+    "ct_vqgan": VQGAN,
+    "view_vqgan": VQGAN,
+    "new_view_vqgan": VQGAN,
+    "new_view": LATENT,
+    "diffusion": LATENT,
+    "baselines": METHODS,
+    "log": {
+        "metrics_every": COUNT,
+        "checkpoint_every": COUNT,
+        "checkpoints_kept": COUNT,
+        "evaluate_every": COUNT_OR_NONE,
+    },
+    "evaluate": {
+        "cases": COUNT,
+        "batch_size": COUNT,
+        "protocols": Words(("hu", "x2ct", "dvg")),
+        "lpips": OneOf(("vgg", "alex", "")),
+        "lpips_range": OneOf(("unit", "signed")),
+        "pictures": COUNT_OR_NONE,
+    },
+}
+
+
+def rules(table: Table | None = None, prefix: str = "") -> dict[str, Rule]:
+    """Return the rule of every field, by its path such as ``ct_vqgan.train.steps``."""
+    flat: dict[str, Rule] = {}
+    for name, entry in (TABLE if table is None else table).items():
+        flat |= rules(entry, f"{prefix}{name}.") if isinstance(entry, dict) else {prefix + name: entry}
+    return flat
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Refuse the first field that is missing or whose value breaks its rule, by the field's name."""
+    for field, rule in rules().items():
+        value: Any = config
+        for part in field.split("."):
+            if not isinstance(value, ConfigDict) or part not in value:
+                raise UserError(f"config.{field} is missing; allowed: a config made by dvg_jax.config.default_config()")
+            value = value[part]
+        if not rule.holds(value):
+            raise UserError(refusal(field, value, rule))
+
+
+def check_name(field: str, config: ConfigDict) -> None:
+    """Refuse the path of a field that ``config`` does not have, or of a whole section."""
+    section, told = config, "config"
+    *above, last = field.split(".")
+    for part in (*above, last):
+        names = list(section.keys()) if isinstance(section, ConfigDict) else []
+        if part not in names:
+            allowed = f"allowed: {', '.join(names)}" if names else f"allowed: {told} itself"
+            near = did_you_mean(part, names) or _elsewhere(last, config)
+            raise UserError(f"{told} has no field {part!r}{near}; {allowed}")
+        section, told = section[part], f"{told}.{part}"
+    if isinstance(section, ConfigDict):
+        raise UserError(f"{told} is a section; allowed: one of its fields, {', '.join(section.keys())}")
+
+
+def _elsewhere(name: str, config: ConfigDict) -> str:
+    """Return ``; did you mean PATH?`` if other sections have a field of this name, the pipeline's before others."""
+    found = sorted((path for path in _paths(config) if path.split(".")[-1] == name), key=lambda path: path.count("."))
+    more = f", or one of {len(found) - 1} others" if len(found) > 1 else ""
+    return f"; did you mean config.{found[0]}{more}?" if found else ""
+
+
+def _paths(config: ConfigDict, prefix: str = "") -> list[str]:
+    """List all fields of a config by their paths."""
+    paths: list[str] = []
+    for name, value in config.items():
+        paths += _paths(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+    return paths

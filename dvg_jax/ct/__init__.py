@@ -1,0 +1,1 @@
+"""Define what a CT is here: its patient frame, its intensities and its NIfTI files."""

@@ -1,0 +1,57 @@
+"""The chest wall: skin, fat, muscle, breasts, and the rib cage's inner surface that everything else is placed by."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from dvg_jax.data.phantom.person import Person
+from dvg_jax.data.phantom.solids import Distance, Points, capsule, ellipse, ellipsoid, paint, smooth, union
+
+FAT, MUSCLE, SKIN, GLAND = -100.0, 50.0, 10.0, 15.0
+SPINE_H = 46.0
+"""How far the vertebral bodies lie behind the middle of the chest, before the spine's bow, mm."""
+
+
+def cage_distance(person: Person, p: Points) -> Distance:
+    """From the rib cage's outer surface: a bell, narrow at the top, flattened at the back by the spine."""
+    d, h, w = p
+    rise = jnp.clip((d + 40) / (person.top + 40), 0, 1)
+    bell = jnp.sqrt(jnp.clip(1 - rise**2.6, 0.0, 1.0))
+    low = 1 - 0.06 * smooth(-d, 70.0, 160.0)
+    half_w = jnp.maximum(person.cage_w * bell * low, 12.0)
+    half_h = jnp.maximum(person.cage_h * (0.35 + 0.65 * bell) * low, 12.0)
+    centre = 6.0 + 14.0 * rise**2
+    # A superellipse of power 2.5 is the flattened oval of an axial slice.
+    q = ((jnp.abs(h - centre) / half_h) ** 2.5 + (jnp.abs(w) / half_w) ** 2.5 + 1e-9) ** 0.4
+    return (q - 1) * jnp.minimum(half_h, half_w)
+
+
+def body(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
+    """Everything around the rib cage, and soft tissue inside it to be painted over."""
+    d, h, w = p
+    fat, muscle = person.fat, person.muscle
+    shoulder = smooth(d, 40.0, 130.0)
+    neck = smooth(d, 128.0, 168.0)
+    half_w = (person.cage_w + muscle + fat) * (1 + (0.2 * person.arm - 0.04) * shoulder) * (1 - 0.35 * neck)
+    half_h = (person.cage_h + muscle + fat) * (1 - 0.12 * shoulder)
+    centre = 6.0 + 10.0 * shoulder
+    q = ((jnp.abs(h - centre) / half_h) ** 2.6 + (jnp.abs(w) / half_w) ** 2.6 + 1e-9) ** (1 / 2.6)
+    outline = (q - 1) * half_h
+    breast = union(*(
+        ellipsoid(p, (-38.0, -person.cage_h - 6.0, side * 68.0), (52.0, 44.0 + fat, 54.0)) for side in (-1, 1)
+    ))  # fmt: skip
+    breast = breast + 200.0 * (1 - person.female)
+    outline = union(outline, breast)
+    hu = paint(hu, outline, SKIN, voxel)
+    hu = paint(hu, outline + 2.5, FAT, voxel)
+    hu = paint(hu, breast + 18.0, GLAND, voxel, 0.7)
+    # The muscles of the shoulder girdle thicken the wall towards the top; those of the back run beside the spine.
+    hu = paint(hu, outline + fat * (1 - 0.35 * shoulder), MUSCLE, voxel, 0.9 * shoulder)
+    hu = paint(hu, cage - muscle * 0.8, MUSCLE, voxel)
+    for side in (-1, 1):
+        back = ellipse(h - SPINE_H - 42.0, w - side * 30.0, 24.0, 30.0)
+        hu = paint(hu, jnp.maximum(back, outline + 6.0), MUSCLE, voxel)
+        chest_muscle = capsule(p, (40.0, -person.cage_h * 0.82, side * 25.0), (88.0, -22.0, side * 140.0), 13.0)
+        hu = paint(hu, jnp.maximum(chest_muscle, outline + 3.0), MUSCLE, voxel)
+        armpit = ellipsoid(p, (78.0, 0.0, side * (person.cage_w + 14.0)), (36.0, 26.0, 18.0))
+        hu = paint(hu, jnp.maximum(armpit, outline + 4.0), FAT, voxel, 0.8)
+    return paint(hu, cage + 4.0, 35.0, voxel)

@@ -1,0 +1,67 @@
+"""Check what a file says of its voxels' positions: units, missing fields and contradictions, alike for all formats.
+
+No program may guess left from right: an affine that a file does not state is never invented.
+"""
+
+import numpy as np
+
+from dvg_jax.ct.frame import Affine, orientation, spacing
+from dvg_jax.errors import UserError
+
+MM = {"mm": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001}
+"""Millimetres in each unit that headers use."""
+
+_NAMES = {
+    "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "millimetres": "mm", "meter": "m", "metre": "m",
+    "meters": "m", "metres": "m", "centimeter": "cm", "centimetre": "cm", "µm": "um", "μm": "um",
+    "micron": "um", "microns": "um", "micrometer": "um", "micrometre": "um",
+}  # fmt: skip
+
+_LEAST_MM, _MOST_MM = 0.05, 50.0
+_LONGEST_MM = 3000.0
+
+
+def no_orientation(path: object, why: str) -> UserError:
+    """Return the error for a file that does not say where its axes point."""
+    return UserError(f"{path}: states no orientation ({why}), so left and right are unknown")
+
+
+def in_mm(path: object, affine: Affine, unit: str) -> tuple[Affine, tuple[str, ...]]:
+    """Convert an affine in ``unit`` to mm, with a note if that changes it. Raises UserError for unknown units."""
+    name = _NAMES.get(unit.strip().lower(), unit.strip().lower())
+    if name not in MM:
+        raise UserError(f"{path}: states lengths in {unit!r}; allowed: {', '.join(MM)}")
+    if MM[name] == 1:
+        return affine, ()
+    converted = affine.copy()
+    converted[:3] *= MM[name]
+    return converted, (f"lengths in {name} were converted to mm",)
+
+
+def check_extent(path: object, shape: tuple[int, ...], affine: Affine) -> None:
+    """Raise UserError for voxels or a volume of a size that no CT of a person has: a wrong unit, invented steps."""
+    steps = np.array(spacing(affine))
+    longest = float((steps * shape).max())
+    if steps.min() < _LEAST_MM or steps.max() > _MOST_MM or longest > _LONGEST_MM:
+        sizes = " x ".join(f"{step:.4g}" for step in steps)
+        allowed = f"{_LEAST_MM:g} to {_MOST_MM:g} mm and {_LONGEST_MM:g} mm (is the unit mm?)"
+        raise UserError(
+            f"{path}: voxel spacing {sizes} mm, {longest:.4g} mm along the longest axis; allowed: {allowed}"
+        )
+
+
+def check_same(path: object, shape: tuple[int, ...], one: Affine, other: Affine, names: str) -> tuple[str, ...]:
+    """Compare two affines of one file, the first of which is used; note a difference of over a voxel.
+
+    Raises UserError where they disagree about the axes' directions: one of them mirrors or turns the patient.
+    """
+    if not all(np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) for affine in (one, other)):
+        return ()  # an invalid affine is refused where it is used
+    codes = orientation(one), orientation(other)
+    if codes[0] != codes[1]:
+        raise UserError(f"{path}: {names} contradict each other: axes point {codes[0]} and {codes[1]}")
+    corners = np.stack(np.meshgrid(*((0, n - 1) for n in shape), [1], indexing="ij"), -1).reshape(-1, 4)
+    apart = float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
+    if apart <= max(spacing(one)):
+        return ()
+    return (f"{names} place the scan up to {apart:.0f} mm apart; the first is used",)

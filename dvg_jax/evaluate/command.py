@@ -1,0 +1,27 @@
+"""``evaluate.py``: metrics, tables and pictures of a trained folder."""
+
+from absl import flags
+
+from dvg_jax import cli, runtime
+from dvg_jax.config import file as config_file
+from dvg_jax.evaluate.run import evaluate
+from dvg_jax.training.compilation import enable_compilation_cache
+from dvg_jax.training.run import check_owner
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    values = flags.FlagValues()
+    config = config_file.define(values, argv, "The config that the run was trained with.")
+    workdir = flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=values)
+    report = flags.DEFINE_string("report", "", "The page to write: .html, one file.", flag_values=values)
+    cli.parse_flags(values, argv, required=("config", "workdir"))
+    page = cli.output_file("report", report.value, (".html",)) if report.value else None
+    folder = cli.workdir_path(workdir.value, made=False)
+    runtime.check_platform()
+    enable_compilation_cache()
+    check_owner(config.value, folder, free=("data", "angles") if config.value.random_views else ("data",))
+    print("\n" + evaluate(config.value, folder, report=page))
+    print(f"\nPer-case CSV, JSON and pictures: {folder / 'evaluation'}")
+    if page:
+        print(f"Page: {page}, open it in a browser")

@@ -1,0 +1,52 @@
+"""The page of an evaluation: a selector of its first cases, each beside the truth, and the tables of means."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dvg_jax.ct.frame import FIELD_MM, frame_affine
+from dvg_jax.dvg import DVG
+from dvg_jax.evaluate.scores import MEAN, Scores
+from dvg_jax.fingerprint import VERSION, fingerprint
+from dvg_jax.metrics.tables import Row
+from dvg_jax.report import Case, Page, write_page
+from dvg_jax.report.cases import build_case, build_films, means_tables
+from dvg_jax.shapes import Variables, Views, Volumes
+
+
+class EvaluationPage:
+    """Gathers cases while they are evaluated."""
+
+    def __init__(self, dvg: DVG, variables: dict[str, Variables]) -> None:
+        self.dvg, self.variables = dvg, variables
+        self.cases: list[Case] = []
+
+    def add(
+        self, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, figures: dict[str, Row]
+    ) -> None:
+        """Case ``i`` of a batch, the last method first: it is DVG-Diffusion where that is trained."""
+        volumes = {name: np.asarray(x[i, ..., 0]) for name, x in reversed(results.items()) if name != MEAN}
+        views = self.dvg.render(truth[i : i + 1], self.dvg.angles)
+        titles = [f"{angle:g} degrees" for angle in self.dvg.angles]
+        films = build_films(self.dvg, titles, views, next(iter(volumes.values())))
+        affine = frame_affine(truth.shape[1:4], FIELD_MM / truth.shape[1])
+        new = None if made is None else made[i : i + 1]
+        ct, title = np.asarray(truth[i, ..., 0]), f"case {len(self.cases)}"
+        self.cases.append(build_case(title, self.dvg, films, volumes, affine, ct, new, metrics=figures))
+
+    def write(self, path: Path, title: str, config: ConfigDict, workdir: Path, scores: Scores) -> None:
+        """Write the page."""
+        settings = _settings(config, workdir) | {"model_fingerprint": fingerprint(self.variables)}
+        tables = means_tables("CT", scores.volumes, scores.measures.tables())
+        tables += means_tables("Reprojection", scores.reprojections)
+        tables += means_tables("Synthesised X-ray", scores.views) if scores.views else []
+        write_page(path, Page(title, tuple(self.cases), settings, (), tuple(tables)))
+
+
+def _settings(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """What the page says of the run; all else is in the folder's ``config.json``."""
+    chosen = ("seed", "size", "geometry", "angles", "new_angles", "projector", "use_vpge", "use_diffusion")
+    facts = {"model": str(workdir), "version": VERSION, "source": config.data.source}
+    return facts | {name: config[name] for name in chosen} | {"evaluate": config.evaluate.to_dict()}

@@ -1,0 +1,167 @@
+"""Tables for people and for programs: ours beside the paper's, and what became of the paper's claims."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvg_jax.evaluate.scores import CEILING, MEAN
+from dvg_jax.experiments.catalogue import CAPTIONS, Figures, Row
+from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Verdict, claims_of, judge
+from dvg_jax.experiments.measure import Result
+from dvg_jax.experiments.reproduce import Experiment, Results
+from dvg_jax.files.atomic import replacing
+from dvg_jax.metrics.tables import align, interval_cell, summarise
+
+UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "lpips_sum": "LPIPS, sum"}
+OF_CTS = "PSNR of the volume, peak 2500 HU; SSIM and LPIPS slice by slice over three axes (the paper's is the sum)."
+OF_VIEWS = "Figures of an X-ray, min-max normalised, peak 1."
+MARKS = {HOLDS: "yes", OPPOSITE: "NO", OPEN: "open"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table as measured on one test set; ``row`` is None for a yardstick."""
+
+    data: str
+    setting: str
+    label: str
+    row: Row | None
+    result: Result
+
+    @property
+    def cases(self) -> list[dict]:
+        """Figures by case: of the view that the row is about, or of CTs."""
+        if self.row is None or self.row.target is None:
+            return self.result["cases"]
+        return self.result["views"][f"{self.row.target:g}"]
+
+
+def write_report(table: str, rows: Sequence[Row], experiment: Experiment, results: Results, facts: dict) -> Path:
+    """Write ``report/table_<name>.md``, ``.csv`` (a line a row and test set) and ``.json`` (with figures by case).
+
+    Args:
+      facts: what produced it: command, scale, seed, device, versions, date.
+
+    Returns:
+      The Markdown file.
+    """
+    lines = [line for test in experiment.tests for line in _lines(rows, experiment, results, test.name)]
+    verdicts = {test.name: _verdicts(table, rows, lines, test.name) for test in experiment.tests}
+    path = report_path(experiment.workdir, table)
+    with replacing(path) as part:
+        part.write_text(_markdown(table, lines, verdicts, experiment, facts), encoding="utf-8")
+    with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
+        flat = [_flat(line) for line in lines]
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for f in flat for name in f)))
+        writer.writeheader()
+        writer.writerows(flat)
+    with replacing(path.with_suffix(".json")) as part:
+        whole = {"table": table, "caption": CAPTIONS[table], **facts, "lines": [_whole(line) for line in lines]}
+        part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def report_path(workdir: Path, table: str) -> Path:
+    """Return the path of a table's Markdown; CSV and JSON share its name, names of pictures begin with it."""
+    return workdir / "report" / f"{table if table.startswith('fig') else f'table_{table}'}.md"
+
+
+def written_before(table: str, workdir: Path) -> list[Path]:
+    """Return the pictures of that table that an earlier report has left."""
+    path = report_path(workdir, table)
+    return sorted(path.parent.glob(f"{path.stem}_*.png"))
+
+
+def _lines(rows: Sequence[Row], experiment: Experiment, results: Results, data: str) -> list[Line]:
+    lines = [Line(data, r.setting, r.label, r, results[experiment.runs[r].name, data]) for r in rows]
+    if all(row.target is None for row in rows):
+        yardsticks = [name for name in (MEAN, CEILING) if (name, data) in results]
+        lines += [Line(data, "yardstick", name, None, results[name, data]) for name in yardsticks]
+    return lines
+
+
+def _verdicts(table: str, rows: Sequence[Row], lines: list[Line], data: str) -> list[Verdict]:
+    cases = {line.row: line.cases for line in lines if line.data == data and line.row is not None}
+    return [verdict for claim in claims_of(table, rows) for verdict in judge(claim, cases)]
+
+
+def _markdown(
+    table: str, lines: list[Line], verdicts: dict[str, list[Verdict]], experiment: Experiment, facts: dict
+) -> str:
+    number = f"Table {table}" if not table.startswith("fig") else "Fig. 5"
+    measured = lines[0].cases[0]
+    shown = [f for f in ("psnr", "ssim", "lpips_sum" if "lpips_sum" in measured else "lpips") if f in measured]
+    parts = [f"# {number} of the paper: {CAPTIONS[table]}", _preamble(table, experiment, facts)]
+    for data, judged in verdicts.items():
+        mine = [line for line in lines if line.data == data]
+        parts.append(f"## {data}, {len(mine[0].cases)} cases")
+        parts.append(_table(mine, shown))
+        if judged:
+            parts += ["What the paper claims, judged by the paired difference over cases:", _claims(judged)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _preamble(table: str, experiment: Experiment, facts: dict) -> str:
+    base, net = experiment.base, experiment.procedure.measures.lpips_by or "no network"
+    kind = OF_VIEWS if table == "VI" else OF_CTS
+    return f"""`{facts["command"]}`
+
+{base.size}^3, {base.geometry} geometry, trained on {base.data.source}, seed {base.seed}; {facts["device"]};
+{facts["versions"]}; {facts["date"]}; CDDPM in {base.baselines.cddpm.space} space; {base.timesteps} time steps,
+sampled in {base.sampler.steps or base.timesteps}.
+
+Means over cases [95 % bootstrap interval]; LPIPS by {net}. {kind} The paper's figures are of LIDC-IDRI at 128^3 with
+LPIPS by VGG: at another size, on other data, orders can be compared and values cannot. Training CTs are how many all
+networks of a run were shown, repetitions counted."""
+
+
+def _table(lines: list[Line], shown: Sequence[str]) -> str:
+    head = ["setting", "method", *(UNITS[f] for f in shown), *(f"paper's {UNITS[f]}" for f in shown)]
+    head += ["parameters", "training CTs", "seconds a case"]
+    body = []
+    for line in lines:
+        summary = summarise(line.cases)
+        paper = line.row.paper if line.row else None
+        cells = [line.setting, line.label, *(_cell(f, summary[f]) for f in shown), *(_printed(paper, f) for f in shown)]
+        trained = sum(line.result["trained"].values())
+        cells += [f"{line.result['parameters']:,}", f"{trained:,}", f"{line.result['seconds_per_case']:.2f}"]
+        body.append(cells)
+    return align([head, *body])
+
+
+def _cell(figure: str, summary: dict[str, float]) -> str:
+    return interval_cell(figure, summary["mean"], summary["low"], summary["high"])
+
+
+def _printed(paper: Figures | None, figure: str) -> str:
+    return f"{getattr(paper, figure.removesuffix('_sum')):g}" if paper else ""
+
+
+def _claims(verdicts: Sequence[Verdict]) -> str:
+    body = [
+        [v.claim.text, v.figure.upper(), interval_cell(v.figure, v.difference, v.low, v.high, more=1), MARKS[v.word]]
+        for v in verdicts
+    ]
+    counts = {word: sum(v.word == word for v in verdicts) for word in (HOLDS, OPPOSITE, OPEN)}
+    summary = f"{counts[HOLDS]} hold, {counts[OPPOSITE]} are the opposite, {counts[OPEN]} are not told apart"
+    table = align([["claim", "figure", "difference in its favour", "found"], *body])
+    return f"{table}\n\nOf {len(verdicts)}: {summary}."
+
+
+def _flat(line: Line) -> dict[str, Any]:
+    """One line of the CSV: every figure that was measured, with its interval, and the paper's."""
+    flat: dict[str, Any] = {"data": line.data, "setting": line.setting, "label": line.label}
+    flat |= {"run": line.result["subject"], "n": len(line.cases)}
+    for name, summary in summarise(line.cases).items():
+        flat |= {name: summary["mean"], f"{name}_low": summary["low"], f"{name}_high": summary["high"]}
+    if line.row and line.row.paper:
+        flat |= {f"paper_{name}": value for name, value in line.row.paper._asdict().items()}
+    flat |= {"parameters": line.result["parameters"], "training_cts": sum(line.result["trained"].values())}
+    return flat | {"seconds_per_case": line.result["seconds_per_case"]}
+
+
+def _whole(line: Line) -> dict[str, Any]:
+    return {**_flat(line), "trained": line.result["trained"], "cases": line.cases}

@@ -1,0 +1,110 @@
+"""From cases to a table: means, intervals, files."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dvg_jax.files.atomic import replacing
+from dvg_jax.metrics.bootstrap import mean_interval
+
+Row = dict[str, Any]
+SHOWN = "mean [95 % interval]"
+LABELS = ("method", "case", "patient", "truth_hu", "lpips_by")
+"""Columns that say what a row is about; all others are figures."""
+
+_DECIMALS = {"ssim": 3, "lpips": 3, "mae_hu": 0, "mse_hu2": 0, "mae_unit": 4, "mse_unit": 4, "cosine": 4}
+
+
+def figure_names(row: Mapping[str, Any]) -> list[str]:
+    """The columns of a row that are figures."""
+    return [name for name in row if name not in LABELS]
+
+
+def labels(row: Mapping[str, Any]) -> Row:
+    """The columns of a row that say what it is about."""
+    return {name: value for name, value in row.items() if name in LABELS}
+
+
+def patients_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Whom each row is about: its ``patient`` where it has one, else its ``case``."""
+    return [row.get("patient", row["case"]) for row in rows]
+
+
+def decimals(name: str) -> int:
+    """How many a figure is printed with; a figure by tissue or the like is printed as the one it belongs to."""
+    if name.endswith("_line_error"):
+        return 3
+    return next((n for start, n in _DECIMALS.items() if name.startswith(start) and name != "lpips_sum"), 2)
+
+
+def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Mean of each figure over the cases that have it, with a bootstrap 95 % interval over patients of that mean (fixed
+    seed) and the number of those cases.
+    """
+    patients = patients_of(rows)
+    summary = {}
+    for name in figure_names(rows[0]):
+        values = np.array([row[name] for row in rows], np.float64)
+        mean, low, high = mean_interval(values, patients)
+        summary[name] = {"mean": mean, "low": low, "high": high, "n": int(np.isfinite(values).sum())}
+    return summary
+
+
+def write_table(
+    rows: dict[str, list[Row]], path: Path, title: str, tables: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Write ``path``.csv with a row a case and method and ``path``.json with the means; return the table of means.
+
+    Args:
+      rows: by method; all with the same figures, and ``case``.
+      tables: figures by heading, where the printed table is to be divided.
+    """
+    summary = {method: summarise(cases) for method, cases in rows.items()}
+    flat = [{"method": method, **case} for method, cases in rows.items() for case in cases]
+    with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(flat[0]))
+        writer.writeheader()
+        writer.writerows(flat)
+    with replacing(path.with_suffix(".json")) as part:
+        part.write_text(
+            json.dumps({"title": title, "methods": _without_nan(summary)}, indent=2) + "\n", encoding="utf-8"
+        )
+    text = f"{title} ({SHOWN})"
+    for heading, names in (tables or {"": list(next(iter(summary.values())))}).items():
+        text += (f"\n\n{heading}" if heading else "") + "\n\n" + align(table_cells(summary, names))
+    return text
+
+
+def table_cells(summary: Mapping[str, dict[str, dict[str, float]]], names: Sequence[str]) -> list[list[str]]:
+    """A head and a row a method, from what :func:`summarise` gives of each, with these figures."""
+    return [["method", *names], *([method, *(_cell(n, s[n]) for n in names)] for method, s in summary.items())]
+
+
+def align(table: list[list[str]]) -> str:
+    """Rows of cells, the first the head, as a Markdown table whose columns are aligned."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in table]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def interval_cell(name: str, mean: float, low: float, high: float, more: int = 0) -> str:
+    """``mean [low, high]`` with the figure's decimals and ``more``; a dash where no case has it."""
+    d = decimals(name) + more
+    return f"{mean:.{d}f} [{low:.{d}f}, {high:.{d}f}]" if math.isfinite(mean) else "-"
+
+
+def _cell(name: str, figure: dict[str, float]) -> str:
+    return interval_cell(name, figure["mean"], figure["low"], figure["high"])
+
+
+def _without_nan(summary: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """JSON has no NaN: null."""
+    return {
+        method: {name: {k: v if math.isfinite(v) else None for k, v in figure.items()} for name, figure in s.items()}
+        for method, s in summary.items()
+    }

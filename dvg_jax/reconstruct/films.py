@@ -1,0 +1,191 @@
+"""From ``FILE@ANGLE`` to the view that a model expects, and a record of what was done on the way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dvg_jax.config.build import build_source
+from dvg_jax.ct.frame import FIELD_MM, HostImage
+from dvg_jax.data.films.frame import Log, framed_view, kind_of
+from dvg_jax.data.films.greys import match_greys
+from dvg_jax.data.films.pair import Verdict, judge_films
+from dvg_jax.data.films.read import Film, FilmFacts, fit_film
+from dvg_jax.data.films.template import Greys, field_share, training_greys
+from dvg_jax.data.sources import PhantomSource
+from dvg_jax.errors import UserError
+from dvg_jax.reconstruct.reconstructor import Reconstructor
+from dvg_jax.xray import ConeBeamGeometry
+
+FRAMES = ("auto", "none")
+INTENSITIES = ("match", "none")
+SAME_FIELD = 0.01
+VIEWS = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
+
+
+class FilmRequest(NamedTuple):
+    """A film on the command line."""
+
+    path: Path
+    angle: float
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class FramedFilm:
+    """A view for the model: ``(h, w)`` in [0, 1], row 0 the foot end; ``record`` says how it came about, as JSON."""
+
+    image: HostImage
+    record: dict[str, Any]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should look at, one line each."""
+        return self.record["warnings"]
+
+
+def parse_film_request(text: str) -> FilmRequest:
+    """``FILE@ANGLE`` or ``FILE@ANGLE:flip``; the file's name may hold @ itself."""
+    name, _, rest = text.rpartition("@")
+    angle, colon, word = rest.partition(":")
+    try:
+        degrees = float(angle)
+        if not name or not np.isfinite(degrees) or (colon and word != "flip"):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--xray is {text}; allowed: FILE@ANGLE with an angle in degrees, such as ap.png@0, or FILE@ANGLE:flip"
+        ) from None
+    return FilmRequest(Path(name), degrees, word == "flip")
+
+
+def frame_film(
+    film: Film,
+    request: FilmRequest,
+    geometry: ConeBeamGeometry,
+    frame: str = "auto",
+    greys: Greys | None = None,
+    field_mm: float = FIELD_MM,
+    verdict: Verdict | None = None,
+) -> FramedFilm:
+    """Fit one film to how the model's geometry images a chest.
+
+    Args:
+      film: the film as ``read_film`` returns it.
+      request: its angle in degrees and whether to mirror it.
+      geometry: the model's geometry.
+      frame: ``auto`` finds the thorax and brings it to where training views have it; ``none`` takes the largest centred
+        crop. Views that ``dvg_jax.data.drr`` rendered are never framed.
+      greys: grey levels of training views at that angle, to be matched; None keeps the film's own.
+      field_mm: edge in mm of the cube that the model's volume covers.
+      verdict: what the other films of the patient show about this one.
+    """
+    verdict = verdict or Verdict()
+    log = Log(list(film.facts.repairs), [*verdict.warnings, *film.facts.warnings])
+    image = film.image[:, ::-1] if request.flip else film.image
+    if request.flip:
+        log.repairs.append("mirrored, as :flip asks")
+    _check_tags(film.facts, request.angle, log)
+    if film.facts.rendered is not None or frame == "none":
+        if film.facts.rendered is not None:
+            _check_rendered(film.facts.rendered, request.angle, geometry, log)
+        view, found = fit_film(image, geometry.detector_shape), {"method": "centre"}
+        greys = greys if film.facts.rendered is None else None
+    else:
+        view, found = framed_view(image, film.facts, request.angle, geometry, field_mm, log, verdict.exchanged)
+    intensity: dict[str, Any] = {"method": "none"}
+    if greys is not None:
+        view, (before, after) = match_greys(view, greys)
+        reference = f"{greys.cases} views of {greys.source}"
+        intensity = {"method": "histogram", "reference": reference, "curve": {"from": before, "to": after}}
+    record = {
+        "file": str(request.path),
+        "angle_deg": request.angle,
+        "facts": film.facts.record(),
+        "frame": found,
+        "intensity": intensity,
+        "repairs": log.repairs,
+        "warnings": [f"{film.facts.file}: {warning}" for warning in log.warnings],
+    }
+    return FramedFilm(_stretched(view), record)
+
+
+def frame_films(
+    films: Sequence[Film],
+    requests: Sequence[FilmRequest],
+    reconstructor: Reconstructor,
+    frame: str = "auto",
+    intensity: str | None = None,
+    field_mm: float = FIELD_MM,
+    strict: bool = False,
+) -> list[FramedFilm]:
+    """Fit every film of a reconstruction to the model.
+
+    Args:
+      films: films as read.
+      requests: path, angle and flip that were asked for, one for each film.
+      reconstructor: the model, whose geometry and training views the films are fitted to.
+      frame: ``auto`` or ``none``.
+      intensity: ``match`` or ``none``; None matches where films are framed.
+      field_mm: edge in mm of the cube that the volume covers.
+      strict: refuse a film that gives a warning.
+
+    Raises:
+      UserError: angles that the model was not trained for; a warning under ``strict``.
+    """
+    angles = [request.angle for request in requests]
+    reconstructor.view_order(angles)
+    verdicts = judge_films(films, [str(request.path) for request in requests], angles)
+    _refuse_warnings(
+        strict, [f"{film.facts.file}: {told}" for film, v in zip(films, verdicts, strict=True) for told in v.warnings]
+    )
+    wanted = (intensity or ("match" if frame == "auto" else "none")) == "match"
+    to_match = [r.angle for r, film in zip(requests, films, strict=True) if wanted and film.facts.rendered is None]
+    greys = _greys(reconstructor, to_match) if to_match else {}
+    framed = [
+        frame_film(film, request, reconstructor.dvg.geometry, frame, greys.get(request.angle), field_mm, verdict)
+        for film, request, verdict in zip(films, requests, verdicts, strict=True)
+    ]
+    _refuse_warnings(strict, [warning for film in framed for warning in film.warnings])
+    return framed
+
+
+def _refuse_warnings(strict: bool, warnings: Sequence[str]) -> None:
+    if strict and warnings:
+        raise UserError(f"{warnings[0]} (--strict)")
+
+
+def _greys(reconstructor: Reconstructor, angles: Sequence[float]) -> dict[float, Greys]:
+    """Of the source that the model was trained on, or of phantoms where that is not at hand."""
+    config = reconstructor.config
+    try:
+        source, name = build_source(config, "train"), str(config.data.source)
+    except UserError:
+        source, name = PhantomSource(16, config.size), f"phantom ({config.data.source} is not at hand)"
+    return training_greys(reconstructor.dvg, source, name, angles)
+
+
+def _check_tags(facts: FilmFacts, angle: float, log: Log) -> None:
+    said, kind = VIEWS.get((facts.view or "").upper()), kind_of(angle)
+    if said and kind and said != kind:
+        log.warnings.append(f"its ViewPosition is {facts.view}, but its angle {angle:g} is {kind}")
+    elif facts.view == "AP":
+        log.warnings.append("is an AP film: the heart looks larger than in the PA views that models are trained on")
+
+
+def _check_rendered(rendered: dict[str, float], angle: float, geometry: ConeBeamGeometry, log: Log) -> None:
+    log.repairs.append("rendered by dvg_jax, not framed")
+    share = field_share(geometry)[1]
+    if abs(rendered.get("field_share", share) - share) > SAME_FIELD:
+        log.warnings.append(
+            f"rendered for a detector that sees {rendered['field_share']:.3f} of the cube; the model's sees {share:.3f}"
+        )
+    if abs(rendered.get("angle_deg", angle) - angle) > SAME_FIELD:
+        log.warnings.append(f"rendered at {rendered['angle_deg']:g} degrees, given as {angle:g}")
+
+
+def _stretched(view: HostImage) -> HostImage:
+    low, high = float(view.min()), float(view.max())
+    return (view - low) / (high - low) if high > low else view

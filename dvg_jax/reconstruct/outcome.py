@@ -1,0 +1,97 @@
+"""Define the request for a reconstruction, and its outcome."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from dvg_jax.ct.frame import FIELD_MM, Affine, HostImage, HostVolume
+from dvg_jax.ct.intensity import HU_RANGE
+from dvg_jax.dvg import DVG
+from dvg_jax.reconstruct import films as films_in
+from dvg_jax.reconstruct.reconstructor import BATCH, Reconstructor
+
+
+@dataclass(frozen=True)
+class Request:
+    """Hold what is asked for: the flags of ``reconstruct.py`` by the same names.
+
+    Attributes:
+      output: path of the sample of ``seed`` as NIfTI, whatever ``samples`` is; mean, spread and map go into its folder.
+      like: a prepared CT whose cube the result shares.
+      compare: True if ``like`` is the truth, to which the result is compared.
+    """
+
+    workdir: Path
+    xrays: tuple[films_in.FilmRequest, ...]
+    output: Path
+    dicom: Path | None = None
+    report: Path | None = None
+    seed: int = 0
+    samples: int = 1
+    batch: int = BATCH
+    steps: int | None = None
+    sampler: str | None = None
+    field_mm: float = FIELD_MM
+    like: Path | None = None
+    compare: bool = False
+    frame: str = "auto"
+    intensity: str | None = None
+    strict: bool = False
+
+    @property
+    def truth_flag(self) -> str:
+        """Return the flag that gave ``like``."""
+        return "--truth" if self.compare else "--like"
+
+    def beside(self, ending: str) -> Path:
+        """Return a path in the output's folder: ``ct.nii.gz`` and ``_mean.nii.gz`` give ``ct_mean.nii.gz``."""
+        stem = self.output.name.removesuffix(".gz").removesuffix(".nii")
+        return self.output.with_name(stem + ending)
+
+
+@dataclass(frozen=True)
+class ReadFilm:
+    """Hold a film as it was read, and as the model sees it."""
+
+    request: films_in.FilmRequest
+    original: HostImage
+    framed: films_in.FramedFilm
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """Return the part that the framing kept, in the form of :class:`dvg_jax.report.Film`."""
+        box = self.framed.record["frame"].get("box")
+        if box is None or self.request.flip:
+            return None
+        return box["top"], box["left"], box["top"] + box["height"], box["left"] + box["width"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hold the model's result for the films: samples in [0, 1], their affine, and the truth where it is known.
+
+    ``notes`` are warnings about outputs; warnings about films are in their records.
+    """
+
+    reconstructor: Reconstructor
+    films: list[ReadFilm]
+    samples: Float[np.ndarray, "K D H W"]
+    affine: Affine
+    truth: HostVolume | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dvg(self) -> DVG:
+        """Return the method at the angles of the films."""
+        return replace(self.reconstructor.dvg, angles=tuple(film.request.angle for film in self.films))
+
+    def results(self, request: Request) -> dict[str, HostVolume]:
+        """Return the CTs by the names that page and record give them; the sample of the seed first."""
+        named = {f"sample of seed {request.seed}": self.samples[0]}
+        return named | ({f"mean of {len(self.samples)}": self.samples.mean(axis=0)} if len(self.samples) > 1 else {})
+
+    def spread_hu(self) -> HostVolume | None:
+        """Return the standard deviation over samples (n - 1) in HU; None for a single sample."""
+        return HU_RANGE * self.samples.std(axis=0, ddof=1) if len(self.samples) > 1 else None

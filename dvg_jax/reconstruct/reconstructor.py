@@ -1,0 +1,211 @@
+"""A trained folder as one function: X-rays in, CT out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Float
+from ml_collections import ConfigDict
+
+from dvg_jax import config as configs
+from dvg_jax.config.build import build_dvg, required_stages
+from dvg_jax.diffusion.samplers import Progress, Sampler
+from dvg_jax.dvg import DVG, NewView, minmax
+from dvg_jax.errors import UserError
+from dvg_jax.fingerprint import fingerprint
+from dvg_jax.shapes import Key, Variables, Views, Volume
+from dvg_jax.training.run import load_stages
+from dvg_jax.training.sharding import even_mesh, replicated, rows_split
+
+ANGLE_TOLERANCE = 20.0
+"""Degrees by which a view may differ from the angle that the model was trained for."""
+
+BATCH = 8
+"""Samples made at a time: the paper's decoder holds 1.5 GiB a sample at 128^3."""
+
+
+class Reconstructor:
+    """Calls a trained model; the first call compiles, later ones with the same angles and steps do not.
+
+    Attributes:
+      config: what the model was trained with.
+      dvg: the method, with its geometry and angles.
+      variables: what its stages have learned, on the device.
+    """
+
+    def __init__(self, config: ConfigDict, dvg: DVG, variables: dict[str, Variables]) -> None:
+        self.config, self.dvg, self.variables = config, dvg, jax.device_put(variables)
+
+    def __call__(
+        self,
+        xrays: Float[ArrayLike, "V h w"],
+        angles_deg: Float[ArrayLike, "V"] | Sequence[float],
+        key: Key | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        progress: Progress | None = None,
+    ) -> Volume:
+        """Reconstruct one CT.
+
+        Args:
+          xrays: views, bright where dense, row 0 at the FOOT end as ``forward_project`` gives them and ``read_film``
+            reads them; h and w are the geometry's detector. Each is min-max normalised again.
+          angles_deg: angle of each view about the foot-head axis, 0 frontal, 90 lateral, in any order: a view goes
+            where its angle belongs. A model of ``random_views`` takes any angles.
+          key: decides the sample; ``jax.random.key(0)`` unless given. The same key gives the same volume.
+          steps: sampling steps, 1 to the model's timesteps; the config's number unless given.
+          sampler: ``ancestral``, ``ddim`` or ``dpmpp_2m``; the config's unless given.
+
+        Returns:
+          (D, H, W), float32 in [0, 1]; ``intensity_to_hu`` turns it to HU.
+
+        Raises:
+          UserError: wrong number, size or angles of views, values that are not finite, steps out of range, an unknown
+            sampler.
+        """
+        dvg, views = self._prepared(xrays, angles_deg, steps, sampler)
+        key = jax.random.key(0) if key is None else key
+        return dvg.reconstruct(self.variables, views, key, progress)[0, ..., 0]
+
+    def samples(
+        self,
+        xrays: Float[ArrayLike, "V h w"],
+        angles_deg: Float[ArrayLike, "V"] | Sequence[float],
+        keys: Key,
+        steps: int | None = None,
+        sampler: str | None = None,
+        progress: Progress | None = None,
+        batch: int = BATCH,
+    ) -> Float[np.ndarray, "K D H W"]:
+        """Draw one CT a key from the same views, ``batch`` at a time in one compiled call that encodes the views once.
+
+        Sample k is what a call with ``keys[k]`` gives, up to rounding. Memory on the device grows with ``batch``. Where
+        the samples of a call divide by the process's devices, each device makes an equal share of them.
+
+        Args:
+          keys: (K,); :func:`sample_keys` makes them.
+          batch: samples made at a time; the last call is filled up, so that all share one program.
+
+        Raises:
+          UserError: as a call does, and for several samples of a model that draws nothing.
+        """
+        dvg, views = self._prepared(xrays, angles_deg, steps, sampler)
+        count = len(keys)
+        if not dvg.use_diffusion and count > 1:
+            raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
+        batch = min(batch, count)
+        parts, calls = [], -(-count // batch)
+        variables, split = self.variables, None
+        if (mesh := even_mesh(batch)) is not None:
+            variables, views = jax.device_put((variables, views), replicated(mesh))
+            split = rows_split(mesh)
+        for first in range(0, count, batch):
+            rows = jax.device_put(keys[np.minimum(np.arange(first, first + batch), count - 1)], split)
+            told = _shifted(progress, first // batch, calls)
+            parts.append(np.asarray(dvg.reconstruct(variables, views, rows, told)[..., 0]))
+        return np.concatenate(parts)[:count]
+
+    def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
+        """DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it; None where none are made."""
+        if not self.dvg.new_angles or "new_view" not in self.variables:
+            return None
+        dvg, views = self._prepared(xrays, angles_deg)
+        return dvg.synthesize_view(self.variables, dvg.view_latent(self.variables, views))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that tell what was learned from anything else that was."""
+        return fingerprint(self.variables)
+
+    def _prepared(
+        self,
+        xrays: ArrayLike,
+        angles_deg: ArrayLike | Sequence[float],
+        steps: int | None = None,
+        sampler: str | None = None,
+    ) -> tuple[DVG, Views]:
+        """The method at these angles, steps and sampler, and the views as it takes them, (1, V, h, w, 1)."""
+        views, angles = self._check(xrays, angles_deg)
+        dvg = replace(self.dvg, angles=angles, sampler=self.sampler(steps, sampler))
+        return dvg, minmax(views)[None, ..., None]
+
+    def sampler(self, steps: int | None = None, name: str | None = None) -> Sampler:
+        """The model's sampler, with other steps or as another one; UserError for one that cannot be."""
+        chosen = self.dvg.sampler if name is None else self.dvg.sampler.called(name)
+        if steps is not None:
+            chosen = replace(chosen, steps=steps)
+            chosen.coefficients(self.dvg.schedule)
+        return chosen
+
+    def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
+        """Return the views and their angles in the model's order."""
+        order, detector = self.view_order(angles_deg), self.dvg.geometry.detector_shape
+        views = np.asarray(xrays, np.float32)
+        if views.shape != (len(order), *detector):
+            raise UserError(f"X-rays have shape {views.shape}; allowed: {(len(order), *detector)}")
+        if not np.isfinite(views).all():
+            raise UserError("X-rays hold values that are not finite; allowed: numbers")
+        angles = _degrees(angles_deg)
+        return jnp.asarray(views[list(order)]), tuple(angles[i] for i in order)
+
+    def view_order(self, angles_deg: ArrayLike | Sequence[float]) -> tuple[int, ...]:
+        """Return the index of the given view for each place of the model, found by the angles in degrees alone.
+
+        Sorted by angle, the given views pair with the model's: of all pairings this has the least differences.
+
+        Raises:
+          UserError: angles that the model was not trained for.
+        """
+        angles, trained, most = _degrees(angles_deg), self.dvg.angles, self.dvg.random_views
+        rising = sorted(range(len(angles)), key=angles.__getitem__)
+        if most and not 1 <= len(angles) <= most:
+            raise UserError(f"angles are {angles}; allowed: 1 to {most} views, as the model was trained")
+        if most:
+            return tuple(rising)
+        places = np.argsort(np.argsort(trained, kind="stable"), kind="stable")
+        order = tuple(rising[place] for place in places) if len(angles) == len(trained) else ()
+        if not order or not all(abs(angles[i] - b) <= ANGLE_TOLERANCE for i, b in zip(order, trained, strict=True)):
+            raise UserError(
+                f"angles are {angles}; allowed: {len(trained)} views within {ANGLE_TOLERANCE:g} degrees of {trained}, "
+                "as the model was trained"
+            )
+        return order
+
+
+def _degrees(angles_deg: ArrayLike | Sequence[float]) -> tuple[float, ...]:
+    try:
+        angles = tuple(float(a) for a in np.ravel(np.asarray(angles_deg)))
+    except (TypeError, ValueError):
+        raise UserError(f"angles are {angles_deg}; allowed: numbers, in degrees") from None
+    if not np.isfinite(angles).all():
+        raise UserError(f"angles are {angles}; allowed: finite numbers, in degrees")
+    return angles
+
+
+def sample_keys(seed: int, count: int) -> Key:
+    """(K,) keys: of ``seed``, ``seed + 1`` and so on, so that each sample can be made again alone."""
+    return jnp.stack([jax.random.key(seed + k) for k in range(count)])
+
+
+def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | None:
+    """Progress of one of several equal calls, told as that of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(call * total + done, calls * total)
+
+
+def load_reconstructor(workdir: str | Path) -> Reconstructor:
+    """The model that ``train.py`` or ``torch_import`` left in ``workdir``.
+
+    Raises:
+      UserError: the folder holds no config, a stage is missing, or a checkpoint cannot be read.
+    """
+    workdir = Path(workdir)
+    config = configs.load(workdir / "config.json")
+    dvg = build_dvg(config)
+    variables = load_stages(config, workdir, required_stages(config), wanted_by="reconstruction")
+    return Reconstructor(config, dvg, variables)

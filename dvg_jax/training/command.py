@@ -1,0 +1,31 @@
+"""``train.py``: train the stages that a config asks for."""
+
+from absl import flags
+
+from dvg_jax import cli, runtime
+from dvg_jax.config import file as config_file
+from dvg_jax.training.compilation import enable_compilation_cache
+from dvg_jax.training.distributed import join
+from dvg_jax.training.run import train
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    values = flags.FlagValues()
+    config = config_file.define(values, argv, "FILE.py or FILE.py:ARGUMENT; --config.FIELD=VALUE changes it.")
+    workdir = flags.DEFINE_string(
+        "workdir", "", "Folder of the run; the same command goes on where it stopped.", flag_values=values
+    )
+    coordinator = flags.DEFINE_string(
+        "coordinator",
+        "",
+        "HOST:PORT of process 0, to train in several processes (docs/scaling.md).",
+        flag_values=values,
+    )
+    processes = flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
+    process = flags.DEFINE_integer("process", None, "Which one this is, from 0.", flag_values=values)
+    cli.parse_flags(values, argv, required=("config", "workdir"))
+    join(coordinator.value, processes.value, process.value)
+    runtime.check_platform()
+    enable_compilation_cache()
+    train(config.value, cli.workdir_path(workdir.value))
