@@ -61,7 +61,7 @@ def test_a_signal_is_one_line(number):
 @posix
 def test_a_signal_leaves_nothing_half_written(tmp_path):
     writes = f"""
-    from dvg_jax.data.files import replacing
+    from dvg_jax.files.atomic import replacing
     with replacing(Path({str(tmp_path / "a.txt")!r})) as part:
         part.write_text("half")
         print("ready", flush=True)
@@ -188,7 +188,7 @@ def test_errors_of_the_program_keep_their_traceback():
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     writes = f"""
     import resource
-    from dvg_jax.data.files import replacing
+    from dvg_jax.files.atomic import replacing
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with replacing(Path({str(tmp_path / "a.txt")!r})) as part:
         part.write_text("x" * 5000)

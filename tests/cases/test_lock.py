@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dvg_jax.lock import exclusive
+from dvg_jax.files.lock import exclusive
 with exclusive(Path(sys.argv[1]), "training"):
     print("held", flush=True)
     time.sleep(600)

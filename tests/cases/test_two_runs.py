@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 HOLDS = """
 import sys, time
 from pathlib import Path
-from dvg_jax.lock import exclusive
+from dvg_jax.files.lock import exclusive
 with exclusive(Path(sys.argv[1]), "training"):
     print("held", flush=True)
     time.sleep(60)
