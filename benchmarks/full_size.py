@@ -26,7 +26,8 @@ import numpy as np
 from benchmarks.common import RESULTS, save
 from configs.paper import get_config
 from dvg_jax import config as configs
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config import STAGES
 from dvg_jax.config.build import build_dvg
 from dvg_jax.data.films.read import write_picture
@@ -146,7 +147,7 @@ def tasks(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.full_size")
     parser.add_argument("--size", type=int, default=128, help="of the reconstruction")
     parser.add_argument("--train_size", type=int, default=64, help="of the training steps")
     parser.add_argument("--steps", type=int, default=2, help="of the sampler")

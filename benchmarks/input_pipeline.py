@@ -8,7 +8,6 @@ nibabel, in this process and in two of its own. What the two give must be equal 
 by step as the loop does them, with random weights.
 """
 
-import argparse
 import importlib.util
 import statistics
 import tempfile
@@ -23,7 +22,8 @@ import numpy as np
 
 from benchmarks.common import save, seconds_of
 from benchmarks.full_size import random_variables
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import tiny
 from dvg_jax.ct.intensity import hu_to_intensity, intensity_to_hu
@@ -149,7 +149,7 @@ def _spent(stage_run: StageRun, steps: int) -> Iterator[tuple[float, float]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.input_pipeline")
     parser.add_argument("--size", type=int, default=128, help="of the volumes that arrive")
     parser.add_argument("--cases", type=int, default=16)
     parser.add_argument("--steps", type=int, default=40, help="of each stage")

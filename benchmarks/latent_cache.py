@@ -6,7 +6,6 @@ Random weights. One batch is trained on again and again: without the cache its C
 step, with it they are read from the file. Steps of both kinds take turns. Losses must be the same bits.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -18,7 +17,8 @@ import jax
 
 from benchmarks.common import save
 from benchmarks.full_size import random_variables
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import SCALES
 from dvg_jax.data.pipeline import evaluation_batches
@@ -83,7 +83,7 @@ def _steps(stage_run: StageRun) -> Iterator[jax.Array]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.latent_cache")
     parser.add_argument("--scale", nargs="+", choices=SCALES, default=["tiny"])
     parser.add_argument("--steps", type=int, default=20, help="of each kind, after warming up")
     options = parser.parse_args(argv)

@@ -7,7 +7,6 @@ and all that lies in between, not the GPU's context (about 0.5 GiB) or what the 
 the same program is planned for the CPU with the GPU's convolutions (``native``), whose library there may want more.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,8 @@ import jax.numpy as jnp
 
 from benchmarks.common import save
 from benchmarks.full_size import random_variables
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config import STAGES, default_config
 from dvg_jax.config.build import build_dvg
 from dvg_jax.dvg import decode, encode, latent_shape
@@ -114,7 +114,7 @@ def _shape(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeSt
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.memory")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
     parser.add_argument("--blocks", nargs="*", choices=BLOCKS, default=BLOCKS)

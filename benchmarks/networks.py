@@ -8,7 +8,6 @@ is what a run needs at its peak above weights and optimiser. Sizes are those of 
 ``demo`` and ``small`` unless asked, on a GPU ``small`` and ``paper``.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -17,7 +16,8 @@ from typing import Any
 
 from benchmarks import contest
 from benchmarks.common import RESULTS, save
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 
 try:
     from benchmarks.network_cases import CASES, SIZES
@@ -42,7 +42,7 @@ def contestants(case: Any, device: str) -> dict[str, Callable[[], contest.Contes
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.networks")
     parser.add_argument("--size", nargs="*", choices=tuple(SIZES))
     parser.add_argument("--only", nargs="*", choices=tuple(CASES), help="these alone; other figures in the file stay")
     contest.add_flags(parser)

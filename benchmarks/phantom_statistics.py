@@ -5,13 +5,13 @@
 Prints a table: for each figure the range over the scans, and the phantoms' mean and range.
 """
 
-import argparse
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.phantom import chest
 from dvg_jax.data.scans.cube import prepare_volume
@@ -59,7 +59,7 @@ def table(real: list[dict[str, float]], drawn: list[dict[str, float]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__, "python -m benchmarks.phantom_statistics")
     parser.add_argument("--scans", type=Path, required=True)
     parser.add_argument("--phantoms", type=int, default=64)
     parser.add_argument("--size", type=int, default=64)

@@ -9,7 +9,6 @@ and back projection with PyTorch's, before anything is timed. The published pose
 projectors take their line-by-line form; "any pose" is the general one.
 """
 
-import argparse
 import dataclasses
 import functools
 import importlib.util
@@ -21,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common import finished, save, side_by_side
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
 from dvg_jax.xray import ConeBeamGeometry, view_pose
@@ -156,7 +156,7 @@ def _apart(image: np.ndarray, reference: np.ndarray) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.projector")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args(argv)

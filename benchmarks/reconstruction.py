@@ -7,7 +7,6 @@ must agree piece by piece (``ALLOWED``); in bfloat16, ours and PyTorch's autocas
 only told.
 """
 
-import argparse
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,8 @@ from ml_collections import ConfigDict
 from benchmarks import contest
 from benchmarks.common import finished, save, side_by_side
 from dvg_jax import torch_import
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_dvg
 from dvg_jax.data.phantom import chest
 from dvg_jax.diffusion import Sampler
@@ -150,7 +150,7 @@ def _apart(a: "torch.Tensor", b: "torch.Tensor") -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.reconstruction")
     parser.add_argument("--size", choices=tuple(SIZES), default="demo")
     parser.add_argument("--steps", type=int, nargs="*", default=[100, 10])
     parser.add_argument("--repeats", type=int, default=5)

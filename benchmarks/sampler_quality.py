@@ -8,7 +8,6 @@ which is made once a case; the figures are those of ``evaluate.py``. ``--time`` 
 to CT instead. Each writes its own part of ``benchmarks/results/sampler_quality_<backend>.json``.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, finished, save, side_by_side, surroundings
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_source
 from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.diffusion import sample
@@ -140,7 +140,7 @@ def _most(by_label: dict[str, Any]) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.sampler_quality")
     parser.add_argument("--workdir", required=True, help="folder of a trained run")
     parser.add_argument("--cases", type=int, default=32, help="unseen cases")
     parser.add_argument("--time", action="store_true", help="measure the time instead of the quality")

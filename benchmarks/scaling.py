@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 
 from benchmarks.common import RESULTS, save
 from configs.paper import get_config
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run
+from dvg_jax.cli.flags import Parser
 from dvg_jax.config import STAGES
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import tiny
@@ -256,7 +257,7 @@ def _kib(size: int) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "python -m benchmarks.scaling")
     parser.add_argument("--devices", type=int, nargs="*", default=[1, 2, 4, 8], help="other counts in the file stay")
     parser.add_argument("--estimate", action="store_true", help="count nothing anew")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)

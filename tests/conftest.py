@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dvg_jax import cli, runtime
+from dvg_jax import runtime
+from dvg_jax.cli.entry import run_command
 
 runtime.set_up()
 os.environ["JAX_PLATFORMS"] = os.environ.get("DVG_TEST_PLATFORM", "cpu")
@@ -80,7 +81,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     def run(main, *argv: str) -> str:
         monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
         with pytest.raises(SystemExit) as stopped:
-            cli.run(main)
+            run_command(main)
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert stopped.value.code == 2
         assert len(lines) == 1

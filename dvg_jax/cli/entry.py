@@ -10,22 +10,17 @@ import atexit
 import codecs
 import errno
 import importlib
-import math
 import os
 import re
 import select
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
-from absl import flags
-
 from dvg_jax import runtime
-from dvg_jax.cli.flags import illegal, kind, unknown
 from dvg_jax.cli.interrupt import Stopped, stopped_by_signals
-from dvg_jax.errors import UserError, near_path
+from dvg_jax.errors import UserError
 
 BAD_INPUT = 2
 
@@ -39,7 +34,7 @@ class _StoppedExit(SystemExit):
     code: int
 
 
-def run(main: Callable[[list[str] | None], None]) -> None:
+def run_command(main: Callable[[list[str] | None], None]) -> None:
     """Run ``main`` on the command line's arguments; an early end gives one line on stderr and an exit code.
 
     Raises:
@@ -75,60 +70,10 @@ def run_module(name: str) -> None:
     """
     runtime.set_up()
     try:
-        run(lambda argv: importlib.import_module(name).main(argv))
+        run_command(lambda argv: importlib.import_module(name).main(argv))
     except _StoppedExit as left:
         atexit._run_exitfuncs()
         os._exit(left.code)
-
-
-def parse_flags(values: flags.FlagValues, argv: list[str] | None, required: tuple[str, ...]) -> None:
-    """Parse absl flags, ``--config`` and its overrides among them; every fault is a :class:`UserError`."""
-    argv = sys.argv if argv is None else [sys.argv[0], *argv]
-    if {"-h", "--help"} & set(argv):
-        print(values.get_help())
-        sys.exit(0)
-    names = [f"--{name}" for name in values if "." not in name]
-    try:
-        rest = values(argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise UserError(unknown(f"--{error.flagname}", names)) from error
-    except flags.IllegalFlagValueError as error:
-        raise illegal(error, values) from error
-    except flags.Error as error:
-        raise UserError(str(error)) from error
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; allowed: flags, see --help")
-    for name in required:
-        if not values[name].value:
-            raise UserError(f"--{name} is missing")
-    for name in values:
-        value = values[name].value
-        if isinstance(value, float) and not math.isfinite(value) and "." not in name:
-            raise UserError(f"--{name} is {value}; allowed: {kind(values[name])}")
-
-
-def workdir_path(value: str, made: bool = True) -> Path:
-    """Check a working folder and return its path. With ``made`` it need not exist; a file in its place is refused."""
-    path = Path(value)
-    try:
-        os.path.abspath(value).encode("utf-8")
-    except UnicodeEncodeError:  # Orbax takes no other names
-        raise UserError(f"--workdir is {value}, no name in UTF-8; allowed: one, in a UTF-8 locale") from None
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir is {value}, a file; allowed: a folder{', made if it is missing' if made else ''}")
-    if not made and not path.is_dir():
-        raise UserError(f"--workdir is {value}, which does not exist{near_path(path)}; allowed: a folder with a model")
-    return path
-
-
-def output_file(flag: str, value: str, suffixes: tuple[str, ...]) -> Path:
-    """A file to be written, checked before the work whose result it takes: its suffix and its folder."""
-    path = Path(value)
-    if not path.name.endswith(suffixes):
-        raise UserError(f"--{flag} is {value}; allowed: a name that ends in {' or '.join(suffixes)}")
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise UserError(f"--{flag} is {value}; allowed: a file in a folder that exists")
-    return path
 
 
 def reason(error: OSError) -> str:

@@ -1,95 +1,72 @@
-"""Word the errors of flags in one line that names flag, value and what is allowed. Does not import JAX.
+"""Parse the flags of a command; bad input gets one line that names flag, value and what is allowed. No JAX here.
 
-``train.py``, ``evaluate.py`` and ``reconstruct.py`` use absl's flags, since ml_collections adds ``--config.FIELD`` to
-them; the other commands use argparse through :class:`Parser`.
+``train.py`` and ``evaluate.py`` alone parse theirs by absl, for ``--config`` and its overrides: see ``config/file.py``.
 """
 
 import argparse
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import flags
+from dvg_jax.cli.rules import Number
+from dvg_jax.errors import UserError, did_you_mean, near_path
 
-from dvg_jax.cli.rules import Number, refusal
-from dvg_jax.config.table import rules
-from dvg_jax.errors import UserError, did_you_mean
+
+class Parser(argparse.ArgumentParser):
+    """Parse ``--flag value`` and ``--flag=value`` as argparse does, but raise UserError for what it does not take.
+
+    ``type=int``, ``float`` and ``Path`` refuse infinite numbers and empty paths; :func:`number` takes a range.
+
+    Args:
+      about: what ``--help`` prints above the flags, line by line.
+      prog: how the command is started; the name of the script unless given.
+    """
+
+    def __init__(self, about: str | None, prog: str | None = None) -> None:
+        super().__init__(
+            prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        self.register("type", int, number(Number(whole=True)))
+        self.register("type", float, number(Number()))
+        self.register("type", Path, _path)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse ``args`` (None: the process's). Unknown flags are refused before missing ones."""
+        given = sys.argv[1:] if args is None else list(args)
+        known = self._option_string_actions
+        for flag in (word.partition("=")[0] for word in given if re.match("--?[A-Za-z]", word)):
+            if flag not in known:
+                raise UserError(unknown(flag, [name for name in known if name.startswith("--")]))
+        return super().parse_args(given, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse finds wrong as a UserError."""
+        if value := re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL):
+            said = value[2] if value[2].startswith("is ") else f"is wrong: {value[2]}; see --help"
+            raise UserError(f"{value[1]} {said}")
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            raise UserError(f"{missing} {'are' if ',' in missing else 'is'} missing; see --help")
+        raise UserError(unexpected(message.removeprefix("unrecognized arguments: ")))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near, allowed = did_you_mean(value, action.choices), ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"is {value!r}{near}; allowed: {allowed}")
 
 
 def unknown(flag: str, names: Sequence[str]) -> str:
     """Word the refusal of an unknown flag, with the nearest known one."""
-    if flag.startswith("--config.") and "--config" in names:
-        return f"--config is missing; allowed: --config FILE.py before {flag}"
     return f"unknown flag {flag}{did_you_mean(flag, names)}; allowed: {', '.join(names)}; see --help"
 
 
-def illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> UserError:
-    """Word the refusal of a value that its flag does not take."""
-    cause = error.__context__
-    if isinstance(cause, UserError):
-        return cause
-    name, _, value = str(error).removesuffix(f": {cause}").removeprefix("flag --").partition("=")
-    if name not in values:
-        return UserError(str(error))
-    if rule := rules().get(name.removeprefix("config.")) if "." in name else None:
-        return UserError(refusal(name.removeprefix("config."), value, rule))
-    flag = values[name]
-    near = did_you_mean(value, flag.parser.enum_values) if isinstance(flag.parser, flags.EnumParser) else ""
-    return UserError(f"--{name} is {value!r}{near}; allowed: {kind(flag)}")
-
-
-def kind(flag: flags.Flag) -> str:
-    """Describe the values that a flag takes."""
-    parser, such = flag.parser, f", such as {flag.default!r}" if flag.default not in (None, "") else ""
-    if isinstance(parser, flags.EnumParser):
-        return ", ".join(parser.enum_values)
-    if isinstance(parser, flags.BooleanParser):
-        return "true, false"
-    if isinstance(parser, (flags.IntegerParser, flags.FloatParser)):
-        low, high = (bound if bound is not None else end * math.inf for bound, end in _bounds(parser))
-        return Number(low, high, whole=isinstance(parser, flags.IntegerParser)).allowed + such
-    return f"a value of its kind{such}"
-
-
-def _bounds(parser: Any) -> tuple[tuple[float | None, int], tuple[float | None, int]]:
-    return (parser.lower_bound, -1), (parser.upper_bound, 1)
-
-
-class Parser(argparse.ArgumentParser):
-    """Parse flags as argparse does, with messages like those of the other commands."""
-
-    _given: Sequence[str] = ()
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._given = sys.argv[1:] if args is None else args
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise argparse's error as a UserError."""
-        names = [name for name in self._option_string_actions if name.startswith("--")]
-        given = (word.partition("=")[0] for word in self._given if word.startswith("--"))
-        # A prefix of a flag's name stands for the flag.
-        strange = [word for word in given if not any(name.startswith(word) for name in names)]
-        about = re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL)
-        if about:
-            raise UserError(f"{about[1]} {_said_of_value(about[2])}")
-        if strange:
-            raise UserError(unknown(strange[0], names))
-        missing = message.removeprefix("the following arguments are required: ")
-        raise UserError(f"{missing} is missing; see --help" if missing != message else f"{message}; see --help")
-
-
-def _said_of_value(message: str) -> str:
-    """Reword argparse's message about one flag's value; messages of :func:`number` need no change."""
-    if choice := re.fullmatch(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
-        allowed = [word.strip("' ") for word in choice[2].split(",")]
-        return f"is {choice[1]!r}{did_you_mean(choice[1], allowed)}; allowed: {', '.join(allowed)}"
-    if typed := re.fullmatch(r"invalid (\w+) value: '?(.*?)'?", message):
-        kinds = {"int": "a whole number", "float": "a number"}
-        return f"is {typed[2]!r}; allowed: {kinds.get(typed[1], typed[1])}"
-    return message if message.startswith("is ") else f"is wrong: {message}; see --help"
+def unexpected(word: str) -> str:
+    """Word the refusal of what is no flag."""
+    return f"unexpected argument {word!r}; allowed: flags, see --help"
 
 
 def number(rule: Number) -> Callable[[str], Any]:
@@ -105,3 +82,36 @@ def number(rule: Number) -> Callable[[str], Any]:
         return value
 
     return parse
+
+
+def _path(text: str) -> Path:
+    """Refuse the empty path, which would stand for the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is ''; allowed: a path")
+    return Path(text)
+
+
+def workdir_path(value: str | Path, made: bool = True) -> Path:
+    """Check a working folder and return its path. With ``made`` it need not exist; a file in its place is refused."""
+    folder = Path(value)
+    try:
+        os.path.abspath(value).encode("utf-8")
+    except UnicodeEncodeError:  # Orbax takes no other names
+        raise UserError(f"--workdir is {value}, no name in UTF-8; allowed: one, in a UTF-8 locale") from None
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir is {value}, a file; allowed: a folder{', made if it is missing' if made else ''}")
+    if not made and not folder.is_dir():
+        raise UserError(
+            f"--workdir is {value}, which does not exist{near_path(folder)}; allowed: a folder with a model"
+        )
+    return folder
+
+
+def output_file(flag: str, value: str | Path, suffixes: tuple[str, ...]) -> Path:
+    """Check suffix and folder of a file to be written, before the work whose result it takes; return its path."""
+    file = Path(value)
+    if not file.name.endswith(suffixes):
+        raise UserError(f"--{flag} is {value}; allowed: a name that ends in {' or '.join(suffixes)}")
+    if not file.absolute().parent.is_dir() or file.is_dir():
+        raise UserError(f"--{flag} is {value}; allowed: a file in a folder that exists")
+    return file

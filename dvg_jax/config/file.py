@@ -1,4 +1,7 @@
-"""Load a config from a Python file, ``--config FILE.py:ARGUMENT``, or say why it fails. Does not import JAX."""
+"""Read ``--config FILE.py:ARGUMENT``, its overrides ``--config.FIELD=VALUE`` and the flags next to them.
+
+By absl, since ml_collections adds the overrides to its flags. Every fault is one line. Does not import JAX.
+"""
 
 import importlib.util
 import inspect
@@ -13,7 +16,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dvg_jax.config.table import check_name
+from dvg_jax.cli.flags import unexpected, unknown
+from dvg_jax.cli.rules import Number, refusal
+from dvg_jax.config.table import check_name, rules
 from dvg_jax.errors import UserError, near_path
 
 NAME = "config"
@@ -23,12 +28,56 @@ _OVERRIDE = re.compile(rf"-{{1,2}}(?:no)?{NAME}\.([^=]+)")
 def define(values: flags.FlagValues, argv: list[str] | None, about: str) -> flags.FlagHolder:
     """Define ``--config`` with its overrides ``--config.FIELD=VALUE``, read from ``argv`` (None: the process's).
 
-    Parsing it raises UserError for a file that gives no config and for an override of a field that it does not have.
+    :func:`parse` raises UserError for a file that gives no config and for an override of a field that it does not have.
     """
-    given = sys.argv if argv is None else [sys.argv[0], *argv]
+    given = _words(argv)
     holder = config_flags.DEFINE_config_file(NAME, help_string=about, flag_values=values, sys_argv=given)
     values[NAME].parser = _Parser(given)
     return holder
+
+
+def parse(values: flags.FlagValues, argv: list[str] | None) -> None:
+    """Parse the flags of a command that needs ``--config`` and ``--workdir``; every fault is a UserError."""
+    given = _words(argv)
+    if {"-h", "--help"} & set(given):
+        print(values.get_help())
+        sys.exit(0)
+    try:
+        rest = values(given)[1:]
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith(f"{NAME}."):
+            missing = f"--{NAME} is missing; allowed: --{NAME} FILE.py before --{error.flagname}"
+            raise UserError(missing) from error
+        raise UserError(unknown(f"--{error.flagname}", [f"--{name}" for name in values if "." not in name])) from error
+    except flags.IllegalFlagValueError as error:
+        raise _illegal(error, values) from error
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if rest:
+        raise UserError(unexpected(rest[0]))
+    for name in (NAME, "workdir"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; see --help")
+
+
+def _words(argv: list[str] | None) -> list[str]:
+    return sys.argv if argv is None else [sys.argv[0], *argv]
+
+
+def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> UserError:
+    """Word the refusal of a value that its flag or its field does not take."""
+    cause = error.__context__
+    if isinstance(cause, UserError):
+        return cause
+    name, _, value = str(error).removesuffix(f": {cause}").removeprefix("flag --").partition("=")
+    if name not in values:
+        return UserError(str(error))
+    field = name.removeprefix(f"{NAME}.")
+    if field != name and (rule := rules().get(field)):
+        return UserError(refusal(field, value, rule))
+    whole = isinstance(values[name].parser, flags.IntegerParser)
+    kind = Number(whole=True).allowed if whole else f"a value like {values[name].default!r}"
+    return UserError(f"--{name} is {value!r}; allowed: {kind}")
 
 
 class _Parser(flags.ArgumentParser):

@@ -8,13 +8,12 @@ of an earlier run in that folder are replaced or removed. Give ``--size`` and ``
 the films.
 """
 
-from dvg_jax.cli import run_module
+from dvg_jax.cli.entry import run_module
 
 if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.data.drr")
 
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -66,9 +65,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
-    parser = Parser(
-        prog="python -m dvg_jax.data.drr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, "python -m dvg_jax.data.drr")
     parser.add_argument("--ct", type=Path, required=True, help="NIfTI, MetaImage, NRRD or a folder with a DICOM series")
     parser.add_argument("--angle", type=float, action="append", required=True, help="degrees; once a view")
     parser.add_argument("--output", type=Path, required=True, help="folder, made if it is missing")

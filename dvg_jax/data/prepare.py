@@ -7,13 +7,12 @@ scan) a scan and manifest.csv, which lists every scan with its split, its remark
 The same command goes on where a run stopped; an output belongs to one input. See docs/data.md.
 """
 
-from dvg_jax.cli import run_module
+from dvg_jax.cli.entry import run_module
 
 if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.data.prepare")
 
 
-import argparse
 import os
 from collections import Counter
 from pathlib import Path
@@ -31,6 +30,8 @@ from dvg_jax.errors import UserError
 __all__ = ["Job", "Settings", "main", "prepare_folder", "prepare_volume"]
 
 _SHOWN = 20
+COUNT = Number(1, whole=True)
+SHARE = Number(0, 1, open_high=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,17 +54,18 @@ def main(argv: list[str] | None = None) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     about = " ".join((patient_of.__doc__ or "").split())
-    parser = Parser(
-        prog="python -m dvg_jax.data.prepare",
-        description=f"{__doc__}\n{about}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(f"{__doc__}\n{about}", "python -m dvg_jax.data.prepare")
     parser.add_argument("--input", type=Path, required=True, help="folder, searched with its sub-folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for NIfTI files and manifest.csv")
-    parser.add_argument("--size", type=int, default=128, help="voxels an axis (default %(default)s)")
-    parser.add_argument("--field_mm", type=float, default=FIELD_MM, help="edge of the cube (default %(default)s)")
+    parser.add_argument("--size", type=number(COUNT), default=128, help="voxels an axis (default %(default)s)")
+    parser.add_argument(
+        "--field_mm",
+        type=number(Number(0, open_low=True)),
+        default=FIELD_MM,
+        help="edge of the cube (default %(default)s)",
+    )
     parser.add_argument(
         "--preset", choices=PRESETS, default="x2ct",
         help="x2ct: head end and middle of the scan, as published; lung: around the lungs (default %(default)s)",
@@ -73,10 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--all_series", action="store_true", help="every usable DICOM series, not one a patient")
     parser.add_argument("--pictures", action="store_true", help="a PNG a scan, before and after, in OUTPUT/pictures")
-    parser.add_argument("--jobs", type=int, default=_cpus(), help="processes (default: CPUs, here %(default)s)")
+    parser.add_argument(
+        "--jobs", type=number(COUNT), default=_cpus(), help="processes (default: CPUs, here %(default)s)"
+    )
     split = parser.add_argument_group("split, by patient")
-    split.add_argument("--test_fraction", type=float, default=0.1, help="share of patients (default %(default)s)")
-    split.add_argument("--val_fraction", type=float, default=0.0, help="share of patients (default %(default)s)")
+    split.add_argument(
+        "--test_fraction", type=number(SHARE), default=0.1, help="share of patients (default %(default)s)"
+    )
+    split.add_argument(
+        "--val_fraction", type=number(SHARE), default=0.0, help="share of patients (default %(default)s)"
+    )
     split.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
     for name in ("train", "val", "test"):
         split.add_argument(f"--{name}_list", type=Path, help="text file, a scan or patient a line; instead of chance")

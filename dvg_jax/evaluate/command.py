@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from dvg_jax import cli, runtime
+from dvg_jax import runtime
+from dvg_jax.cli.flags import output_file, workdir_path
 from dvg_jax.config import file as config_file
 from dvg_jax.evaluate.run import evaluate
 from dvg_jax.training.compilation import enable_compilation_cache
@@ -15,9 +16,9 @@ def main(argv: list[str] | None = None) -> None:
     config = config_file.define(values, argv, "The config that the run was trained with.")
     workdir = flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=values)
     report = flags.DEFINE_string("report", "", "The page to write: .html, one file.", flag_values=values)
-    cli.parse_flags(values, argv, required=("config", "workdir"))
-    page = cli.output_file("report", report.value, (".html",)) if report.value else None
-    folder = cli.workdir_path(workdir.value, made=False)
+    config_file.parse(values, argv)
+    page = output_file("report", report.value, (".html",)) if report.value else None
+    folder = workdir_path(workdir.value, made=False)
     runtime.check_platform()
     enable_compilation_cache()
     check_owner(config.value, folder, free=("data", "angles") if config.value.random_views else ("data",))

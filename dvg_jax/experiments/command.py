@@ -7,7 +7,6 @@ trains what the table needs and is not trained yet in ``--workdir``, measures it
 where it was stopped.
 """
 
-import argparse
 import ast
 import os
 import platform
@@ -120,10 +119,8 @@ def _check_outputs(workdir: Path, tables: tuple[str, ...], data: str, also: list
     check_outputs({"--workdir": [*files, *folders]}, read | {"--test": [folder / NAME for folder in also]})
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m dvg_jax.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(__doc__, "python -m dvg_jax.experiments")
     parser.add_argument("--table", choices=(*TABLES, "all"), required=True, help="of the paper")
     parser.add_argument(
         "--scale", choices=tuple(SCALES), default="tiny", help="see dvg_jax/config/scales.py (default tiny)"

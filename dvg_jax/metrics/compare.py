@@ -4,7 +4,7 @@ python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz
 python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --protocol x2ct --protocol dvg
 """
 
-from dvg_jax.cli import run_module
+from dvg_jax.cli.entry import run_module
 
 if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.metrics.compare")
@@ -77,7 +77,7 @@ def _place(scan: Scan, digits: int) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
-    parser = Parser(prog="python -m dvg_jax.metrics.compare", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(__doc__, "python -m dvg_jax.metrics.compare")
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="may be repeated; hu if left out")

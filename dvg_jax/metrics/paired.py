@@ -4,7 +4,7 @@ python -m dvg_jax.metrics.paired --a runs/one/evaluation/volumes.csv --b runs/tw
 python -m dvg_jax.metrics.paired --a runs/demo/evaluation/volumes.csv --method-a DVG-Net --method-b DVG-Diffusion
 """
 
-from dvg_jax.cli import run_module
+from dvg_jax.cli.entry import run_module
 
 if __name__ == "__main__":  # before the imports below, which take seconds in which a signal may come
     run_module("dvg_jax.metrics.paired")
@@ -126,7 +126,7 @@ def table(differences: list[Difference]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: see the module's docstring."""
-    parser = Parser(prog="python -m dvg_jax.metrics.paired", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(__doc__, "python -m dvg_jax.metrics.paired")
     parser.add_argument("--a", type=Path, required=True, help="a table of evaluate.py")
     parser.add_argument("--b", type=Path, help="another run's; the same file if left out")
     parser.add_argument("--method", help="one method, in both; else every method that both have")

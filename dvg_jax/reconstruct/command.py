@@ -1,10 +1,13 @@
-"""``reconstruct.py``: X-ray files in, a CT as NIfTI, DICOM and a page out."""
+"""Make a CT from X-ray files and write it as NIfTI, DICOM and a page.
+
+python reconstruct.py --workdir runs/demo --xray ap.png@0 --xray lat.png@90 --output ct.nii.gz
+"""
 
 from pathlib import Path
 
-from absl import flags
-
-from dvg_jax import cli, runtime
+from dvg_jax import runtime
+from dvg_jax.cli.flags import Parser, number, output_file, workdir_path
+from dvg_jax.cli.rules import Number
 from dvg_jax.config.table import MOST_SEED
 from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.diffusion.samplers import SAMPLERS
@@ -16,75 +19,64 @@ from dvg_jax.training.compilation import enable_compilation_cache
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
-    values = flags.FlagValues()
-    workdir = flags.DEFINE_string("workdir", "", "Folder of a trained run.", flag_values=values)
-    xray = flags.DEFINE_multi_string(
-        "xray", [], "FILE@ANGLE, once a view: ap.png@0, lateral.png@90; FILE@ANGLE:flip mirrors it.", flag_values=values
-    )
-    frame = flags.DEFINE_enum(
-        "frame", "auto", FRAMES, "auto finds the thorax, none crops the centre.", flag_values=values
-    )
-    intensity = flags.DEFINE_enum(
-        "intensity", None, INTENSITIES, "match: greys as in training; unless given, with --frame auto only.",
-        flag_values=values,
-    )  # fmt: skip
-    strict = flags.DEFINE_bool("strict", False, "Refuse films that give a warning.", flag_values=values)
-    output = flags.DEFINE_string(
-        "output",
-        "",
-        "The NIfTI to write: .nii or .nii.gz; a JSON with all settings goes beside it.",
-        flag_values=values,
-    )
-    dicom = flags.DEFINE_string(
-        "dicom", "", "Folder, new or empty, for the same CT as a DICOM series.", flag_values=values
-    )
-    report = flags.DEFINE_string("report", "", "The page to write: .html, one file.", flag_values=values)
-    seed = flags.DEFINE_integer(
-        "seed", 0, "Decides the sample.", lower_bound=0, upper_bound=MOST_SEED - MAX_SAMPLES, flag_values=values
-    )
-    samples = flags.DEFINE_integer(
-        "samples", 1, "Samples, of this seed and the next ones: mean and spread go beside the output.",
-        lower_bound=1, upper_bound=MAX_SAMPLES, flag_values=values,
-    )  # fmt: skip
-    batch = flags.DEFINE_integer(
-        "batch", BATCH, "Samples made at a time; fewer need less memory.",
-        lower_bound=1, flag_values=values,
-    )  # fmt: skip
-    sampler = flags.DEFINE_enum(
-        "sampler", None, tuple(SAMPLERS), "That of the model's config unless given.", flag_values=values
-    )
-    steps = flags.DEFINE_integer(
-        "steps", None, "Sampling steps; those of the model's config unless given.", flag_values=values
-    )
-    field_mm = flags.DEFINE_float(
-        "field_mm", FIELD_MM, "Edge of the cube that the volume stands for.", lower_bound=1.0, flag_values=values
-    )
-    like = flags.DEFINE_string(
-        "like", "", "A prepared CT whose cube the result shares, instead of --field_mm.", flag_values=values
-    )
-    truth = flags.DEFINE_string("truth", "", "As --like, and the result is compared with it.", flag_values=values)
-    cli.parse_flags(values, argv, required=("workdir", "xray", "output"))
-    if like.value and truth.value:
+    """Run ``reconstruct.py`` on ``argv`` (None: the process's arguments)."""
+    options = _parser().parse_args(argv)
+    if options.like and options.truth:
         raise UserError("--like and --truth are both given; allowed: one, --truth places the result too")
+    place = options.like or options.truth
     request = Request(
-        workdir=cli.workdir_path(workdir.value, made=False),
-        xrays=tuple(parse_film_request(text) for text in xray.value),
-        output=cli.output_file("output", output.value, NIFTI_SUFFIXES),
-        dicom=Path(dicom.value) if dicom.value else None,
-        report=cli.output_file("report", report.value, (".html",)) if report.value else None,
-        seed=seed.value,
-        samples=samples.value,
-        batch=batch.value,
-        steps=steps.value,
-        sampler=sampler.value,
-        field_mm=field_mm.value,
-        like=Path(like.value or truth.value) if like.value or truth.value else None,
-        compare=bool(truth.value),
-        frame=frame.value,
-        intensity=intensity.value,
-        strict=strict.value,
+        workdir=workdir_path(options.workdir, made=False),
+        xrays=tuple(parse_film_request(text) for text in options.xray),
+        output=output_file("output", options.output, NIFTI_SUFFIXES),
+        dicom=Path(options.dicom) if options.dicom else None,
+        report=output_file("report", options.report, (".html",)) if options.report else None,
+        seed=options.seed,
+        samples=options.samples,
+        batch=options.batch,
+        steps=options.steps,
+        sampler=options.sampler,
+        field_mm=options.field_mm,
+        like=Path(place) if place else None,
+        compare=bool(options.truth),
+        frame=options.frame,
+        intensity=options.intensity,
+        strict=options.strict,
     )
     runtime.check_platform()
     enable_compilation_cache()
     print("\n".join(reconstruct(request)))
+
+
+def _parser() -> Parser:
+    parser = Parser(__doc__)
+    flag = parser.add_argument
+    flag("--workdir", type=Path, required=True, help="folder of a trained run")
+    flag(
+        "--xray", action="append", required=True, metavar="FILE@ANGLE",
+        help="once a view: ap.png@0, lateral.png@90; FILE@ANGLE:flip mirrors it",
+    )  # fmt: skip
+    flag("--frame", choices=FRAMES, default="auto", help="auto finds the thorax, none crops the centre")
+    flag("--intensity", choices=INTENSITIES, help="default: match, greys as in training, with --frame auto; else none")
+    flag("--strict", action="store_true", help="refuse films that give a warning")
+    flag("--output", type=Path, required=True, help="NIfTI to write: .nii or .nii.gz, with all settings in a .json")
+    flag("--dicom", default="", help="folder, new or empty, for the same CT as a DICOM series")
+    flag("--report", default="", help="page to write: .html, one file")
+    seeds = Number(0, MOST_SEED - MAX_SAMPLES, whole=True)
+    flag("--seed", type=number(seeds), default=0, help="decides the sample (default %(default)s)")
+    flag(
+        "--samples", type=number(Number(1, MAX_SAMPLES, whole=True)), default=1,
+        help="samples, of this seed and the next ones, with their mean and spread (default %(default)s)",
+    )  # fmt: skip
+    flag(
+        "--batch", type=number(Number(1, whole=True)), default=BATCH,
+        help="samples made at a time; fewer need less memory (default %(default)s)",
+    )  # fmt: skip
+    flag("--sampler", choices=tuple(SAMPLERS), help="default: that of the model's config")
+    flag("--steps", type=int, help="sampling steps (default: those of the model's config)")
+    flag(
+        "--field_mm", type=number(Number(1)), default=FIELD_MM,
+        help="edge of the cube that the volume covers (default %(default)s)",
+    )  # fmt: skip
+    flag("--like", default="", help="prepared CT whose cube the result shares, instead of --field_mm")
+    flag("--truth", default="", help="as --like, and the result is compared with it")
+    return parser

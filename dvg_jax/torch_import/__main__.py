@@ -1,6 +1,6 @@
 """``python -m dvg_jax.torch_import``."""
 
-from dvg_jax.cli import run_module
+from dvg_jax.cli.entry import run_module
 
 if __name__ == "__main__":
     run_module("dvg_jax.torch_import.command")

@@ -6,12 +6,10 @@ Afterwards ``load_reconstructor``, ``reconstruct.py`` and ``evaluate.py --config
 folder as that of any trained model.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from dvg_jax.cli import workdir_path
-from dvg_jax.cli.flags import Parser, number
+from dvg_jax.cli.flags import Parser, number, workdir_path
 from dvg_jax.cli.rules import Number
 from dvg_jax.errors import UserError
 from dvg_jax.files.lock import exclusive
@@ -52,8 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{folder}: {config.size}^3 voxels, {config.timesteps} time steps, released conventions")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m dvg_jax.torch_import", description="Released PyTorch weights to a working folder.")
+def _parser() -> Parser:
+    parser = Parser(__doc__, "python -m dvg_jax.torch_import")
     parser.add_argument("--checkpoint", default="", help="DVG_Diffusion.pt: all parts")
     parser.add_argument(
         "--vqgan",
@@ -64,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="Lightning checkpoints of VQGANs, used instead of those in --checkpoint: CT_VQGAN.ckpt, "
         "VPGE_0_90_VQGAN.ckpt, VPGE_45_VQGAN.ckpt, or STAGE=FILE under any other name",
     )
-    parser.add_argument("--workdir", required=True, help="folder to write, made if it is missing")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder to write, made if it is missing")
     parser.add_argument(
         "--which",
         choices=("ema", "model"),

@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from dvg_jax import cli, runtime
+from dvg_jax import runtime
+from dvg_jax.cli.flags import workdir_path
 from dvg_jax.config import file as config_file
 from dvg_jax.training.compilation import enable_compilation_cache
 from dvg_jax.training.distributed import join
@@ -24,8 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     processes = flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
     process = flags.DEFINE_integer("process", None, "Which one this is, from 0.", flag_values=values)
-    cli.parse_flags(values, argv, required=("config", "workdir"))
+    config_file.parse(values, argv)
     join(coordinator.value, processes.value, process.value)
     runtime.check_platform()
     enable_compilation_cache()
-    train(config.value, cli.workdir_path(workdir.value))
+    train(config.value, workdir_path(workdir.value))

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dvg_jax import cli, runtime
+from dvg_jax import runtime
+from dvg_jax.cli.entry import run_command
+from dvg_jax.cli.flags import workdir_path
 from dvg_jax.errors import UserError
 from dvg_jax.training import compilation
 
@@ -24,8 +26,8 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of
 
 def start(body: str, before: str = "", **options) -> subprocess.Popen:
     """Start a process whose command is ``body``."""
-    lines = "import os, sys, time\nfrom pathlib import Path\nfrom dvg_jax import cli\n"
-    code = f"{lines}{before}\ndef main(argv):\n{textwrap.indent(textwrap.dedent(body), '    ')}\ncli.run(main)"
+    lines = "import os, sys, time\nfrom pathlib import Path\nfrom dvg_jax.cli.entry import run_command\n"
+    code = f"{lines}{before}\ndef main(argv):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nrun_command(main)"
     pipe = subprocess.PIPE
     options = {"stdout": pipe, "stderr": pipe, "cwd": ROOT} | options
     return subprocess.Popen([sys.executable, "-c", code], **options)
@@ -116,7 +118,7 @@ def test_a_handler_that_is_there_stays():
 
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], sys.unraisablehook
-    cli.run(lambda argv: None)
+    run_command(lambda argv: None)
     assert ([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], sys.unraisablehook) == before
 
 
@@ -174,14 +176,14 @@ def test_errors_of_the_system_are_one_line(capsys, error, told):
         raise eval(error)
 
     with pytest.raises(SystemExit) as left:
-        cli.run(main)
+        run_command(main)
     assert left.value.code == 2
     assert capsys.readouterr().err == f"error: {told}\n"
 
 
 def test_errors_of_the_program_keep_their_traceback():
     with pytest.raises(ValueError, match="a bug"):
-        cli.run(lambda argv: (_ for _ in ()).throw(ValueError("a bug")))
+        run_command(lambda argv: (_ for _ in ()).throw(ValueError("a bug")))
 
 
 @posix
@@ -234,7 +236,7 @@ def test_text_is_read_and_written_as_utf8_whatever_the_locale():
 
 def test_a_working_folder_that_is_no_utf8():
     with pytest.raises(UserError, match="no name in UTF-8"):
-        cli.workdir_path(os.fsdecode(b"run\xe9"))
+        workdir_path(os.fsdecode(b"run\xe9"))
 
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend (set JAX_PLATFORMS)")])

@@ -175,8 +175,18 @@ def test_numbers_of_a_reconstruction(fails, tmp_path, flag):
         (prepare, ["--inptu=a", "--output=b"], "unknown flag --inptu; did you mean --input?; allowed: --help, --input"),
         (prepare, ["--input=a"], "--output is missing; see --help"),
         (prepare, ["--input=a", "--output=b", "--preset=lungs"], "--preset is 'lungs'; did you mean lung?; allowed: "),
+        (prepare, ["--input=", "--output=b"], "--input is ''; allowed: a path"),
+        (prepare, ["-size=4", "--input=a"], "unknown flag -size; did you mean --size?; allowed: --help, --input"),
+        (prepare, ["--input=a", "--output=b", "--jobs=0"], "--jobs is '0'; allowed: a whole number, 1 or more"),
+        (prepare, ["--input=a", "--output=b", "--pictures=3"], "--pictures is wrong: ignored explicit argument '3'"),
+        (prepare, ["--input=a", "--output=b", "c"], "unexpected argument 'c'; allowed: flags, see --help"),
         (prepare, ["--input=a", "--output=b", "--size=big"], "--size is 'big'; allowed: a whole number"),
         (prepare, ["--input=a", "--output=b", "--min_extent_mm=nan"], "--min_extent_mm is 'nan'; allowed: a number, 0"),
+        (reconstruct, ["--workdir", "w"], "--xray, --output are missing; see --help"),
+        (reconstruct, ["--sample=3"], "unknown flag --sample; did you mean --samples?; allowed: --help, --workdir"),
+        (reconstruct, ["--nostrict"], "unknown flag --nostrict; did you mean --strict?"),
+        (reconstruct, ["--seed", "-1"], "--seed is '-1'; allowed: a whole number from 0 to 4294967231"),
+        (reconstruct, ["--sampler", "dim"], "--sampler is 'dim'; did you mean ddim?; allowed: ancestral, ddim"),
         (drr, ["--ct=a", "--angle=front", "--output=b"], "--angle is 'front'; allowed: a number"),
         (drr, ["--ct=a", "--angle=0", "--output=b", "--size=0"], "size is 0; allowed: a whole number, 1 or more"),
         (compare, ["--truth=a", "--result=b", "--protocol=hu2"], "--protocol is 'hu2'; did you mean hu?; allowed: hu,"),
@@ -194,3 +204,13 @@ def test_numbers_of_a_reconstruction(fails, tmp_path, flag):
 )
 def test_other_commands(fails, command, flags, said):
     assert fails(command.main, *flags).removeprefix("error: ").startswith(said)
+
+
+@pytest.mark.parametrize(
+    "command", [train, evaluate, reconstruct, prepare, drr, compare, paired, torch_import, experiments]
+)
+def test_help_is_printed_before_anything_is_required(capsys, command):
+    with pytest.raises(SystemExit) as left:
+        command.main(["--help"])
+    assert left.value.code in (0, None)
+    assert "--" in capsys.readouterr().out
