@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.common import RESULTS, save
 from configs.paper import get_config
 from dvg_jax import config as configs
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config import STAGES
 from dvg_jax.config.build import build_dvg
@@ -37,7 +37,7 @@ from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.stages import build_stage
 from dvg_jax.training.checkpoint import save_model
 from dvg_jax.training.optim import Training
-from dvg_jax.training.state import create, update
+from dvg_jax.training.state import Fixed, Step, create, update
 
 DTYPES = ("float32", "bfloat16")
 
@@ -112,13 +112,11 @@ def training_step(stage_name: str, size: int, dtype: str) -> dict[str, float]:
     ct = jax.random.uniform(jax.random.key(2), (training.batch_size, *dvg.geometry.volume_shape, 1))
     frozen = jax.device_put({k: v for k, v in random_variables(dvg).items() if k in stage.requires})
     example = jax.block_until_ready(stage.prepare(frozen, ct, jax.random.key(5)))
-    state = create(stage.task, training.recipe, jax.random.key(3), example)
-    rate, constants = jnp.asarray(training.learning_rate), stage.task.constants()
+    step, fixed = Step(stage.task, training.recipe), Fixed({}, stage.task.constants(), jax.random.key(4))
+    state, rate = create(step, jax.random.key(3), example), jnp.asarray(training.learning_rate)
     for _ in range(2):
         start = time.perf_counter()
-        state, metrics = update(
-            stage.task, training.recipe, None, state, {}, constants, example, jax.random.key(4), rate
-        )
+        state, metrics = update(step, state, fixed, example, rate)
         loss = float(metrics["loss"])
     finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
     return {"seconds": time.perf_counter() - start, "loss": loss, "finite": finite, "batch": training.batch_size}
@@ -176,4 +174,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -22,14 +22,14 @@ import numpy as np
 
 from benchmarks.common import save, seconds_of
 from benchmarks.full_size import random_variables
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import tiny
 from dvg_jax.ct.intensity import hu_to_intensity, intensity_to_hu
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.manifest import Row, write_manifest
-from dvg_jax.data.pipeline import evaluation_batches, training_iterator
+from dvg_jax.data.pipeline import training_iterator
 from dvg_jax.data.sources import PhantomSource, PreparedSource
 from dvg_jax.errors import UserError
 from dvg_jax.stages import build_stage
@@ -120,31 +120,25 @@ def waiting(stage_name: str, cached: bool, steps: int, folder: Path, workdir: Pa
     stage = build_stage(stage_name, config, dvg)
     frozen = {name: value for name, value in random_variables(dvg).items() if name in stage.requires}
     stage_run = StageRun(config, stage, frozen, workdir)
-    if cached:
-        stage_run.source = stage_run._examples()
     spent = np.array(list(_spent(stage_run, steps + WARM_UPS)))[WARM_UPS:]
     return {"step_s": float(np.median(spent.sum(axis=1))), "waiting": float(spent[:, 0].sum() / spent.sum())}
 
 
 def _spent(stage_run: StageRun, steps: int) -> Iterator[tuple[float, float]]:
     """Seconds until the batch was there and until the step before was done, in the loop's order."""
-    training = stage_run.training
-    data = training_iterator(stage_run.source, training.batch_size, 0)
-    example = stage_run._next(data)
-    if not (training.cache or stage_run.ahead):
-        example = stage_run._prepare(next(evaluation_batches(stage_run.source, training.batch_size)))
-    state = create(stage_run.stage.task, stage_run.recipe, stage_run.key, example, stage_run.layout)
+    examples = stage_run.examples()
+    program, fixed = stage_run._program(examples)
+    state = create(program, stage_run.key, examples.first())
     before: Any = None
     for _ in range(steps):
         start = time.perf_counter()
-        rows = stage_run._next(data)
+        rows = examples.next()
         arrived = time.perf_counter()
-        state, told = stage_run._step(state, rows, False)
+        state, told = stage_run._step(program, fixed, state, rows)
         if before is not None:
             float(before["loss"])
         before = told
         yield arrived - start, time.perf_counter() - arrived
-    data.close()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -174,4 +168,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -17,14 +17,12 @@ import jax
 
 from benchmarks.common import save
 from benchmarks.full_size import random_variables
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import SCALES
-from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.stages import build_stage
 from dvg_jax.stages.base import Example
-from dvg_jax.training import sharding
 from dvg_jax.training.compilation import enable_compilation_cache
 from dvg_jax.training.loop import StageRun
 from dvg_jax.training.state import create
@@ -65,19 +63,16 @@ def contest(scale: str, steps: int) -> dict[str, Any]:
 
 def _steps(stage_run: StageRun) -> Iterator[jax.Array]:
     """The losses of one step after the other; each does what a step of the loop does, on the same cases."""
-    cached = stage_run.training.cache
-    source = stage_run._examples() if cached else stage_run.source
-    batch_size = stage_run.training.batch_size
+    examples = stage_run.examples()
+    program, fixed = stage_run._program(examples)
 
     def rows() -> Example:
-        batch = next(evaluation_batches(source, batch_size))
-        del batch["mask"], batch["index"]
-        return batch if cached else stage_run._prepare(batch)
+        batch = next(examples.in_order(stage_run.training.batch_size))
+        return {name: value for name, value in batch.items() if name not in ("mask", "index")}
 
-    task, recipe, key = stage_run.stage.task, stage_run.recipe, stage_run.key
-    state = jax.device_put(create(task, recipe, key, rows()), sharding.replicated(stage_run.mesh))
+    state = create(program, stage_run.key, rows())
     while True:
-        state, metrics = stage_run._step(state, rows(), False)
+        state, metrics = stage_run._step(program, fixed, state, rows())
         yield metrics["loss"]
 
 
@@ -98,4 +93,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

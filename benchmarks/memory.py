@@ -9,6 +9,7 @@ the same program is planned for the CPU with the GPU's convolutions (``native``)
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,16 +17,16 @@ import jax.numpy as jnp
 
 from benchmarks.common import save
 from benchmarks.full_size import random_variables
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config import STAGES, default_config
 from dvg_jax.config.build import build_dvg
 from dvg_jax.dvg import decode, encode, latent_shape
 from dvg_jax.networks import blocks
 from dvg_jax.stages import build_stage
-from dvg_jax.training.examples import prepared_ahead
+from dvg_jax.training.examples import made_ahead
 from dvg_jax.training.optim import Training
-from dvg_jax.training.state import create, update
+from dvg_jax.training.state import Fixed, Step, create, update
 
 MANNERS = {
     "float32": {},
@@ -64,12 +65,12 @@ def training_step(stage_name: str, size: int, dtype: str = "float32", remat: boo
     frozen = {name: value for name, value in random_variables(dvg).items() if name in stage.requires}
     example = jax.eval_shape(lambda ct: stage.prepare(frozen, ct, key), ct)
     small = jax.tree.map(lambda x: jnp.zeros((x.shape[0], *SMALL, x.shape[-1])), example)
-    state = create(stage.task, training.recipe, key, small)
-    ahead = prepared_ahead(config, stage, training.cache)
-    given: tuple[Any, ...] = (None, state, {}, stage.task.constants(), example)
-    if not ahead:
-        given = (stage.prepare, state, frozen, stage.task.constants(), {"ct": ct})
-    return plan(lambda: update.lower(stage.task, training.recipe, *given, key, _shape(())))
+    step, batch = Step(stage.task, training.recipe), example
+    if not made_ahead(config, stage):
+        step, batch = replace(step, prepare=stage.prepare), {"ct": ct}
+    state = create(step, key, small)
+    fixed = Fixed(frozen if step.prepare else {}, stage.task.constants(), key)
+    return plan(lambda: update.lower(step, state, fixed, batch, _shape(())))
 
 
 def block(name: str, size: int, rows: int, dtype: str) -> dict[str, float]:
@@ -141,4 +142,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -28,7 +28,7 @@ from dvg_jax.stages.adversary import Weights
 from dvg_jax.stages.latent import DiffusionTask
 from dvg_jax.stages.vqgan import VQGANTask
 from dvg_jax.training.optim import Training
-from dvg_jax.training.state import TrainState, update
+from dvg_jax.training.state import Fixed, Step, TrainState, update
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,15 @@ class _Step:
     """Our training step, going on from its own state."""
 
     def __init__(self, task: Any, training: Training, params: Any, state: Any, batch: Any, key: jax.Array) -> None:
-        self.task, self.training, self.batch, self.key = task, training, batch, key
+        self.program, self.batch = Step(task, training.recipe), batch
         ema = jax.tree.map(jnp.copy, params["model"]) if training.ema_decay else None
         optimizer = training.recipe.optimizer(tuple(params)).init(params)
         self.state = TrainState(jnp.zeros((), jnp.int32), params, state, optimizer, ema)
-        self.constants, self.rate = task.constants(), jnp.asarray(training.learning_rate)
+        self.fixed, self.rate = Fixed({}, task.constants(), key), jnp.asarray(training.learning_rate)
         self.first: tuple[TrainState, Any] | None = None
 
     def __call__(self) -> Any:
-        arguments = (self.state, {}, self.constants, self.batch, self.key, self.rate)
-        self.state, metrics = update(self.task, self.training.recipe, None, *arguments)
+        self.state, metrics = update(self.program, self.state, self.fixed, self.batch, self.rate)
         if self.first is None:
             # The next step donates the state's buffers.
             self.first = jax.tree.map(np.asarray, (self.state, metrics))

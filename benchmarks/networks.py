@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import contest
 from benchmarks.common import RESULTS, save
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 
 try:
@@ -64,4 +64,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.phantom import chest
@@ -75,4 +75,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common import finished, save, side_by_side
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
@@ -192,4 +192,4 @@ def _print(views: str, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

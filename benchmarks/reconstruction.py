@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from benchmarks import contest
 from benchmarks.common import finished, save, side_by_side
 from dvg_jax import torch_import
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_dvg
 from dvg_jax.data.phantom import chest
@@ -168,4 +168,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.common import RESULTS, save
 from configs.paper import get_config
-from dvg_jax.cli.entry import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config import STAGES
 from dvg_jax.config.build import build_dvg
@@ -33,7 +33,7 @@ from dvg_jax.dvg import latent_shape
 from dvg_jax.stages import build_stage
 from dvg_jax.training import sharding
 from dvg_jax.training.optim import Training
-from dvg_jax.training.state import create, update
+from dvg_jax.training.state import Fixed, Step, create, update
 
 RESULT = "scaling_cpu"
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
@@ -87,24 +87,16 @@ def compiled_step(
     rows = jax.ShapeDtypeStruct((batch, *dvg.geometry.volume_shape, 1), jnp.float32)
     frozen = {name: variables(dvg, name) for name in made.requires}
     example = jax.eval_shape(made.prepare, frozen, rows, jax.random.key(0))
-    state = create(made.task, training.recipe, jax.random.key(0), jax.tree.map(_zeros, example), layout)
+    step = Step(made.task, training.recipe, None if cache else made.prepare, layout)
+    state = create(step, jax.random.key(0), jax.tree.map(_zeros, example))
 
     def spread(tree: Any, sharding: NamedSharding) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     learned = {} if cache else spread(frozen, sharding.replicated(mesh))
-    lowered = update.lower(
-        made.task,
-        training.recipe,
-        None if cache else made.prepare,
-        state,
-        learned,
-        sharding.place(made.task.constants(), sharding.replicated(mesh)),
-        spread(example if cache else {"ct": rows}, sharding.rows_split(mesh)),
-        jax.random.key(1),
-        jnp.float32(1e-3),
-        layout,
-    )
+    constants = sharding.place(made.task.constants(), sharding.replicated(mesh))
+    batch = spread(example if cache else {"ct": rows}, sharding.rows_split(mesh))
+    lowered = update.lower(step, state, Fixed(learned, constants, jax.random.key(1)), batch, jnp.float32(1e-3))
     # Never run, so its machine code need not be fast.
     program = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     return program.as_text(), parameter_bytes(state.params)
@@ -285,4 +277,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

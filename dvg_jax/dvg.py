@@ -15,7 +15,7 @@ The blocks of the picture are compiled one by one, so that stages, evaluation an
 larger compiled program they are inlined.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -64,16 +64,16 @@ class DVG:
     new_view_vqgan: VQGAN3D
     generator: UNet3D
     denoiser: ConditionalDenoiser
-    schedule: Schedule = field(default_factory=Schedule)
-    sampler: Sampler = field(default_factory=Sampler)
-    use_vpge: bool = True
-    use_diffusion: bool = True
-    random_views: int = 0
-    projector: str = "default"
-    normalize_new_view: bool = True
-    decode_quantized: bool = True
-    head_first: bool = False
-    floor: float = 0.0
+    schedule: Schedule
+    sampler: Sampler
+    use_vpge: bool
+    use_diffusion: bool
+    random_views: int
+    projector: str
+    normalize_new_view: bool
+    decode_quantized: bool
+    head_first: bool
+    floor: float
 
     def shown(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
         """The X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from configs import paper, published, quickstart
-from dvg_jax.config import PUBLISHED, STAGES, check, load
+from dvg_jax.config import PUBLISHED, STAGES, check, default_config
 from dvg_jax.config.build import build_dvg, required_stages
+from dvg_jax.config.scales import tiny as tiny_preset
+from dvg_jax.config.table import is_free, rules
 from dvg_jax.errors import UserError
+from dvg_jax.stages import build_stage
 from dvg_jax.training.run import train
+from dvg_jax.training.workdir import load_config
 from tests.tiny import get_config as tiny
 
 ARGUMENTS = [
@@ -44,7 +48,47 @@ def test_a_field_younger_than_a_saved_config_has_its_default(tmp_path):
     fields = config.to_dict()
     del fields["projector"], fields["sampler"]["eta"], fields["sampler"]["name"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    assert load(tmp_path / "config.json").to_dict() == config.to_dict()
+    assert load_config(tmp_path).to_dict() == config.to_dict()
+
+
+def test_the_settings_that_the_quickstart_shows_are_those_of_its_preset():
+    assert quickstart.get_config().to_dict() == tiny_preset().to_dict()
+
+
+ENCODERS = STAGES[:2]
+NEEDED = {
+    # (encoder of views, new view, diffusion)
+    (True, True, True): STAGES,
+    (True, False, True): (*ENCODERS, "diffusion"),
+    (False, True, True): (*ENCODERS, "new_view", "diffusion"),
+    (False, False, True): ("ct_vqgan", "diffusion"),
+    (True, True, False): (*ENCODERS, "new_view"),
+    (True, False, False): (*ENCODERS, "new_view"),
+    (False, True, False): (*ENCODERS, "new_view"),
+    (False, False, False): (*ENCODERS, "new_view"),
+}
+
+
+@pytest.mark.parametrize(("switches", "expected"), NEEDED.items())
+def test_a_stage_comes_after_all_that_it_requires(switches, expected):
+    config = default_config()
+    config.use_vpge, new_view, config.use_diffusion = switches
+    config.new_angles = config.new_angles if new_view else ()
+    assert required_stages(config) == expected
+    dvg = build_dvg(config)
+    for i, name in enumerate(expected):
+        assert set(build_stage(name, config, dvg).requires) <= set(expected[:i])
+
+
+def test_what_two_runs_in_one_folder_may_differ_in():
+    free = {field for field in rules() if is_free(field)}
+    sections = ("log.", "evaluate.", "init.", "sampler.")
+    single = {"stage", "shard_parameters"}
+    lengths = {field for field in rules() if field.endswith(("train.steps", "train.cache"))}
+    assert free == single | lengths | {field for field in rules() if field.startswith(sections)}
+    assert is_free("log.of_an_older_version")
+    assert not is_free("data.of_an_older_version")
+    assert not is_free("of_an_older_version")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax import config as configs
 from dvg_jax import load_reconstructor
 from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
@@ -22,6 +21,7 @@ from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.stages import build_stage
 from dvg_jax.torch_import import command, load_checkpoint, subtree, unet3d, workdir
 from dvg_jax.torch_import.release import open_trainer
+from dvg_jax.training.workdir import load_config
 from tests import released, tiny
 from tests.paths import GOLDEN, needs_shared
 
@@ -46,11 +46,11 @@ def imported(files, tmp_path_factory):
 SMALL_CONFIG = """
 from pathlib import Path
 
-from dvg_jax.config import load
+from dvg_jax.training.workdir import load_config
 
 
 def get_config():
-    config = load(Path({path!r}))
+    config = load_config(Path({path!r}))
     config.data.update({{"train_count": 2, "test_count": 2}})
     config.evaluate.update({{"cases": 2, "batch_size": 2, "lpips": "", "pictures": 1}})
     config.sampler.steps = 2
@@ -114,7 +114,7 @@ def test_reconstructs_and_evaluates_as_any_other(quick_compilation, imported, tm
     assert nib.load(tmp_path / "ct.nii").shape == (16, 16, 16)
     # A config for these small networks, as configs/published.py is one for the released.
     config = tmp_path / "small.py"
-    config.write_text(SMALL_CONFIG.format(path=str(imported / "config.json")))
+    config.write_text(SMALL_CONFIG.format(path=str(imported)))
     evaluate.main([f"--config={config}", f"--workdir={imported}"])
     assert "DVG-Diffusion" in capsys.readouterr().out
     with (imported / "evaluation" / "views.csv").open() as file:
@@ -170,7 +170,7 @@ def test_separate_vqgans_take_the_place_of_those_in_the_checkpoint(files, import
 def test_vqgans_alone_are_frozen_stages_for_a_training(files, tmp_path):
     path = files / "CT_VQGAN.ckpt"
     command.main([f"--workdir={tmp_path}", f"--vqgan={path}", "--size=32"])
-    config = configs.load(tmp_path / "config.json")
+    config = load_config(tmp_path)
     assert (config.size, config.ct_vqgan.network.num_groups, config.diffusion.network.dim) == (32, 4, 128)
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["ct_vqgan"]
     with pytest.raises(UserError, match="needs stage view_vqgan"):

@@ -1,19 +1,31 @@
 """Define rules for settings and word their violations. ``config/table.py`` assigns them. Does not import JAX."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from dvg_jax.errors import did_you_mean
 
 
-class Rule(Protocol):
-    """Define which values one field allows."""
+@dataclass(frozen=True, kw_only=True)
+class Rule(ABC):
+    """Say which values one field allows, and what depends on it.
+
+    Attributes:
+      free: two runs in one working folder may differ in it.
+      changes_examples: what frozen stages make of a CT may depend on it.
+    """
+
+    free: bool = False
+    changes_examples: bool = True
 
     @property
+    @abstractmethod
     def allowed(self) -> str:
         """Describe the allowed values, as the end of a sentence."""
 
+    @abstractmethod
     def holds(self, value: Any) -> bool:
         """Tell whether ``value`` is allowed. Never raises, whatever the value's type."""
 
@@ -25,7 +37,7 @@ def refusal(field: str, value: Any, rule: Rule) -> str:
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(Rule):
     """Allow finite numbers from ``low`` to ``high``; ``open_low`` and ``open_high`` exclude the bound itself."""
 
     low: float = -math.inf
@@ -54,7 +66,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class OneOf:
+class OneOf(Rule):
     """Allow one of these words or numbers."""
 
     values: tuple[Any, ...]
@@ -68,28 +80,34 @@ class OneOf:
 
 
 @dataclass(frozen=True)
-class Switch:
+class Switch(Rule):
     """Allow True or False."""
 
-    allowed: str = "True, False"
+    @property
+    def allowed(self) -> str:
+        return "True, False"
 
     def holds(self, value: Any) -> bool:
         return isinstance(value, bool)
 
 
 @dataclass(frozen=True)
-class Text:
-    """Allow a word, such as a folder's name; ``empty`` says whether it may be left out."""
+class Text(Rule):
+    """Allow a word, such as a folder's name; ``empty`` says whether it may be left out, ``what`` is for the message."""
 
-    allowed: str
+    what: str
     empty: bool = False
+
+    @property
+    def allowed(self) -> str:
+        return self.what
 
     def holds(self, value: Any) -> bool:
         return isinstance(value, str) and (self.empty or bool(value.strip()))
 
 
 @dataclass(frozen=True)
-class Several:
+class Several(Rule):
     """Allow a tuple of ``least`` or more entries, or of exactly ``count``, each of which follows ``rule``."""
 
     rule: Rule
@@ -111,7 +129,7 @@ class Several:
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(Rule):
     """Allow a tuple of one or more of these words; one entry may be several words, separated by commas."""
 
     values: tuple[str, ...]

@@ -1,20 +1,21 @@
 """Define every setting with its default, its rule and its scales, and build the objects that a config describes."""
 
+from dvg_jax.config.baselines import BASELINES
 from dvg_jax.config.defaults import (
-    BASELINES,
-    GEOMETRIES,
     PUBLISHED,
-    STAGES,
     check,
+    completed,
     default_config,
-    load,
     published_config,
+    read,
     save,
     stage_field,
     stage_settings,
+    training,
 )  # fmt: skip
+from dvg_jax.config.table import GEOMETRIES, STAGES
 
 __all__ = [
-    "BASELINES", "GEOMETRIES", "PUBLISHED", "STAGES", "check", "default_config", "load", "published_config", "save",
-    "stage_field", "stage_settings",
+    "BASELINES", "GEOMETRIES", "PUBLISHED", "STAGES", "check", "completed", "default_config", "published_config",
+    "read", "save", "stage_field", "stage_settings", "training",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dvg_jax.config import check
+from dvg_jax.config import STAGES, check
 from dvg_jax.data.sources import Source, open_source
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.dvg import DVG
@@ -11,6 +11,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
+from dvg_jax.stages import build_stage
 from dvg_jax.xray import ConeBeamGeometry
 
 
@@ -69,16 +70,12 @@ def build_source(config: ConfigDict, split: str) -> Source:
 
 
 def required_stages(config: ConfigDict) -> tuple[str, ...]:
-    """The stages that the switched-on parts need, in training order."""
-    needs_generator = bool(config.new_angles) or not config.use_diffusion
-    needed = {
-        "ct_vqgan": True,
-        "view_vqgan": config.use_vpge or needs_generator,
-        "new_view_vqgan": config.use_vpge and bool(config.new_angles) and config.use_diffusion,
-        "new_view": needs_generator,
-        "diffusion": config.use_diffusion,
-    }
-    return tuple(name for name, need in needed.items() if need)
+    """Return the stages that the switched-on parts need, in training order: the last one, and what any requires."""
+    dvg = build_dvg(config)
+    needed = ["diffusion" if config.use_diffusion else "new_view"]
+    for name in needed:  # it grows meanwhile
+        needed += build_stage(name, config, dvg).requires
+    return tuple(name for name in STAGES if name in needed)
 
 
 def _check_sizes(config: ConfigDict, name: str, vqgan: VQGAN3D) -> None:

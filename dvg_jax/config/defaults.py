@@ -1,22 +1,28 @@
-"""Every setting there is, with the paper's values; files in ``configs/`` change what they need."""
+"""Every setting there is, with the paper's values; files in ``configs/`` change what they need.
+
+Sections of networks and losses are the default fields of the classes that are made from them: what is not written here
+is said there.
+"""
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from dvg_jax.config.baselines import BASELINES, baseline_settings
+from dvg_jax.config.baselines import baseline_settings
 from dvg_jax.config.relations import check_relations
-from dvg_jax.config.table import GEOMETRIES, STAGES, check_fields
+from dvg_jax.config.table import BASELINES, STAGES, check_fields
+from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.errors import UserError
 from dvg_jax.files.atomic import replacing
-from dvg_jax.training import orientation
+from dvg_jax.networks.unet3d import UNet3D
+from dvg_jax.networks.vqgan3d import VQGAN3D
+from dvg_jax.stages.adversary import Weights
 
-__all__ = [
-    "BASELINES", "GEOMETRIES", "PUBLISHED", "STAGES", "check", "default_config", "load", "published_config", "save",
-    "stage_field", "stage_settings",
-]  # fmt: skip
+GIVEN = ("angles", "out_dim", "dtype", "param_dtype", "parent", "name")
+"""Fields of networks that follow from the rest of a config."""
 
 PUBLISHED = {
     "projector": "published",
@@ -29,8 +35,21 @@ PUBLISHED = {
 not here: it lies with the weights (``torch_import/workdir.py``)."""
 
 
-def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
-    return ConfigDict(
+def defaults(kind: type, *without: str) -> dict[str, Any]:
+    """Return the fields of a dataclass or Flax module with their defaults, as a section of a config.
+
+    Left out are fields that the rest of the config gives, and those named in ``without``.
+    """
+    return {
+        field.name: field.default
+        for field in fields(kind)
+        if field.name not in (*GIVEN, *without) and field.default is not MISSING
+    }
+
+
+def training(steps: int, batch_size: int, learning_rate: float, **others: object) -> ConfigDict:
+    """Return a section ``train``: constant rate, plain Adam, no averaging, unless ``others`` say so."""
+    section = ConfigDict(
         {
             "steps": steps,
             "batch_size": batch_size,
@@ -51,48 +70,22 @@ def _training(steps: int, batch_size: int, learning_rate: float) -> ConfigDict:
             "cache": False,  # make all examples once, before training; those of frozen stages are kept on disk
         }
     )
+    section.update(others)
+    return section
 
 
-def _vqgan(steps: int) -> ConfigDict:
-    training = _training(steps, batch_size=2, learning_rate=3e-4)
-    training.update({"beta1": 0.5, "beta2": 0.9, "clip_norm": 1.0})
-    return ConfigDict(
-        {
-            "network": {
-                "n_hiddens": 16,
-                "downsample": (4, 4, 4),
-                "embedding_dim": 8,
-                "n_codes": 16384,
-                "num_groups": 32,
-                "decoder_res_blocks": 2,
-                "remat": False,  # residual blocks computed again in the backward pass: less memory, more time
-            },
-            "loss": {
-                "reconstruction": 4.0,
-                "commitment": 0.25,
-                "perceptual": 4.0,  # LPIPS (VGG) of one random axial slice; 0 leaves it out
-                "gan": 1.0,  # 2D and 3D patch discriminators; 0 leaves them out
-                "feature_matching": 4.0,
-                "gan_start": 5000,  # batches; the released code counts both optimisers' steps up to 10000
-                "gan_kind": "hinge",  # hinge | vanilla
-                "disc_width": 64,
-                "disc_layers": 3,
-                "restart_threshold": 1.0,  # codes used less than this are drawn anew from the data
-            },
-            "train": training,
-        }
-    )
+def _vqgan(steps: int) -> dict[str, Any]:
+    train = training(steps, batch_size=2, learning_rate=3e-4, beta1=0.5, beta2=0.9, clip_norm=1.0)
+    return {"network": defaults(VQGAN3D), "loss": defaults(Weights), "train": train}
 
 
-def _unet(dim: int) -> ConfigDict:
-    return ConfigDict({"dim": dim, "dim_mults": (1, 2, 4, 8), "heads": 8, "head_dim": 32, "groups": 8, "remat": False})
+def _latent(dim: int, **averaging: float) -> dict[str, Any]:
+    train = training(500_000, batch_size=2, learning_rate=2e-4, cache=True, **averaging)
+    return {"network": defaults(UNet3D) | {"dim": dim}, "train": train}
 
 
 def default_config() -> ConfigDict:
     """The paper's biplanar setting at 128^3."""
-    new_view, diffusion = (_training(500_000, batch_size=2, learning_rate=2e-4) for _ in range(2))
-    new_view.cache = True
-    diffusion.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000, "cache": True})
     config = ConfigDict(
         {
             "stage": "all",
@@ -115,10 +108,10 @@ def default_config() -> ConfigDict:
             "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
             # several devices: each holds a share of weights, moments and averages between steps, not all of them
             "shard_parameters": False,
-            "timesteps": 100,
+            "timesteps": Schedule.timesteps,
             # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
             # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
-            "sampler": {"name": "", "steps": 0, "eta": 1.0, "clip": 0.0},
+            "sampler": {"name": "", "steps": 0, "eta": Sampler.eta, "clip": 0.0},
             "init": dict.fromkeys((*STAGES, *BASELINES), ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
@@ -128,9 +121,9 @@ def default_config() -> ConfigDict:
             "ct_vqgan": _vqgan(45_800),
             "view_vqgan": _vqgan(22_900),
             "new_view_vqgan": _vqgan(22_900),
-            "new_view": {"network": _unet(64), "train": new_view},
-            "diffusion": {"network": _unet(128), "train": diffusion},
-            "baselines": baseline_settings(_training),
+            "new_view": _latent(64),
+            "diffusion": _latent(128, ema_decay=0.995, ema_every=10, ema_start=2000),
+            "baselines": baseline_settings(defaults, training),
             "log": {
                 "metrics_every": 10,
                 "checkpoint_every": 1000,
@@ -180,11 +173,11 @@ def save(config: ConfigDict, path: Path) -> None:
         part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def load(path: Path) -> ConfigDict:
-    """Read what :func:`save` wrote; lists come back as tuples.
+def read(path: Path) -> dict[str, Any]:
+    """Read the fields that :func:`save` wrote; lists come back as tuples.
 
-    A field younger than the file gets its default, except ``head_first``, which follows from the folder's stages
-    (``training/orientation.py``).
+    Raises:
+      UserError: the file is missing or holds no config.
     """
     try:
         saved = _tuples(json.loads(path.read_text(encoding="utf-8")))
@@ -194,8 +187,11 @@ def load(path: Path) -> ConfigDict:
         raise UserError(f"{path} is not a saved config: {error}") from None
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a saved config; allowed: one that train.py has written")
-    if "head_first" not in saved:
-        saved["head_first"] = orientation.of_older_run(saved, [path.parent / stage for stage in STAGES])
+    return saved
+
+
+def completed(saved: dict[str, Any]) -> ConfigDict:
+    """Return saved fields as a config, in which every field younger than the file has its default."""
     return ConfigDict(_filled(saved, default_config().to_dict()))
 
 

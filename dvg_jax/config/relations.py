@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from dvg_jax.baselines.cddpm import VolumeUNet
 from dvg_jax.config.table import METHODS, STAGES
 from dvg_jax.errors import UserError
 from dvg_jax.xray.angles import check_angles
@@ -30,7 +31,7 @@ def check_relations(config: ConfigDict) -> None:
     for name in STAGES[3:]:
         network = config[name].network
         _check_unet(name, network, network.groups)
-    _check_unet("baselines.cddpm", config.baselines.cddpm.network, 8)
+    _check_unet("baselines.cddpm", config.baselines.cddpm.network, VolumeUNet.groups)
 
 
 def _check_lengths(field: str, train: ConfigDict) -> None:

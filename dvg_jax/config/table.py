@@ -1,19 +1,23 @@
 """Give every field of a config its rule: one table in the shape of the config. Does not import JAX.
 
-A field without a row here fails ``tests/cases/test_config_ranges.py``. ``config/relations.py`` checks combinations of
-fields.
+A rule also says whether two runs in one working folder may differ in the field (``free``), and whether the examples
+that frozen stages make may depend on it (``changes_examples``). ``config/defaults.py`` has the defaults. A field without a row
+here fails ``tests/cases/test_config_ranges.py``. ``config/relations.py`` checks combinations of fields.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from dvg_jax.cli.rules import Number, OneOf, Rule, Several, Switch, Text, Words, refusal
-from dvg_jax.config.baselines import BASELINES
 from dvg_jax.errors import UserError, did_you_mean
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
 """The stages are listed in the order of training."""
+
+BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm")
+"""The comparison methods."""
 
 GEOMETRIES = ("paper", "covering")
 PROJECTORS = ("default", "published")
@@ -32,10 +36,19 @@ WEIGHT = Number(0)
 WIDTH = Number(0, open_low=True)
 ANGLE = Number(-360, 360)
 SWITCH = Switch()
-DISTANCE = OneOf(("mse", "l1"))
+DISTANCE = OneOf(("mse", "l1"), changes_examples=False)
+
+
+def marked(table: Table, **marks: bool) -> Table:
+    """Return a section all of whose rules have these marks."""
+    return {
+        name: marked(entry, **marks) if isinstance(entry, dict) else replace(entry, **marks)
+        for name, entry in table.items()
+    }
+
 
 TRAIN: Table = {
-    "steps": COUNT,
+    "steps": replace(COUNT, free=True),
     "batch_size": COUNT,
     "learning_rate": Number(0, 1, open_low=True),
     "schedule": OneOf(("constant", "cosine", "linear", "staircase")),
@@ -49,8 +62,9 @@ TRAIN: Table = {
     "ema_decay": BELOW_ONE,
     "ema_every": COUNT,
     "ema_start": COUNT_OR_NONE,
-    "cache": SWITCH,
+    "cache": Switch(free=True),
 }
+TRAIN = marked(TRAIN, changes_examples=False)
 
 VQGAN: Table = {
     "network": {
@@ -62,18 +76,21 @@ VQGAN: Table = {
         "decoder_res_blocks": COUNT_OR_NONE,
         "remat": SWITCH,
     },
-    "loss": {
-        "reconstruction": WEIGHT,
-        "commitment": WEIGHT,
-        "perceptual": WEIGHT,
-        "gan": WEIGHT,
-        "feature_matching": WEIGHT,
-        "gan_start": COUNT_OR_NONE,
-        "gan_kind": OneOf(("hinge", "vanilla")),
-        "disc_width": COUNT,
-        "disc_layers": COUNT,
-        "restart_threshold": WEIGHT,
-    },
+    "loss": marked(
+        {
+            "reconstruction": WEIGHT,
+            "commitment": WEIGHT,
+            "perceptual": WEIGHT,
+            "gan": WEIGHT,
+            "feature_matching": WEIGHT,
+            "gan_start": COUNT_OR_NONE,
+            "gan_kind": OneOf(("hinge", "vanilla")),
+            "disc_width": COUNT,
+            "disc_layers": COUNT,
+            "restart_threshold": WEIGHT,
+        },
+        changes_examples=False,
+    ),
     "train": TRAIN,
 }
 
@@ -102,11 +119,12 @@ METHODS: Table = {
         "train": TRAIN,
     },
     "x2ct_cnn": X2CT,
-    "x2ct_gan": X2CT | {"loss": {"adversarial": WEIGHT, "reconstruction": WEIGHT, "projection": WEIGHT}},
+    "x2ct_gan": X2CT
+    | {"loss": dict.fromkeys(("adversarial", "reconstruction", "projection"), Number(0, changes_examples=False))},
     "prior_net": {
         "width": WIDTH,
         "norm": OneOf(("batch", "group")),
-        "loss": OneOf(("l1", "full")),
+        "loss": OneOf(("l1", "full"), changes_examples=False),
         "train": TRAIN,
     },
     "residual_unet": {"width": WIDTH, "train": TRAIN},
@@ -121,7 +139,7 @@ METHODS: Table = {
 }
 
 TABLE: Table = {
-    "stage": OneOf(("all", *STAGES, *BASELINES)),
+    "stage": OneOf(("all", *STAGES, *BASELINES), free=True, changes_examples=False),
     "seed": Number(0, MOST_SEED, whole=True),
     "size": Number(2, whole=True),
     "geometry": OneOf(GEOMETRIES),
@@ -136,40 +154,59 @@ TABLE: Table = {
     "decode_quantized": SWITCH,
     "floor": BELOW_ONE,
     "dtype": OneOf(("float32", "bfloat16")),
-    "shard_parameters": SWITCH,
+    "shard_parameters": Switch(free=True),
     "timesteps": COUNT,
-    "sampler": {
-        "name": OneOf(("ancestral", "ddim", "dpmpp_2m", "")),
-        "steps": COUNT_OR_NONE,
-        "eta": SHARE,
-        "clip": WEIGHT,
-    },
-    "init": dict.fromkeys((*STAGES, *BASELINES), Text("a stage's folder of another run, or nothing", empty=True)),
-    "data": {
-        "source": Text("phantom, or a folder written by dvg_jax.data.prepare"),
-        "train_count": COUNT,
-        "test_count": COUNT,
-    },
+    "sampler": marked(
+        {
+            "name": OneOf(("ancestral", "ddim", "dpmpp_2m", "")),
+            "steps": COUNT_OR_NONE,
+            "eta": SHARE,
+            "clip": WEIGHT,
+        },
+        free=True,
+        changes_examples=False,
+    ),
+    "init": dict.fromkeys(
+        (*STAGES, *BASELINES),
+        Text("a stage's folder of another run, or nothing", empty=True, free=True, changes_examples=False),
+    ),
+    # What examples depend on of the data is in the source's own identity.
+    "data": marked(
+        {
+            "source": Text("phantom, or a folder written by dvg_jax.data.prepare"),
+            "train_count": COUNT,
+            "test_count": COUNT,
+        },
+        changes_examples=False,
+    ),
     "ct_vqgan": VQGAN,
     "view_vqgan": VQGAN,
     "new_view_vqgan": VQGAN,
     "new_view": LATENT,
     "diffusion": LATENT,
     "baselines": METHODS,
-    "log": {
-        "metrics_every": COUNT,
-        "checkpoint_every": COUNT,
-        "checkpoints_kept": COUNT,
-        "evaluate_every": COUNT_OR_NONE,
-    },
-    "evaluate": {
-        "cases": COUNT,
-        "batch_size": COUNT,
-        "protocols": Words(("hu", "x2ct", "dvg")),
-        "lpips": OneOf(("vgg", "alex", "")),
-        "lpips_range": OneOf(("unit", "signed")),
-        "pictures": COUNT_OR_NONE,
-    },
+    "log": marked(
+        {
+            "metrics_every": COUNT,
+            "checkpoint_every": COUNT,
+            "checkpoints_kept": COUNT,
+            "evaluate_every": COUNT_OR_NONE,
+        },
+        free=True,
+        changes_examples=False,
+    ),
+    "evaluate": marked(
+        {
+            "cases": COUNT,
+            "batch_size": COUNT,
+            "protocols": Words(("hu", "x2ct", "dvg")),
+            "lpips": OneOf(("vgg", "alex", "")),
+            "lpips_range": OneOf(("unit", "signed")),
+            "pictures": COUNT_OR_NONE,
+        },
+        free=True,
+        changes_examples=False,
+    ),
 }
 
 
@@ -179,6 +216,31 @@ def rules(table: Table | None = None, prefix: str = "") -> dict[str, Rule]:
     for name, entry in (TABLE if table is None else table).items():
         flat |= rules(entry, f"{prefix}{name}.") if isinstance(entry, dict) else {prefix + name: entry}
     return flat
+
+
+def is_free(field: str) -> bool:
+    """Tell whether two runs in one working folder may differ in a field.
+
+    A field of an older version that is in the table no more is as free as all others of its section.
+    """
+    table = rules()
+    alike = [table[field]] if field in table else _section(table, field.split(".")[0])
+    return bool(alike) and all(rule.free for rule in alike)
+
+
+def _section(table: dict[str, Rule], name: str) -> list[Rule]:
+    return [rule for field, rule in table.items() if field.startswith(f"{name}.")]
+
+
+def example_settings(config: ConfigDict, table: Table | None = None) -> dict[str, Any]:
+    """Return the settings that a frozen stage's examples may depend on; sections without any are left out."""
+    found: dict[str, Any] = {}
+    for name, entry in (TABLE if table is None else table).items():
+        if isinstance(entry, dict):
+            found |= {name: section} if (section := example_settings(config[name], entry)) else {}
+        elif entry.changes_examples:
+            found[name] = config[name]
+    return found
 
 
 def check_fields(config: ConfigDict) -> None:

@@ -7,7 +7,7 @@ from dvg_jax.cli.flags import output_file, workdir_path
 from dvg_jax.config import file as config_file
 from dvg_jax.evaluate.run import evaluate
 from dvg_jax.training.compilation import enable_compilation_cache
-from dvg_jax.training.run import check_owner
+from dvg_jax.training.workdir import check_owner
 
 
 def main(argv: list[str] | None = None) -> None:

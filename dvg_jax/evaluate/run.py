@@ -23,7 +23,7 @@ from dvg_jax.evaluate.scores import CEILING, MEAN, Scores, build_measures, row_l
 from dvg_jax.files.atomic import said, together
 from dvg_jax.shapes import Key, Variables, Views, Volumes
 from dvg_jax.training import sharding
-from dvg_jax.training.run import finished_steps, load_stages
+from dvg_jax.training.workdir import finished_steps, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
 
 DVG_NET, DVG_FULL = "DVG-Net", "DVG-Diffusion"

@@ -24,7 +24,7 @@ from dvg_jax.experiments.plan import PIPELINE, STAGE_OF, Job, Run
 from dvg_jax.files.atomic import replacing, together
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.shapes import Key, Views, Volumes
-from dvg_jax.training.run import load_stages
+from dvg_jax.training.workdir import load_stages
 
 Predictor = Callable[[Volumes, Key], Volumes | Views]
 """(the true CTs, which it sees by their X-rays alone; key) -> CTs, or views where the method makes those."""

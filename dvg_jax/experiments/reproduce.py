@@ -27,8 +27,9 @@ from dvg_jax.experiments.measure import (
 from dvg_jax.experiments.plan import Job, Run, plan_run
 from dvg_jax.files.atomic import replacing
 from dvg_jax.training.distributed import leave_if_asked
-from dvg_jax.training.run import alone_in, check_owner, finished_steps, train
+from dvg_jax.training.run import alone_in, train
 from dvg_jax.training.stop import StopRequest
+from dvg_jax.training.workdir import check_owner, finished_steps
 
 Results = dict[tuple[str, str], Result]
 """By subject and test set."""

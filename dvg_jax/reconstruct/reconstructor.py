@@ -11,15 +11,14 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from ml_collections import ConfigDict
 
-from dvg_jax import config as configs
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.diffusion.samplers import Progress, Sampler
 from dvg_jax.dvg import DVG, NewView, minmax
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, Variables, Views, Volume
-from dvg_jax.training.run import load_stages
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
+from dvg_jax.training.workdir import load_config, load_stages
 
 ANGLE_TOLERANCE = 20.0
 """Degrees by which a view may differ from the angle that the model was trained for."""
@@ -205,7 +204,7 @@ def load_reconstructor(workdir: str | Path) -> Reconstructor:
       UserError: the folder holds no config, a stage is missing, or a checkpoint cannot be read.
     """
     workdir = Path(workdir)
-    config = configs.load(workdir / "config.json")
+    config = load_config(workdir)
     dvg = build_dvg(config)
     variables = load_stages(config, workdir, required_stages(config), wanted_by="reconstruction")
     return Reconstructor(config, dvg, variables)

@@ -25,18 +25,18 @@ KINDS = {"hinge": hinge_loss, "vanilla": vanilla_loss}
 
 @dataclass(frozen=True)
 class Weights:
-    """The fields of ``config.<stage>.loss``."""
+    """The fields of ``config.<stage>.loss``, and their defaults."""
 
     reconstruction: float = 4.0
     commitment: float = 0.25
-    perceptual: float = 4.0
-    gan: float = 1.0
+    perceptual: float = 4.0  # LPIPS (VGG) of one random axial slice; 0 leaves it out
+    gan: float = 1.0  # 2D and 3D patch discriminators; 0 leaves them out
     feature_matching: float = 4.0
-    gan_start: int = 5000
-    gan_kind: str = "hinge"
+    gan_start: int = 5000  # batches; the released code counts both optimisers' steps up to 10000
+    gan_kind: str = "hinge"  # hinge | vanilla
     disc_width: int = 64
     disc_layers: int = 3
-    restart_threshold: float = 1.0
+    restart_threshold: float = 1.0  # codes used less than this are drawn anew from the data
 
     def __post_init__(self) -> None:
         if self.gan_kind not in KINDS:

@@ -13,6 +13,9 @@ Example = dict[str, Any]
 
 Metrics = dict[str, jax.Array]
 
+Prepare = Callable[[dict[str, Variables], Volumes, Key], Example]
+"""(frozen variables by stage, CTs, key) -> example."""
+
 
 class Task(Protocol):
     """What is learned. Hashable, so that equal tasks share compiled code whatever stage they serve."""
@@ -36,7 +39,7 @@ class Stage:
 
     Attributes:
       requires: stages whose variables ``prepare`` reads.
-      prepare: (frozen variables, CT, key) -> example. Pure, so that it may be computed once or at every step; the key
+      prepare: makes the example. Pure, so that it may be computed once or at every step; the key
         decides what is drawn, such as views.
       export: (parameters, model state, iterator over examples) -> the stage's variables.
       show: (variables of all stages so far, CT, key) -> (metrics, named volumes of the first case), for the log.
@@ -45,6 +48,6 @@ class Stage:
     name: str
     task: Task
     requires: tuple[str, ...]
-    prepare: Callable[[dict[str, Variables], Volumes, Key], Example]
+    prepare: Prepare
     export: Callable[[Variables, Variables, Any], Variables]
     show: Callable[[dict[str, Variables], Volumes, Key], tuple[Metrics, dict[str, Volumes]]]

@@ -24,7 +24,7 @@ from dvg_jax.files.outputs import check_room
 from dvg_jax.shapes import Variables
 from dvg_jax.torch_import.release import UNETS, VQGANS, Release
 from dvg_jax.training.checkpoint import save_model
-from dvg_jax.training.run import check_owner
+from dvg_jax.training.workdir import check_owner
 
 LAST = "final_conv_1"
 

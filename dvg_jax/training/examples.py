@@ -1,177 +1,190 @@
-"""What frozen stages make of each CT, computed once and kept in the stage's folder.
+"""Where a stage's examples come from, in one of three forms that give the same bits.
 
-    CT --prepare, one case at a time--> example --> <workdir>/<stage>/examples/<name>.npy, facts.json
+    made in the step    CTs are read; the compiled step makes their examples, and may draw their views
+    made ahead of it    CTs are read; frozen stages make their examples on the way to the step
+    kept                examples are read, all made before the first step: on disk where frozen stages make them,
+                        in memory otherwise
 
 Every case passes the frozen stages alone. So an example has the same bits whether it is computed for the step that
-needs it, with any other cases, or once for all steps, and training with and without the cache is the same.
-
-A kept example is used only where all that it depends on is unchanged; ``facts.json`` holds digests of that.
+needs it, with any other cases, or once for all steps.
 """
 
-import json
-import shutil
-import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from dvg_jax.config import stage_field
-from dvg_jax.data.pipeline import evaluation_batches
+from dvg_jax.config import stage_field, stage_settings
+from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
-from dvg_jax.files.atomic import new_folder
-from dvg_jax.fingerprint import fingerprint, of_file, of_program, of_settings
-from dvg_jax.shapes import Variables, Volumes
-from dvg_jax.stages.base import Example, Stage
+from dvg_jax.keys import named
+from dvg_jax.shapes import Key, Variables
+from dvg_jax.stages.base import Example, Prepare, Stage
 from dvg_jax.training import sharding
-
-FACTS = "facts.json"
-
-NOT_READ = ("stage", "log", "evaluate", "init", "sampler", "data", "train", "loss")
-"""Parts of a config that no ``prepare`` depends on; of ``data`` the source itself tells what matters."""
+from dvg_jax.training.kept import Preparation, kept_examples, origin
 
 
-def prepared_ahead(config: ConfigDict, stage: Stage, cached: bool) -> bool:
-    """Whether the stage's examples are made by frozen stages and are the same at every step.
+def made_ahead(config: ConfigDict, stage: Stage) -> bool:
+    """Tell whether frozen stages make the stage's examples and make the same ones at every step."""
+    return bool(stage.requires) and not config.random_views
 
-    Raises:
-      UserError: examples are to be cached whose views are drawn anew at each step.
-    """
+
+def check_cache(config: ConfigDict, stage: Stage) -> None:
+    """Refuse to keep examples whose views are drawn anew at each step."""
+    cached = stage_settings(config, stage.name).train.cache
     if config.random_views and cached and stage.name != "ct_vqgan":
         raise UserError(
             f"config.{stage_field(stage.name)}.train.cache is True with random_views {config.random_views}; "
             "allowed: False, since views are drawn at each step"
         )
-    return bool(stage.requires) and not config.random_views
 
 
-class Preparation:
-    """A stage's ``prepare`` for one case a device: CTs in, examples out, both on the host.
+@dataclass(frozen=True)
+class Given:
+    """What a stage's examples are made from.
 
-    The devices are those of this process, so that several processes need not wait for each other.
+    Attributes:
+      frozen: the variables of the stages that it requires, on every device of ``mesh``.
+      cts: the training set.
+      key: of the stage.
+      between: is called between two cases or batches where examples are computed; may raise to stop there.
     """
 
-    def __init__(self, stage: Stage, frozen: dict[str, Variables], mesh: Mesh) -> None:
-        own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-        self.name, self.width = stage.name, len(own)
-        self._mesh = Mesh(np.array(own), ("data",))
-        # Where all devices are this process's, they hold the weights already.
-        here = frozen if len(own) == mesh.size else jax.tree.map(lambda x: x.addressable_data(0), frozen)
-        self._frozen = jax.device_put(here, sharding.replicated(self._mesh))
+    config: ConfigDict
+    stage: Stage
+    frozen: dict[str, Variables]
+    cts: Source
+    mesh: Mesh
+    key: Key
+    between: Callable[[], None]
 
-        def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
-            return stage.prepare(frozen, ct, jax.random.key(0))  # nothing is drawn
 
-        # On one device the blocks that ``prepare`` calls are compiled one by one, and serve other stages too.
-        split = PartitionSpec("data")
-        over_devices = jax.shard_map(
-            prepare, mesh=self._mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
+class Examples:
+    """Batches of a source that holds the examples themselves: the kept form, and the base of the other two.
+
+    Of several processes each reads its own rows of every batch.
+
+    Attributes:
+      prepare: makes the example inside the step; None where :meth:`next` gives examples.
+      place: the place in the sequence of batches; JSON-able, and the same in all processes.
+    """
+
+    prepare: Prepare | None = None
+
+    def __init__(self, given: Given, source: Source) -> None:
+        self._given, self._source = given, source
+        batch_size = stage_settings(given.config, given.stage.name).train.batch_size
+        self._batches = training_iterator(
+            source, batch_size, given.config.seed, jax.process_index(), jax.process_count()
         )
-        self._prepare = prepare if self.width == 1 else jax.jit(over_devices)
 
-    def __call__(self, ct: np.ndarray) -> Example:
-        """(B, D, H, W, 1) -> the examples of these cases, NumPy arrays of B rows."""
-        cases = np.arange(-(-len(ct) // self.width) * self.width)
-        rows = np.minimum(cases, len(ct) - 1).reshape(-1, self.width)
-        parts = [self._prepare(self._frozen, sharding.put_batch(self._mesh, ct[row])) for row in rows]
-        return jax.tree.map(lambda *x: np.concatenate(x)[: len(ct)], *parts)
+    @property
+    def frozen(self) -> dict[str, Variables]:
+        """The variables that ``prepare`` reads. A step without it must not depend on what made its examples."""
+        return self._given.frozen if self.prepare else {}
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return self._batches.get_state()
+
+    @place.setter
+    def place(self, place: dict[str, Any]) -> None:
+        self._batches.set_state(place)
+
+    def next(self) -> Example:
+        """Return this process's rows of the next batch: what a step takes."""
+        return _without_index(self._rows(next(self._batches)))
+
+    def first(self) -> Example:
+        """Return the example of the next batch, and leave the sequence where it is.
+
+        Every row is on every device: what a state starts from does not depend on the number of devices.
+        """
+        place = self.place
+        batch = self._rows(next(self._batches))
+        self.place = place
+        if (mesh := self._given.mesh).size > 1:
+            batch = jax.device_put(sharding.put_batch(mesh, batch), sharding.replicated(mesh))
+        return _without_index(self._example(batch))
+
+    def in_order(self, batch_size: int) -> Iterator[Example]:
+        """Yield the examples of all cases, in order; the last batch is padded."""
+        for batch in evaluation_batches(self._source, batch_size):
+            self._given.between()
+            yield self._example(self._rows(batch))
+
+    def _rows(self, batch: Example) -> Example:
+        """Return what a step takes of a batch that was read."""
+        return batch
+
+    def _example(self, batch: Example) -> Example:
+        """Return the example of what a step takes, outside of a step."""
+        return batch
 
 
-def origin(config: ConfigDict, stage: Stage, frozen: dict[str, Variables], source: Source) -> dict[str, str]:
-    """Digests of all that a stage's examples depend on, by what they are of."""
-    settings = {"stage": stage.name} | _read(config.to_dict())
-    return {
-        "weights": fingerprint(frozen),
-        "data": source.identity,
-        "settings": of_settings(settings),
-        "program": of_program(),
-    }
+class MadeAhead(Examples):
+    """Examples that frozen stages make of CTs on the way to the step."""
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given, given.cts)
+        self._preparation = Preparation(given.stage, given.frozen, given.mesh)
+
+    def _rows(self, batch: Example) -> Example:
+        return self._preparation(batch["ct"])
 
 
-def _go_on() -> None:
-    """Do nothing between groups of cases: the default where nobody can ask to stop."""
+class MadeInStep(Examples):
+    """Examples that the step makes of CTs."""
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given, given.cts)
+        self.prepare = given.stage.prepare
+
+    def _example(self, batch: Example) -> Example:
+        return _of_cts(self._given, batch)
 
 
-def kept_examples(
-    folder: Path,
-    preparation: Preparation,
-    source: Source,
-    facts: dict[str, str],
-    between: Callable[[], None] = _go_on,
-) -> Source:
-    """Return the examples of all cases: from ``folder`` if they belong to ``facts``, else computed and stored there.
+def open_examples(given: Given, folder: Path) -> Examples:
+    """Return a stage's examples in the form that its settings ask for.
 
-    They are read from disk, so that memory does not bound their number. The first process writes; others that find
-    nothing keep theirs in memory. ``between`` is called before every group of cases; if it raises, nothing that was
-    computed is left.
+    Those to be kept are computed here, unless ``folder`` has them.
     """
-    arrays = _read_kept(folder, preparation.name, facts)
-    if arrays is None and jax.process_index() == 0:
-        for old in (folder, *folder.parent.glob(f".partial-*-{folder.name}")):
-            shutil.rmtree(old, ignore_errors=True)
-        _write(folder, preparation, source, facts, between)
-        arrays = _read_kept(folder, preparation.name, facts)
-    if arrays is None:
-        rows = [example for _, example in _computed(preparation, source, between)]
-        arrays = jax.tree.map(lambda *x: np.concatenate(x), *rows)
-    return ArraySource(arrays)
+    ahead = made_ahead(given.config, given.stage)
+    if not stage_settings(given.config, given.stage.name).train.cache:
+        return MadeAhead(given) if ahead else MadeInStep(given)
+    if not ahead:
+        return Examples(given, _in_memory(given))
+    facts = origin(given.config, given.stage, given.frozen, given.cts)
+    preparation = Preparation(given.stage, given.frozen, given.mesh)
+    return Examples(given, kept_examples(folder, preparation, given.cts, facts, given.between))
 
 
-def _computed(preparation: Preparation, source: Source, between: Callable[[], None]) -> Iterator[tuple[int, Example]]:
-    """(number of the first case, examples) of all cases in order, as many at a time as there are devices."""
-    bar = tqdm(total=len(source), desc=f"{preparation.name} examples", disable=jax.process_index() > 0)
-    for i, batch in enumerate(evaluation_batches(source, preparation.width)):
-        between()
-        ct = batch["ct"][batch["mask"] > 0]
-        yield i * preparation.width, preparation(ct)
-        bar.update(len(ct))
-    bar.close()
+def _in_memory(given: Given) -> Source:
+    """Compute the examples of all cases."""
+    parts = []
+    for batch in evaluation_batches(given.cts, given.config.evaluate.batch_size):
+        given.between()
+        real = batch["mask"] > 0
+        parts.append(jax.tree.map(lambda x, real=real: np.asarray(x)[real], _of_cts(given, batch)))
+    return ArraySource(jax.tree.map(lambda *rows: np.concatenate(rows), *parts))
 
 
-def _write(
-    folder: Path, preparation: Preparation, source: Source, facts: dict[str, str], between: Callable[[], None]
-) -> None:
-    """Fill a folder beside, which takes the name once all is in it."""
-    with new_folder(folder) as part:
-        arrays: dict[str, np.memmap] = {}
-        for first, example in _computed(preparation, source, between):
-            for name, rows in example.items():
-                if name not in arrays:
-                    shape = (len(source), *rows.shape[1:])
-                    arrays[name] = np.lib.format.open_memmap(part / f"{name}.npy", "w+", rows.dtype, shape)
-                arrays[name][first : first + len(rows)] = rows
-        for array in arrays.values():
-            array.flush()
-        files = {f"{name}.npy": of_file(part / f"{name}.npy") for name in arrays}
-        (part / FACTS).write_text(json.dumps({"of": facts, "sha256": files}, indent=2) + "\n", encoding="utf-8")
+def _of_cts(given: Given, batch: Example) -> Example:
+    """Make examples outside of a step; what is drawn depends on the batch's first case alone.
+
+    Devices share the work where the batch divides by them; what comes out is on all of them.
+    """
+    mesh = given.mesh
+    key = jax.random.fold_in(named(given.key, "examples"), batch["index"][0])
+    example = given.stage.prepare(given.frozen, sharding.share_out(mesh, batch["ct"]), key)
+    return example if mesh.size == 1 else jax.device_put(example, sharding.replicated(mesh))
 
 
-def _read_kept(folder: Path, name: str, facts: dict[str, str]) -> dict[str, np.ndarray] | None:
-    """The arrays in ``folder``; None, and a line that says why, where they cannot be used."""
-    if not folder.exists():
-        return None
-    try:
-        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        changed = [part for part, digest in facts.items() if found["of"].get(part) != digest]
-        broken = [file for file, digest in found["sha256"].items() if of_file(folder / file) != digest]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        changed, broken = [], [f"{FACTS} ({error})"]
-    if changed or broken:
-        reason = f"other {', '.join(changed)}" if changed else f"not as written: {', '.join(broken)}"
-        print(f"{name}: the examples in {folder} are of no use ({reason}) and are computed anew", file=sys.stderr)
-        return None
-    # A plain view: rows of it become plain arrays.
-    return {Path(file).stem: np.load(folder / file, mmap_mode="r").view(np.ndarray) for file in found["sha256"]}
-
-
-def _read(settings: Any) -> Any:
-    """Settings without the parts that are named in ``NOT_READ``, at any depth."""
-    if not isinstance(settings, dict):
-        return settings
-    return {name: _read(value) for name, value in settings.items() if name not in NOT_READ}
+def _without_index(batch: Example) -> Example:
+    return {name: value for name, value in batch.items() if name != "index"}

@@ -2,10 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
-from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +11,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import stage_field, stage_settings
 from dvg_jax.config.build import build_source
-from dvg_jax.data.pipeline import evaluation_batches, training_iterator
-from dvg_jax.data.sources import ArraySource, Source
+from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.keys import named
@@ -22,15 +19,15 @@ from dvg_jax.shapes import Variables
 from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.training import distributed, sharding
 from dvg_jax.training.checkpoint import Checkpoints, save_model
-from dvg_jax.training.examples import Preparation, kept_examples, origin, prepared_ahead
+from dvg_jax.training.examples import Examples, Given, check_cache, open_examples
 from dvg_jax.training.log import RunLog
 from dvg_jax.training.optim import Training
-from dvg_jax.training.state import TrainState, create, update
+from dvg_jax.training.state import Fixed, Step, TrainState, create, update
 from dvg_jax.training.stop import StopRequest
 from dvg_jax.viz import comparison_panel
 
 EXPORT_CASES = 256
-"""How many training examples a finished stage's statistics are taken from, at most."""
+"""A finished stage's statistics are taken from so many training examples at most."""
 
 
 class StageRun:
@@ -50,89 +47,18 @@ class StageRun:
     def __init__(self, config: ConfigDict, stage: Stage, variables: dict[str, Variables], workdir: Path) -> None:
         self.config, self.stage, self.folder = config, stage, workdir / stage.name
         self.training = Training(**stage_settings(config, stage.name).train)
-        self.ahead = prepared_ahead(config, stage, self.training.cache)
-        self.recipe, self.rate = self.training.recipe, jax.jit(self.training.rate())
+        check_cache(config, stage)
+        self.rate = jax.jit(self.training.rate())
         self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
-        self.key = named(jax.random.key(config.seed), stage.name)
         self.layout = sharding.Layout(self.mesh, config.shard_parameters)
         self.everywhere = sharding.replicated(self.mesh)
+        self.key = named(jax.random.key(config.seed), stage.name)
         self.variables = sharding.place(variables, self.everywhere)
         self.frozen = {name: self.variables[name] for name in stage.requires}
         self.constants = sharding.place(stage.task.constants(), self.everywhere)
-        self.source = build_source(config, "train")
+        self.cts = build_source(config, "train")
         self.test = build_source(config, "test")
         self.stop = StopRequest()
-
-    def _examples(self) -> Source:
-        """All examples of the training set, computed once; what frozen stages give is kept in the folder."""
-        if self.ahead:
-            facts = origin(self.config, self.stage, self.frozen, self.source)
-            return kept_examples(self.folder / "examples", self.preparation, self.source, facts, self._between)
-        rows = []
-        for batch in evaluation_batches(self.source, self.config.evaluate.batch_size):
-            self._between()
-            example = self._prepare(batch)
-            rows.append(jax.tree.map(lambda x, m=batch["mask"] > 0: np.asarray(x)[m], example))
-        return ArraySource(jax.tree.map(lambda *parts: np.concatenate(parts), *rows))
-
-    @cached_property
-    def preparation(self) -> Preparation:
-        """The frozen stages, case by case."""
-        return Preparation(self.stage, self.frozen, self.mesh)
-
-    def _prepare(self, batch: Example) -> Example:
-        """What the stage learns from, outside of a step; what is drawn depends on the batch's first case alone.
-
-        Devices share the work where the batch divides by them; what comes out is on all of them or on the host.
-        """
-        if self.ahead:
-            return self.preparation(batch["ct"])
-        key = jax.random.fold_in(named(self.key, "examples"), batch["index"][0])
-        example = self.stage.prepare(self.frozen, sharding.share_out(self.mesh, batch["ct"]), key)
-        return example if self.mesh.size == 1 else jax.device_put(example, self.everywhere)
-
-    def _next(self, data: Iterator[Example]) -> Example:
-        """This process's rows of the next batch: examples where frozen stages make them ahead of the step, or CTs."""
-        rows = next(data)
-        rows = self._prepare(rows) if self.ahead and not self.training.cache else rows
-        return {name: value for name, value in rows.items() if name != "index"}
-
-    def _step(self, state: TrainState, rows: Example, stopping: bool) -> tuple[TrainState, Metrics]:
-        """One step on this process's ``rows`` of the batch."""
-        prepare = None if self.training.cache or self.ahead else self.stage.prepare
-        # Where examples are ready the compiled step must not depend on what made them.
-        frozen = self.frozen if prepare else {}
-        batch = sharding.put_batch(self.mesh, rows)
-        asked = None
-        if jax.process_count() > 1:
-            count = len(next(iter(rows.values())))
-            asked = sharding.put_batch(self.mesh, np.full(count, stopping, np.float32))
-        rate = self.rate(state.step)
-        return update(
-            self.stage.task, self.recipe, prepare, state, frozen, self.constants, batch, self.key, rate, self.layout,
-            asked,
-        )  # fmt: skip
-
-    def _start(self, saved: Checkpoints, data: Any) -> TrainState:
-        """A new state, or the one last saved; ``data`` is left at the place that belongs to it."""
-        place = data.get_state()
-        batch = next(data)
-        data.set_state(place)
-        if self.ahead and not self.training.cache:
-            batch = self._prepare(batch)
-        if self.mesh.size > 1:
-            # Every row on every device: what a state starts from does not depend on their number.
-            batch = jax.device_put(sharding.put_batch(self.mesh, batch), self.everywhere)
-        example = batch if self.training.cache or self.ahead else self._prepare(batch)
-        example.pop("index", None)
-        key = named(self.key, "weights")
-        state = create(self.stage.task, self.recipe, key, example, self.layout)
-        latest = saved.latest()
-        if latest is None:
-            return state
-        state, place = saved.restore(latest, state)
-        data.set_state(place)
-        return state
 
     def run(self) -> None:
         """Train to the last step and write the model.
@@ -142,92 +68,120 @@ class StageRun:
           SystemExit: a signal asked to stop; the state has been saved, and the next run goes on from there.
         """
         with StopRequest() as self.stop:
-            if self.training.cache:
-                self.source = self._examples()
-                self._leave_if_asked("before its first step")
-            self._finish(self._train())
+            examples = self.examples()
+            self._leave_if_asked("before its first step")
+            state = self._train(examples)
+            self._write_model(state, examples)
 
-    def _leave_if_asked(self, where: str) -> None:
-        distributed.leave_if_asked(self.stop, f"{self.stage.name}: {where}")
+    def examples(self) -> Examples:
+        """Open the stage's examples; those to be kept are computed unless they are there."""
+        given = Given(self.config, self.stage, self.frozen, self.cts, self.mesh, self.key, self._between)
+        return open_examples(given, self.folder / "examples")
 
-    def _between(self) -> None:
-        """Check between two cases or batches for a request to stop; of several processes none may leave there alone."""
-        if jax.process_count() == 1:
-            self._leave_if_asked("examples are being computed")
-
-    def _train(self) -> TrainState:
-        name, log, steps = self.stage.name, self.config.log, self.training.steps
-        data = training_iterator(
-            self.source, self.training.batch_size, self.config.seed, jax.process_index(), jax.process_count()
-        )
+    def _train(self, examples: Examples) -> TrainState:
+        """Take the steps that are left; log, validate and save on the way."""
+        log, last = self.config.log, self.training.steps
+        program, fixed = self._program(examples)
         saved = Checkpoints(self.folder / "checkpoints", log.checkpoints_kept)
-        state = self._start(saved, data)
+        state = self._start(program, examples, saved)
         step = int(state.step)
-        record = RunLog(self.folder, name, step, steps, self._validates(step), writes=distributed.is_first())
-        told: Metrics = {}
+        record = RunLog(self.folder, self.stage.name, step, last, self._validates(step), writes=distributed.is_first())
+        metrics: Metrics = {}
         try:
             self._leave_if_asked(f"at step {step}")
-            while True:
-                if self._validates(step):
-                    # A run that was stopped during a validation repeats it.
-                    try:
-                        self._show(self._with(state), step, record)
-                        self._leave_if_asked(f"saved at step {step}")
-                    except SystemExit:
-                        saved.save(step, state, data.get_state())
-                        raise
-                if step == steps:
-                    break
-                before = told
-                state, told = self._step(state, self._next(data), self.stop.signal is not None)
+            self._validate(state, step, examples, record, saved)
+            while step < last:
+                # A step's metrics are looked at when the next one is under way, so that the device never waits.
+                before = metrics
+                state, metrics = self._step(program, fixed, state, examples.next())
                 step += 1
                 self._check_finite(before, step - 1, saved)
                 record.advance()
-                last = step == steps
-                stopping = self._stopping(told if last else before)
-                if step % log.metrics_every == 0 or last:
-                    record.write(step, {name: value for name, value in told.items() if name != "asked"})
-                if step % log.checkpoint_every == 0 or last or stopping:
-                    self._check_finite(told, step, saved)
-                    saved.save(step, state, data.get_state())
+                stopping = self._stopping(metrics if step == last else before)
+                if step % log.metrics_every == 0 or step == last:
+                    record.write(step, {name: value for name, value in metrics.items() if name != "asked"})
+                if step % log.checkpoint_every == 0 or step == last or stopping:
+                    self._check_finite(metrics, step, saved)
+                    saved.save(step, state, examples.place)
                 if stopping:
-                    self.stop.leave(f"{name}: saved at step {step}")
+                    self.stop.leave(f"{self.stage.name}: saved at step {step}")
+                self._validate(state, step, examples, record, saved)
         finally:
             record.close()
             saved.close()
         return state
 
-    def _validates(self, step: int) -> bool:
-        every = self.config.log.evaluate_every
-        return step > 0 and (step == self.training.steps or bool(every and step % every == 0))
+    def _program(self, examples: Examples) -> tuple[Step, Fixed]:
+        """Return the step to be compiled, and the arrays that it reads at every call."""
+        step = Step(self.stage.task, self.training.recipe, examples.prepare, self.layout)
+        return step, Fixed(examples.frozen, self.constants, self.key)
 
-    def _stopping(self, told: Metrics) -> bool:
-        """Whether to stop now. Several processes must do so at the same step, and a signal may reach one alone: each
-        puts what it knows into its rows of a step, and all stop by what that step told.
+    def _start(self, program: Step, examples: Examples, saved: Checkpoints) -> TrainState:
+        """Return a new state, or the one last saved; ``examples`` are left at the place that belongs to it."""
+        state = create(program, named(self.key, "weights"), examples.first())
+        if (latest := saved.latest()) is not None:
+            state, examples.place = saved.restore(latest, state)
+        return state
+
+    def _step(self, program: Step, fixed: Fixed, state: TrainState, rows: Example) -> tuple[TrainState, Metrics]:
+        """Take one step on this process's ``rows`` of the batch."""
+        asked = None
+        if jax.process_count() > 1:
+            count = len(next(iter(rows.values())))
+            asked = sharding.put_batch(self.mesh, np.full(count, self.stop.signal is not None, np.float32))
+        batch = sharding.put_batch(self.mesh, rows)
+        return update(program, state, fixed, batch, self.rate(state.step), asked)
+
+    def _leave_if_asked(self, where: str) -> None:
+        distributed.leave_if_asked(self.stop, f"{self.stage.name}: {where}")
+
+    def _between(self) -> None:
+        """Leave between two cases or batches if asked to stop; of several processes none may leave there alone."""
+        if jax.process_count() == 1:
+            self._leave_if_asked("examples are being computed")
+
+    def _stopping(self, metrics: Metrics) -> bool:
+        """Tell whether to stop now, from the metrics of a step that is done.
+
+        Several processes must stop at the same step, and a signal may reach one alone: each process votes in its rows
+        of the batch, and the averaged vote is the same everywhere.
         """
         if jax.process_count() == 1:
             return self.stop.signal is not None
-        return bool(told) and float(told["asked"]) > 0
+        return bool(metrics) and float(metrics["asked"]) > 0
 
-    def _check_finite(self, told: Metrics, step: int, saved: Checkpoints) -> None:
-        if told and not math.isfinite(value := float(told["loss"])):
+    def _check_finite(self, metrics: Metrics, step: int, saved: Checkpoints) -> None:
+        if metrics and not math.isfinite(value := float(metrics["loss"])):
             raise UserError(
                 f"{self.stage.name}: loss is {value} at step {step}; the last good checkpoint is of step "
                 f"{saved.latest() or 0}"
             )
 
-    def _with(self, state: TrainState) -> dict[str, Variables]:
-        """The variables of all stages, this one as it stands."""
-        params, model_state = sharding.place((state.model, state.model_state), self.everywhere)
-        exported = self.stage.export(params, model_state, self._batches())
-        return self.variables | {self.stage.name: sharding.place(exported, self.everywhere)}
+    def _validates(self, step: int) -> bool:
+        every = self.config.log.evaluate_every
+        return step > 0 and (step == self.training.steps or bool(every and step % every == 0))
 
-    def _batches(self) -> Iterator[Example]:
-        """Examples of the training set in order, for statistics."""
+    def _validate(self, state: TrainState, step: int, examples: Examples, record: RunLog, saved: Checkpoints) -> None:
+        """Log scores and a picture of unseen cases if they are due at ``step``.
+
+        A run that is stopped here saves its state and repeats the validation when it goes on.
+        """
+        if not self._validates(step):
+            return
+        try:
+            self._show(self._with(state, examples), step, record)
+            self._leave_if_asked(f"saved at step {step}")
+        except SystemExit:
+            saved.save(step, state, examples.place)
+            raise
+
+    def _with(self, state: TrainState, examples: Examples) -> dict[str, Variables]:
+        """Return the variables of all stages, this one as it stands."""
+        params, model_state = sharding.place((state.model, state.model_state), self.everywhere)
         size = self.config.evaluate.batch_size
-        for _, batch in zip(range(-(-EXPORT_CASES // size)), evaluation_batches(self.source, size), strict=False):
-            self._between()
-            yield batch if self.training.cache else self._prepare(batch)
+        batches = islice(examples.in_order(size), -(-EXPORT_CASES // size))
+        exported = self.stage.export(params, model_state, batches)
+        return self.variables | {self.stage.name: sharding.place(exported, self.everywhere)}
 
     def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
@@ -238,8 +192,8 @@ class StageRun:
             shown = {name: np.asarray(volume) for name, volume in volumes.items()}
             comparison_panel(shown.pop("truth"), shown, self.folder / "pictures" / f"step_{step:07d}.png")
 
-    def _finish(self, state: TrainState) -> None:
-        variables = jax.tree.map(np.asarray, self._with(state)[self.stage.name])
+    def _write_model(self, state: TrainState, examples: Examples) -> None:
+        variables = jax.tree.map(np.asarray, self._with(state, examples)[self.stage.name])
         facts = {
             "stage": self.stage.name,
             "steps": int(state.step),

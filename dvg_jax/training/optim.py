@@ -4,20 +4,21 @@ from dataclasses import dataclass, fields
 
 import optax
 
-from dvg_jax.errors import UserError
-
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a compiled training step depends on; two stages of equal recipe and task share one."""
+    """What a compiled training step depends on of a section ``train``, which is the home of the defaults.
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip_norm: float = 0.0
-    weight_decay: float = 0.0
-    ema_decay: float = 0.0
-    ema_every: int = 1
-    ema_start: int = 0
+    Two stages of equal recipe and task share one compiled step.
+    """
+
+    beta1: float
+    beta2: float
+    clip_norm: float
+    weight_decay: float
+    ema_decay: float
+    ema_every: int
+    ema_start: int
 
     def optimizer(self, groups: tuple[str, ...]) -> optax.GradientTransformation:
         """Adam's direction after clipping, to be scaled by the learning rate; each group of the parameters is clipped
@@ -30,36 +31,17 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a stage is trained; the fields of ``config.<stage>.train``."""
+class Training(Recipe):
+    """How a stage is trained: the fields of a section ``train``, which ``config/defaults.py`` has checked."""
 
     steps: int
     batch_size: int
     learning_rate: float
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    decay_steps: int = 0
-    end_rate: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip_norm: float = 0.0
-    weight_decay: float = 0.0
-    ema_decay: float = 0.0
-    ema_every: int = 1
-    ema_start: int = 0
-    cache: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate is {self.learning_rate}; allowed: more than 0")
-        if not 0 <= self.warmup_steps < self.steps:
-            raise UserError(
-                f"warmup_steps is {self.warmup_steps}; allowed: 0 or more, fewer than the {self.steps} steps"
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema_decay is {self.ema_decay}; allowed: 0 to less than 1")
-        if not self.weight_decay >= 0:
-            raise UserError(f"weight_decay is {self.weight_decay}; allowed: 0 or more")
+    schedule: str
+    warmup_steps: int
+    decay_steps: int
+    end_rate: float
+    cache: bool
 
     def rate(self) -> optax.Schedule:
         """Learning rate as a function of the step."""
@@ -81,5 +63,5 @@ class Training:
 
     @property
     def recipe(self) -> Recipe:
-        """All of this but data, length and learning rate."""
+        """The part that the compiled step depends on: no data, length or learning rate."""
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})

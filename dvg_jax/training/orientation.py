@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dvg_jax.errors import UserError
+from dvg_jax.training.checkpoint import load_facts
 
 
 def of_stage(facts: Mapping[str, Any]) -> bool:
@@ -23,8 +24,6 @@ def of_older_run(saved: Mapping[str, Any], stages: Iterable[Path]) -> bool:
     It is True if the run has the published projector and all its stages are imported: a stage that was trained here, or
     is being trained, was given the foot first.
     """
-    from dvg_jax.training.checkpoint import load_facts  # imports Orbax, which a newer config does not need
-
     if saved.get("projector") != "published":
         return False
     models = [stage / "model" for stage in stages if stage.is_dir()]

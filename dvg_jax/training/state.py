@@ -1,8 +1,8 @@
 """One training step, for every stage."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import optax
 from flax import struct
 
 from dvg_jax.shapes import Key, Variables
-from dvg_jax.stages.base import Example, Metrics, Task
+from dvg_jax.stages.base import Example, Metrics, Prepare, Task
 from dvg_jax.training.optim import Recipe
 from dvg_jax.training.sharding import Layout, place
 
@@ -34,16 +34,51 @@ class TrainState:
         return self.params["model"] if self.ema is None else self.ema
 
 
-def create(task: Task, recipe: Recipe, key: Key, example: Example, layout: Layout | None = None) -> TrainState:
-    """The state before the first step, where ``layout`` wants it. The example may decide shapes and the codebook's
-    first entries.
+@dataclass(frozen=True)
+class Step:
+    """What a compiled training step depends on; stages of equal steps share its program.
+
+    Attributes:
+      task: what is learned.
+      recipe: the optimiser.
+      prepare: makes the example inside the step; None where batches are examples already.
+      layout: where the state is stored between steps; None leaves it where it is.
     """
-    params, model_state = task.init(key, example)
-    if layout is None:
-        return _assemble(recipe, params, model_state)
+
+    task: Task
+    recipe: Recipe
+    prepare: Prepare | None = None
+    layout: Layout | None = None
+
+
+class Fixed(NamedTuple):
+    """Arrays that every step reads and none changes.
+
+    Attributes:
+      frozen: the variables that ``Step.prepare`` reads, by stage; empty without it.
+      constants: of the task, such as LPIPS weights.
+      key: of the stage; the number of the step is folded in.
+    """
+
+    frozen: dict[str, Variables]
+    constants: Variables
+    key: Key
+
+
+def create(step: Step, key: Key, example: Example) -> TrainState:
+    """Return the state before the first step, where ``step.layout`` wants it.
+
+    Args:
+      key: decides the weights.
+      example: decides shapes, and may decide the codebook's first entries.
+    """
+    params, model_state = step.task.init(key, example)
+    if step.layout is None:
+        return _assemble(step.recipe, params, model_state)
+    layout = step.layout
     params, model_state = place((params, model_state), layout.of((params, model_state)))
-    where = layout.of(jax.eval_shape(partial(_assemble, recipe), params, model_state))
-    return jax.jit(_assemble, static_argnums=0, out_shardings=where)(recipe, params, model_state)
+    where = layout.of(jax.eval_shape(partial(_assemble, step.recipe), params, model_state))
+    return jax.jit(_assemble, static_argnums=0, out_shardings=where)(step.recipe, params, model_state)
 
 
 def _assemble(recipe: Recipe, params: dict[str, Variables], model_state: Variables) -> TrainState:
@@ -53,46 +88,47 @@ def _assemble(recipe: Recipe, params: dict[str, Variables], model_state: Variabl
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, ema)
 
 
-@partial(jax.jit, static_argnames=("task", "recipe", "prepare", "layout"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("step",), donate_argnames=("state",))
 def update(
-    task: Task,
-    recipe: Recipe,
-    prepare: Callable[[Any, Any, Any], Example] | None,
-    state: TrainState,
-    frozen: Variables,
-    constants: Variables,
-    batch: Example,
-    key: Key,
-    rate: jax.Array,
-    layout: Layout | None = None,
-    asked: jax.Array | None = None,
+    step: Step, state: TrainState, fixed: Fixed, batch: Example, rate: jax.Array, asked: jax.Array | None = None
 ) -> tuple[TrainState, Metrics]:
-    """One step. ``batch`` is the example itself, or the CT from which ``prepare`` makes it with the frozen stages.
+    """Take one training step.
 
     Over several devices nothing here says what is exchanged: the batch is split, so XLA sums losses, gradients and
     statistics over the devices, all that comes at the end of the backward pass in one all-reduce (docs/scaling.md).
-    ``asked`` (B,), above 0 in the rows of a process that was asked to stop, is one more metric: its mean.
-    """
-    key = jax.random.fold_in(key, state.step)
-    example = batch if prepare is None else prepare(frozen, batch["ct"], jax.random.fold_in(key, PREPARING))
 
+    Args:
+      state: is donated: its buffers become those of the result.
+      batch: the example itself, or the CTs (B, D, H, W, 1) as ``ct`` from which ``step.prepare`` makes it.
+      rate: the learning rate.
+      asked: (B,), above 0 in the rows of a process that was asked to stop; its mean becomes a metric.
+
+    Returns:
+      The next state, and the metrics of this step.
+    """
+    key = jax.random.fold_in(fixed.key, state.step)
+    example = batch
+    if step.prepare is not None:
+        example = step.prepare(fixed.frozen, batch["ct"], jax.random.fold_in(key, PREPARING))
+
+    layout, recipe = step.layout, step.recipe
     params, model_state = state.params, state.model_state
     if layout is not None:
         params, model_state = layout.gather((params, model_state))
 
     def loss(params: dict[str, Variables]) -> tuple[jax.Array, tuple[Variables, Metrics]]:
-        return task.loss(params, model_state, constants, example, key, state.step)
+        return step.task.loss(params, model_state, fixed.constants, example, key, state.step)
 
     (value, (model_state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)
     grads = grads if layout is None else layout.keep(grads)
     direction, opt_state = recipe.optimizer(tuple(state.params)).update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    step = state.step + 1
-    ema = None if state.ema is None else _average(recipe, state.ema, params["model"], step)
+    count = state.step + 1
+    ema = None if state.ema is None else _average(recipe, state.ema, params["model"], count)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads), **metrics}
     if asked is not None:
         metrics["asked"] = jnp.mean(asked)
-    state = TrainState(step, params, model_state, opt_state, ema)
+    state = TrainState(count, params, model_state, opt_state, ema)
     return state if layout is None else layout.keep(state), metrics
 
 

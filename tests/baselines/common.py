@@ -5,15 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from dvg_jax.baselines import build_baseline
-from dvg_jax.config import default_config
+from dvg_jax.config import default_config, training
 from dvg_jax.config.build import build_dvg
-from dvg_jax.training.optim import Recipe
-from dvg_jax.training.state import create, update
+from dvg_jax.training.optim import Training
+from dvg_jax.training.state import Fixed, Step, create, update
 
 NEW_ANGLES = {1: (90.0,), 2: (45.0,)}
 PAPER_SIZE = 128
 
-RECIPE = Recipe()
+
+def recipe_of(**fields):
+    """Return the optimiser of a section ``train`` with these fields."""
+    return Training(**training(steps=1, batch_size=1, learning_rate=1e-3, **fields)).recipe
+
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Compiler options for what runs seldom or is small: half the time to compile."""
@@ -74,19 +78,20 @@ def chest(size):
 class Trial:
     """A method trained on one pair."""
 
-    def __init__(self, name, size, views=1, rate=2e-3, ct=None, quick=True, recipe=RECIPE, **settings):
+    def __init__(self, name, size, views=1, rate=2e-3, ct=None, quick=True, recipe=None, **settings):
         self.baseline, self.dvg = build(name, size, views, **settings)
-        self.ct, self.rate, self.recipe = chest(size) if ct is None else ct, rate, recipe
+        self.ct, self.rate = chest(size) if ct is None else ct, rate
         self.example = self.baseline.prepare({}, self.ct, jax.random.key(0))
-        self.start = create(self.baseline.task, self.recipe, jax.random.key(0), self.example)
-        arguments = {}, {}, self.example, jax.random.key(1), jnp.float32(0)
-        lowered = update.lower(self.baseline.task, self.recipe, None, self.start, *arguments)
+        self._program = Step(self.baseline.task, recipe or recipe_of())
+        self._fixed = Fixed({}, {}, jax.random.key(1))
+        self.start = create(self._program, jax.random.key(0), self.example)
+        lowered = update.lower(self._program, self.start, self._fixed, self.example, jnp.float32(0))
         self._update = lowered.compile(compiler_options=QUICK if quick else None)
 
     def step(self, state, share=1.0):
         """One step from a copy of ``state``, at a share of the rate; (state, metrics)."""
         rate = jnp.float32(self.rate * share)
-        return self._update(jax.tree.map(jnp.copy, state), {}, {}, self.example, jax.random.key(1), rate)
+        return self._update(jax.tree.map(jnp.copy, state), self._fixed, self.example, rate)
 
     def train(self, steps, metric="loss"):
         """(state, a metric at every step); the rate falls to 0 over the second half, as X2CT's does."""
@@ -103,8 +108,8 @@ class Trial:
 
     def assert_deterministic(self):
         """Equal keys give equal numbers, in the first weights, in a step and in what is predicted."""
-        again = create(self.baseline.task, self.recipe, jax.random.key(0), self.example)
-        other = create(self.baseline.task, self.recipe, jax.random.key(1), self.example)
+        again = create(self._program, jax.random.key(0), self.example)
+        other = create(self._program, jax.random.key(1), self.example)
         (a, _), (b, _) = self.step(self.start), self.step(again)
         assert_equal_trees(a.params, b.params)
         assert_equal_trees(a.model_state, b.model_state)

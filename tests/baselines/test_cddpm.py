@@ -10,7 +10,7 @@ from dvg_jax.baselines.cddpm import VolumeUNet
 from dvg_jax.config.build import build_dvg
 from dvg_jax.errors import UserError
 from dvg_jax.stages.latent import DiffusionTask
-from dvg_jax.training.run import load_stages
+from dvg_jax.training.workdir import load_stages
 from tests.baselines import common
 from tests.tiny import get_config
 

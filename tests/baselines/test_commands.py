@@ -13,7 +13,8 @@ from dvg_jax.config import BASELINES, STAGES, check, save
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate.run import evaluate, predict_baselines
-from dvg_jax.training.run import check_owner, train
+from dvg_jax.training.run import train
+from dvg_jax.training.workdir import check_owner
 from tests.baselines.common import chest
 from tests.tiny import get_config as tiny
 

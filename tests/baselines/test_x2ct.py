@@ -10,12 +10,11 @@ from dvg_jax.baselines.axes import replicate, to_view, to_volume
 from dvg_jax.baselines.x2ct import GANTask, GANWeights, Generator, projection_distance
 from dvg_jax.errors import UserError
 from dvg_jax.networks.discriminator import PatchDiscriminator
-from dvg_jax.training.optim import Recipe
 from tests.baselines import common
 
 TINY = {"width": 1 / 16, "layers": (1, 1, 1, 1, 1), "dropout": 0.0}
 BIPLANAR = (0.0, 90.0)
-PUBLISHED = Recipe(beta1=0.5, beta2=0.99)
+PUBLISHED = common.recipe_of(beta1=0.5, beta2=0.99)
 """The published moments: Adam's usual ones drive the last ReLU to 0 everywhere within a few steps, for good."""
 
 ERROR = {"x2ct_cnn": "loss", "x2ct_gan": "reconstruction"}

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import baselines, paper, published, quickstart
 from dvg_jax.cli.rules import Number, OneOf, Several, Switch, Text, Words
-from dvg_jax.config import BASELINES, STAGES, check, default_config, load, save
+from dvg_jax.config import BASELINES, STAGES, check, completed, default_config, read, save
 from dvg_jax.config.scales import SCALES
 from dvg_jax.config.table import check_fields, rules
 from dvg_jax.diffusion.samplers import SAMPLERS
@@ -143,7 +143,7 @@ def test_a_config_that_lacks_fields_is_refused():
 def test_a_file_that_holds_no_config_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json is not a saved config"):
-        load(tmp_path / "config.json")
+        read(tmp_path / "config.json")
 
 
 def test_a_saved_config_is_checked_where_it_is_used(tmp_path):
@@ -152,7 +152,7 @@ def test_a_saved_config_is_checked_where_it_is_used(tmp_path):
         config.data = "phantom"
     save(config, tmp_path / "config.json")
     with pytest.raises(UserError, match=r"config\.data\.source is missing"):
-        check(load(tmp_path / "config.json"))
+        check(completed(read(tmp_path / "config.json")))
 
 
 @pytest.mark.parametrize("make", [ConeBeamGeometry.paper, ConeBeamGeometry.covering])

@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dvg_jax import config as configs
 from dvg_jax import load_reconstructor
 from dvg_jax.baselines import build_baseline, cddpm
 from dvg_jax.config import STAGES
@@ -28,7 +27,7 @@ from dvg_jax.report.cases import build_films
 from dvg_jax.stages import build_stage
 from dvg_jax.torch_import import command
 from dvg_jax.training.checkpoint import save_model
-from dvg_jax.training.run import load_stages
+from dvg_jax.training.workdir import load_config, load_stages
 from tests import released, tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -186,7 +185,7 @@ def test_a_folder_imported_before_the_field_existed_is_turned_too(older, importe
     assert again.dvg == model.dvg
     # Training of a stage has begun in it.
     (folder / "diffusion" / "model").rename(folder / "diffusion" / "checkpoints")
-    assert not configs.load(folder / "config.json").head_first
+    assert not load_config(folder).head_first
 
 
 def test_an_older_folder_that_was_trained_here_stays_foot_first(older):
@@ -200,7 +199,7 @@ def test_an_older_folder_of_both_kinds_is_refused(older):
 
 
 def test_an_imported_stage_is_refused_where_the_foot_is_first(imported, tmp_path):
-    config = configs.load(imported / "config.json")
+    config = load_config(imported)
     config.init.ct_vqgan = str(imported / "ct_vqgan")
     load_stages(config, tmp_path, ("ct_vqgan",), wanted_by="diffusion")
     config.head_first = False
@@ -210,7 +209,7 @@ def test_an_imported_stage_is_refused_where_the_foot_is_first(imported, tmp_path
 
 def test_comparison_methods_beside_an_imported_folder_are_refused_where_their_order_matters(imported, tmp_path):
     """Most see films and CTs with the foot first whatever the pipeline's networks see; CDDPM sees the same as those."""
-    config = configs.load(imported / "config.json")
+    config = load_config(imported)
     for name in ("reconnet", "cddpm"):
         save_model(tmp_path / name / "model", {"params": {"kernel": np.zeros(1)}}, {"stage": name, "config": {}})
     load_stages(config, tmp_path, ("reconnet",), wanted_by="evaluation")

@@ -13,7 +13,8 @@ from dvg_jax.experiments import command, reproduce
 from dvg_jax.experiments.catalogue import Row
 from dvg_jax.torch_import import command as torch_import
 from dvg_jax.training import run
-from dvg_jax.training.run import load_stages, train
+from dvg_jax.training.run import train
+from dvg_jax.training.workdir import load_stages
 from tests.cases import toy
 from tests.tiny import get_config
 

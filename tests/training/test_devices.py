@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from dvg_jax.config.build import build_dvg
-from dvg_jax.data.pipeline import training_iterator
 from dvg_jax.stages import build_stage
 from dvg_jax.training import sharding
 from dvg_jax.training.checkpoint import Checkpoints
@@ -96,7 +95,8 @@ def test_a_checkpoint_is_read_in_either_layout(both, monkeypatch, written, split
     monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
     run = stage_run(folder / written, split)
     saved = Checkpoints(run.folder / "checkpoints", 1)
-    state = run._start(saved, training_iterator(run.source, 4, 0))
+    examples = run.examples()
+    state = run._start(run._program(examples)[0], examples, saved)
     saved.close()
     assert held(state) == held(found["split" if split else "four"][1])
     jax.tree.map(np.testing.assert_array_equal, state, found[written][1])

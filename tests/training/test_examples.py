@@ -15,9 +15,10 @@ from dvg_jax.data.sources import ArraySource, PhantomSource
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import of_files
 from dvg_jax.stages import build_stage
-from dvg_jax.training.examples import kept_examples, origin
+from dvg_jax.training.examples import MadeInStep
+from dvg_jax.training.kept import Preparation, kept_examples, origin
 from dvg_jax.training.loop import StageRun
-from dvg_jax.training.run import load_stages
+from dvg_jax.training.workdir import load_stages
 from tests.tiny import get_config
 
 STEPS, CASES = 4, 6
@@ -34,6 +35,10 @@ class Counting:
         return {"z0": 2 * ct, "condition_0": ct[:, :1] + 1}
 
 
+def go_on():
+    """Nobody asks to stop."""
+
+
 FACTS = {"weights": "a", "data": "b", "settings": "c", "program": "d"}
 
 
@@ -45,14 +50,14 @@ def source():
 @pytest.fixture
 def kept(tmp_path, source):
     """A folder of examples as it should be."""
-    kept_examples(tmp_path / "examples", Counting(), source, FACTS)
+    kept_examples(tmp_path / "examples", Counting(), source, FACTS, go_on)
     return tmp_path / "examples"
 
 
 def cases_computed(folder, source, facts=FACTS):
     """How many cases pass the frozen stages for a run that starts now; what it gets is right in any case."""
     counting = Counting()
-    found = kept_examples(folder, counting, source, facts)
+    found = kept_examples(folder, counting, source, facts, go_on)
     for i in range(CASES):
         np.testing.assert_array_equal(found[i]["z0"], 2 * source[i]["ct"])
         np.testing.assert_array_equal(found[i]["condition_0"], source[i]["ct"][:1] + 1)
@@ -68,13 +73,13 @@ def test_examples_are_computed_once_and_then_read(tmp_path, source, capsys):
 
 def test_a_last_group_of_fewer_cases_than_devices(tmp_path, source):
     wide = Counting(width=4)
-    found = kept_examples(tmp_path / "examples", wide, source, FACTS)
+    found = kept_examples(tmp_path / "examples", wide, source, FACTS, go_on)
     assert (len(found), wide.cases) == (CASES, CASES)
     assert cases_computed(tmp_path / "examples", source) == 0
 
 
 def test_they_are_read_where_they_lie(kept, source):
-    found = kept_examples(kept, Counting(), source, FACTS)
+    found = kept_examples(kept, Counting(), source, FACTS, go_on)
     assert isinstance(found._arrays["z0"].base, np.memmap)
     assert found[1]["z0"].dtype == np.float32
 
@@ -113,7 +118,7 @@ def test_a_harmed_file_is_noticed_and_said(kept, source, capsys, name, harm):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.test_examples import CASES, FACTS, Counting, ArraySource, kept_examples, np
+from tests.training.test_examples import CASES, FACTS, Counting, ArraySource, go_on, kept_examples, np
 
 class Deadly(Counting):
     def __call__(self, ct):
@@ -121,7 +126,8 @@ class Deadly(Counting):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(ct)
 
-kept_examples(Path(sys.argv[1]), Deadly(), ArraySource({"ct": np.ones((CASES, 3, 2, 2, 1), np.float32)}), FACTS)
+source = ArraySource({"ct": np.ones((CASES, 3, 2, 2, 1), np.float32)})
+kept_examples(Path(sys.argv[1]), Deadly(), source, FACTS, go_on)
 """
 
 
@@ -212,7 +218,7 @@ def told(frozen, tmp_path_factory):
 
 def _losses(run, patch):
     losses, cases = [], []
-    step, prepare = run._step, type(run.preparation).__call__
+    step, prepare = run._step, Preparation.__call__
 
     def stepped(*arguments):
         state, metrics = step(*arguments)
@@ -226,7 +232,7 @@ def _losses(run, patch):
     with patch.context() as inner:
         inner.setattr(run, "_step", stepped)
         inner.setattr(run, "_show", lambda *_: None)  # a reconstruction that takes long to compile
-        inner.setattr(type(run.preparation), "__call__", prepared)
+        inner.setattr(Preparation, "__call__", prepared)
         run.run()
     return losses, sum(cases)
 
@@ -249,7 +255,7 @@ def test_views_drawn_at_each_step_are_not_cached(frozen, tmp_path):
     with pytest.raises(UserError, match=r"config.diffusion.train.cache is True with random_views 3; allowed: False"):
         run_of(config, frozen, tmp_path)
     config.diffusion.train.cache = False
-    assert not run_of(config, frozen, tmp_path).ahead
+    assert isinstance(run_of(config, frozen, tmp_path).examples(), MadeInStep)
 
 
 def test_facts_hold_a_digest_of_every_file(kept):

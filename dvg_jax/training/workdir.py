@@ -1,0 +1,108 @@
+"""Read a working folder: its config, and its finished stages with what they say of themselves.
+
+<workdir>/config.json             the config that it was trained with
+<workdir>/<stage>/model           what a finished stage has learned, and facts about it
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dvg_jax import config as configs
+from dvg_jax.config import STAGES
+from dvg_jax.config.table import is_free
+from dvg_jax.errors import UserError, near_path
+from dvg_jax.shapes import Variables
+from dvg_jax.training import orientation
+from dvg_jax.training.checkpoint import load_facts, load_model
+
+TURNED = (*STAGES, "cddpm")
+"""Networks of these stages have D in the order that ``config.head_first`` says; all others have the foot first."""
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """Return the config that ``workdir`` was trained with.
+
+    A field younger than the file gets its default, except ``head_first``, which follows from the folder's stages.
+
+    Raises:
+      UserError: no config is there, or the file is none.
+    """
+    saved = configs.read(workdir / "config.json")
+    if "head_first" not in saved:
+        saved["head_first"] = orientation.of_older_run(saved, [workdir / stage for stage in STAGES])
+    return configs.completed(saved)
+
+
+def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wanted_by: str) -> dict[str, Variables]:
+    """The variables of finished stages by name, from ``config.init.<stage>`` or the working folder."""
+    loaded = {}
+    for name in names:
+        folder = model_folder(config, workdir, name)
+        if not folder.is_dir():
+            raise UserError(
+                f"{wanted_by} needs stage {name}, and {folder} is missing; allowed: train it first "
+                f"(--config.stage={name}) or point config.init.{name} to a trained one"
+            )
+        check_origin(config, workdir, name)
+        loaded[name], facts = load_model(folder)
+        if name in TURNED:
+            orientation.check(config.head_first, facts, folder)
+    return loaded
+
+
+def check_origin(config: ConfigDict, workdir: Path, name: str) -> None:
+    """Check that a finished stage's predecessors, from which it was trained, are those that are used with it.
+
+    A stage that was imported, or written by an earlier version, does not say what it was trained from, and passes.
+    """
+    folder = model_folder(config, workdir, name)
+    for other, digest in load_facts(folder).get("from", {}).items():
+        place = model_folder(config, workdir, other)
+        if place.is_dir() and load_facts(place).get("fingerprint", digest) != digest:
+            raise UserError(
+                f"{folder.parent} was trained from another {other} than {place.parent} holds now; allowed: remove "
+                f"{folder.parent} and train {name} again, or bring the other {other} back"
+            )
+
+
+def model_folder(config: ConfigDict, workdir: Path, name: str) -> Path:
+    """Where a finished stage is."""
+    return (Path(config.init[name]) if config.init[name] else workdir / name) / "model"
+
+
+def finished_steps(config: ConfigDict, workdir: Path, name: str) -> int:
+    """How many steps a stage's written model was trained for; 0 where there is none."""
+    folder = model_folder(config, workdir, name)
+    if config.init[name] and not folder.is_dir():
+        given = Path(config.init[name])
+        near = f"; did you mean {given / name}?" if (given / name / "model").is_dir() else near_path(given)
+        raise UserError(f"config.init.{name} is {given}{near}; allowed: a folder that holds a trained 'model'")
+    return load_facts(folder)["steps"] if folder.is_dir() else 0
+
+
+def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
+    """Refuse a folder whose config differs from this one; a folder without a config passes.
+
+    Fields may differ that the table of fields marks as free, all those of the sections in ``free``, and the settings
+    of comparison methods that the folder does not hold.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    was, now = _flat(load_config(workdir)), _flat(config)
+    for field in sorted(was.keys() | now.keys()):
+        section, *rest = field.split(".")
+        absent = section == "baselines" and not (workdir / rest[0]).exists()
+        if not (absent or section in free or is_free(field)) and was.get(field) != now.get(field):
+            raise UserError(
+                f"config.{field} is {now.get(field)!r}, and {workdir} was trained with {was.get(field)!r}; "
+                "allowed: the same value, or another --workdir"
+            )
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return flat
