@@ -4,7 +4,8 @@
 
 What to expect on two CPU cores: 4 to 6 minutes; 26.7 dB volume PSNR on unseen phantoms, 5 dB above the mean training
 volume (``docs/results.md``). One view instead of two: ``--config configs/quickstart.py:single``. Below are the settings
-that are worth a try; ``dvg_jax/config/scales.py`` has all of this size, and ``dvg_jax/config/defaults.py`` every setting there is.
+that are worth a try; ``dvg_jax/config/scales.py`` has all of this size, and ``dvg_jax/config/defaults.py`` every
+setting there is.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,5 @@
 """Define every setting with its default, its rule and its scales, and build the objects that a config describes."""
 
-from dvg_jax.config.baselines import BASELINES
 from dvg_jax.config.defaults import (
     PUBLISHED,
     check,
@@ -13,7 +12,7 @@ from dvg_jax.config.defaults import (
     stage_settings,
     training,
 )  # fmt: skip
-from dvg_jax.config.table import GEOMETRIES, STAGES
+from dvg_jax.config.table import BASELINES, GEOMETRIES, STAGES
 
 __all__ = [
     "BASELINES", "GEOMETRIES", "PUBLISHED", "STAGES", "check", "completed", "default_config", "published_config",

@@ -1,8 +1,8 @@
 """Give every field of a config its rule: one table in the shape of the config. Does not import JAX.
 
 A rule also says whether two runs in one working folder may differ in the field (``free``), and whether the examples
-that frozen stages make may depend on it (``changes_examples``). ``config/defaults.py`` has the defaults. A field without a row
-here fails ``tests/cases/test_config_ranges.py``. ``config/relations.py`` checks combinations of fields.
+that frozen stages make may depend on it (``changes_examples``). ``config/defaults.py`` has the defaults. A field without a
+row here fails ``tests/cases/test_config_ranges.py``. ``config/relations.py`` checks combinations of fields.
 """
 
 from dataclasses import replace
