@@ -85,13 +85,13 @@ def parts(size: int) -> dict[str, float]:
     variables = jax.device_put(random_variables(dvg))
     views = jax.random.uniform(jax.random.key(1), (1, 2, size, size, 1))
     volume = dvg.lift(views, dvg.angles)
-    z = dvg.view_latent(variables, views)
+    z = dvg.view_latent(variables, views, dvg.angles)
     t = jnp.zeros(1, jnp.int32)
     denoise = jax.jit(dvg.denoiser.predict)
     arguments = (variables["diffusion"]["params"], (z, z))
     blocks: dict[str, Callable[[], Any]] = {
         "back projection of two views": lambda: dvg.lift(views, dvg.angles),
-        "back projection and encoder": lambda: dvg.view_latent(variables, views),
+        "back projection and encoder": lambda: dvg.view_latent(variables, views, dvg.angles),
         "G_z": lambda: dvg.first_latent(variables["new_view"]["params"], z),
         "decoder": lambda: dvg.decode(variables, z),
         "forward projection of one view": lambda: dvg.render(volume, dvg.new_angles),

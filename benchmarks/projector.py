@@ -25,12 +25,8 @@ from dvg_jax.cli.flags import Parser
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
 from dvg_jax.xray import ConeBeamGeometry, view_pose
-from dvg_jax.xray.projector import (
-    back_project_rays,
-    back_project_views,
-    forward_project_rays,
-    forward_project_views,
-)
+from dvg_jax.xray.projector import back_project_views, forward_project_views
+from dvg_jax.xray.rays import back_project_rays, forward_project_rays
 
 OURS, ANY = "dvg_jax", "dvg_jax, any pose"
 BATCH = (0.0, 30.0, 60.0, 90.0)

@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import SimpleITK
 import torch
 from torch.nn.functional import grid_sample
 
 from dvg_jax.xray import ConeBeamGeometry, view_pose
-from dvg_jax.xray.geometry import detector_slopes, rotation, source_position
+from dvg_jax.xray.geometry import box_crossing, detector_slopes, rotation, source_position, voxel_centres
 
 DEVICE = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
 
@@ -31,9 +30,9 @@ class Rays:
     """The rays of one view: source (3,), unit directions (h, w, 3), mm of entry and exit (h, w), float64."""
 
     def __init__(self, geometry: ConeBeamGeometry, angle_deg: float) -> None:
-        pose = jnp.asarray(view_pose(angle_deg), jnp.float32)
-        self.geometry, self.turn = geometry, np.asarray(rotation(pose), np.float64)
-        self.source = np.asarray(source_position(pose, geometry), np.float64)
+        pose = np.asarray(view_pose(angle_deg), np.float64)
+        self.geometry, self.turn = geometry, rotation(pose)
+        self.source = source_position(pose, geometry)
         rows, columns = (np.asarray(s, np.float64) for s in detector_slopes(geometry))
         local = np.stack([*np.meshgrid(rows, columns, indexing="ij"), np.ones(geometry.detector_shape)], -1)
         self.directions = local @ self.turn
@@ -43,9 +42,7 @@ class Rays:
 
     def crossing(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distances from the source at which rays enter and leave the volume."""
-        safe = np.where(np.abs(directions) < 1e-9, 1e-9, directions)
-        low, high = (-self.half - self.source) / safe, (self.half - self.source) / safe
-        return np.minimum(low, high).max(-1), np.maximum(low, high).min(-1)
+        return box_crossing(self.source, np.moveaxis(directions, -1, 0), -self.half, self.half)
 
 
 class GridSample:
@@ -66,15 +63,14 @@ class GridSample:
     @staticmethod
     def _points(view: Rays) -> tuple[np.ndarray, np.ndarray]:
         n = view.geometry.samples_per_ray
-        step = np.maximum(view.leave - view.entry, 0) / n
+        step = (view.leave - view.entry) / n
         t = view.entry[..., None] + (np.arange(n) + 0.5) * step[..., None]
         return (view.source + t[..., None] * view.directions[:, :, None]) / view.half, step
 
     @staticmethod
     def _places(view: Rays) -> tuple[np.ndarray, np.ndarray]:
         g = view.geometry
-        axes = [(np.arange(k) + 0.5 - k / 2) * v for k, v in zip(g.volume_shape, g.voxel_mm, strict=True)]
-        offset = np.stack(np.meshgrid(*axes, indexing="ij"), -1) - view.source
+        offset = np.stack(np.meshgrid(*voxel_centres(g), indexing="ij"), -1) - view.source
         seen = offset @ view.turn.T
         place = seen[..., :2] / seen[..., 2:] * g.source_detector_mm
         distance = np.linalg.norm(offset, axis=-1, keepdims=True)

@@ -105,9 +105,11 @@ class Case:
             manner.wait()
             return result
 
-        ours = finished(dvg.reconstruct, variables, self.films, self.key)
-        z_in = dvg.view_latent(variables, self.films)
-        condition = tuple(channels_first(block, self.device) for block in dvg.condition(variables, self.films))
+        ours = finished(dvg.reconstruct, variables, self.films, dvg.angles, self.key)
+        z_in = dvg.view_latent(variables, self.films, dvg.angles)
+        condition = tuple(
+            channels_first(block, self.device) for block in dvg.condition(variables, self.films, dvg.angles)
+        )
         made, (_, first, view) = channels_first(ours(), self.device), pipeline.synthesize(films)
         pairs = {
             "G_z": (channels_first(dvg.first_latent(variables["new_view"]["params"], z_in), self.device), first),
@@ -120,7 +122,7 @@ class Case:
                 raise UserError(f"{name} of the two lies {difference:.3g} apart; allowed: {ALLOWED[name]}")
         contestants = {
             OURS: ours,
-            f"{OURS} bfloat16": finished(half.reconstruct, variables, self.films, self.key),
+            f"{OURS} bfloat16": finished(half.reconstruct, variables, self.films, half.angles, self.key),
             contest.PEER: lambda: theirs(Manner(self.device)),
             "torch bfloat16": lambda: theirs(Manner(self.device, half=True)),
         }

@@ -62,7 +62,7 @@ def quality(model: Reconstructor, cases: int) -> Figures:
     chosen = {f"{name}, {n}": model.sampler(n, name) for name in SAMPLERS for n in allowed_steps(model)}
     figures: Figures = {label: {figure: [] for figure in FIGURES} for label in chosen}
     for numbers, truth in tqdm(case_batches(source, batch, cases), total=-(-cases // batch)):
-        condition = dvg.condition(variables, dvg.render(truth, dvg.angles))
+        condition = dvg.condition(variables, dvg.render(truth, dvg.angles), dvg.angles)
         arguments = (variables["diffusion"]["params"], condition)
         keys = jnp.stack([jax.random.fold_in(root, numbers[0] + i) for i in range(batch)])
         shape = latent_shape(dvg.ct_vqgan, truth.shape[:4])

@@ -29,7 +29,14 @@ from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry
-from dvg_jax.xray.views import Angles, lift_views, minmax, project_views, random_view_sets
+from dvg_jax.xray.views import (
+    Angles,
+    Projector,
+    lift_views,
+    minmax,
+    project_views,
+    random_view_sets,
+)
 
 Condition = tuple[jax.Array, ...]
 """What g_theta is shown beside z_t: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
@@ -49,7 +56,8 @@ class DVG:
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
     ``random_views`` is for one model of 1 up to so many views. ``projector``, ``normalize_new_view``, ``head_first``
     and ``floor`` are where the released code departs from the paper; see ``config/defaults.py``.
-    Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral.
+    Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral. ``angles`` are the views that the model is
+    trained on; every method takes those of the views that it is given.
 
     Every method takes and gives volumes and views with the foot at index 0 of D and at row 0. With ``head_first`` the
     networks and the projector have the head there: the axis is reversed once, where volumes and views enter
@@ -69,7 +77,7 @@ class DVG:
     use_vpge: bool
     use_diffusion: bool
     random_views: int
-    projector: str
+    projector: Projector
     normalize_new_view: bool
     decode_quantized: bool
     head_first: bool
@@ -87,13 +95,13 @@ class DVG:
     def lift(self, views: Views, angles: Angles) -> Volumes:
         """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2); with ``random_views`` their mean.
 
-        Scaled so that a uniform view of 1 gives about 1 (default projector; see ``xray/conventions.py``).
+        Scaled so that a uniform view of 1 gives about 1 (default projector; see ``xray/views.py``).
         """
         return self.turned(self._lift(self.turned_views(views), angles))
 
-    def view_latent(self, variables: Variables, views: Views, angles: Angles | None = None) -> Latent:
+    def view_latent(self, variables: Variables, views: Views, angles: Angles) -> Latent:
         """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
-        lifted = self._lift(self.turned_views(views), angles or self.angles)
+        lifted = self._lift(self.turned_views(views), angles)
         return encode(self.view_vqgan, variables["view_vqgan"], lifted)
 
     def ct_latent(self, variables: Variables, ct: Volumes) -> Latent:
@@ -113,12 +121,12 @@ class DVG:
         made = self._new_view(variables, z_in)
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
-    def condition(self, variables: Variables, views: Views, angles: Angles | None = None) -> Condition:
+    def condition(self, variables: Variables, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
         Without VPGE the blocks are V_bp themselves, D in the networks' order as that of latents.
         """
-        lifted = self._lift(self.turned_views(views), angles or self.angles)
+        lifted = self._lift(self.turned_views(views), angles)
         if self.use_vpge or self.new_angles:
             z_in = encode(self.view_vqgan, variables["view_vqgan"], lifted)
         blocks = [z_in if self.use_vpge else lifted]
@@ -140,14 +148,16 @@ class DVG:
         z_t = add_noise(self.schedule, z0, t, noise)
         return jnp.mean((self.denoiser.predict((params, condition), z_t, t) - z0) ** 2)
 
-    def reconstruct(self, variables: Variables, views: Views, key: Key, progress: Progress | None = None) -> Volumes:
+    def reconstruct(
+        self, variables: Variables, views: Views, angles: Angles, key: Key, progress: Progress | None = None
+    ) -> Volumes:
         """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1].
 
         With K keys, (K,), and one row of views: K samples, for which the views are encoded once.
         """
         if not self.use_diffusion:
-            return self.finish(self.synthesize_view(variables, self.view_latent(variables, views)).ct)
-        condition = self.condition(variables, views)
+            return self.finish(self.synthesize_view(variables, self.view_latent(variables, views, angles)).ct)
+        condition = self.condition(variables, views, angles)
         if key.ndim:
             samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
             condition = jax.device_put(tuple(samples), key.sharding)  # over the devices that the keys are on

@@ -22,6 +22,7 @@ from dvg_jax.stages import build_stage
 from dvg_jax.torch_import import command, load_checkpoint, subtree, unet3d, workdir
 from dvg_jax.torch_import.release import open_trainer
 from dvg_jax.training.workdir import load_config
+from dvg_jax.xray.views import PROJECTORS
 from tests import released, tiny
 from tests.paths import GOLDEN, needs_shared
 
@@ -191,7 +192,7 @@ def test_stages_make_their_examples_by_the_released_conventions(imported):
     integrals, films = (dvg.render(ct, dvg.new_angles, normalize) for normalize in (False, True))
     np.testing.assert_array_equal(lifted[:, ::-1], dvg.lift(integrals, dvg.new_angles))
     assert not np.allclose(lifted[:, ::-1], dvg.lift(films, dvg.new_angles))
-    default = replace(dvg, projector="default")
+    default = replace(dvg, projector=PROJECTORS["default"])
     assert not np.allclose(lifted[:, ::-1], default.lift(integrals, dvg.new_angles), rtol=0.1)
 
 

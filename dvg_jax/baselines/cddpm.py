@@ -137,7 +137,7 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
 
     # The condition has D in the order of the pipeline's networks, so the CT is turned into that order too.
     def shown(variables: dict[str, Variables], views: Views) -> Volumes:
-        return jnp.concatenate(base.condition(variables, views), axis=-1)
+        return jnp.concatenate(base.condition(variables, views, base.angles), axis=-1)
 
     def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
         return {"x": shown(frozen, base.render(ct, base.angles)), "y": base.turned(ct)}
@@ -173,7 +173,7 @@ def _latent(config: ConfigDict, dvg: DVG) -> Baseline:
     stage = diffusion_stage(config, base)
 
     def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
-        return base.reconstruct({**variables, "diffusion": variables["cddpm"]}, views, key)
+        return base.reconstruct({**variables, "diffusion": variables["cddpm"]}, views, base.angles, key)
 
     return Baseline(
         "cddpm", TITLES[config.baselines.cddpm.new_view], stage.task, stage.prepare, predict, stage.requires

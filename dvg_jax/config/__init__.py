@@ -12,9 +12,9 @@ from dvg_jax.config.defaults import (
     stage_settings,
     training,
 )  # fmt: skip
-from dvg_jax.config.table import BASELINES, GEOMETRIES, STAGES
+from dvg_jax.config.table import BASELINES, STAGES
 
 __all__ = [
-    "BASELINES", "GEOMETRIES", "PUBLISHED", "STAGES", "check", "completed", "default_config", "published_config",
+    "BASELINES", "PUBLISHED", "STAGES", "check", "completed", "default_config", "published_config",
     "read", "save", "stage_field", "stage_settings", "training",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.stages import build_stage
 from dvg_jax.xray import ConeBeamGeometry
+from dvg_jax.xray.views import PROJECTORS
 
 
 def build_dvg(config: ConfigDict) -> DVG:
@@ -42,7 +43,7 @@ def build_dvg(config: ConfigDict) -> DVG:
         use_vpge=config.use_vpge,
         use_diffusion=config.use_diffusion,
         random_views=config.random_views,
-        projector=config.projector,
+        projector=PROJECTORS[config.projector],
         normalize_new_view=config.normalize_new_view,
         decode_quantized=config.decode_quantized,
         head_first=config.head_first,

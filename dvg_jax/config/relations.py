@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from dvg_jax.baselines.cddpm import VolumeUNet
 from dvg_jax.config.table import METHODS, STAGES
 from dvg_jax.errors import UserError
-from dvg_jax.xray.angles import check_angles
+from dvg_jax.xray.geometry import check_angles
 
 _VQGANS = STAGES[:3]
 

@@ -1,8 +1,9 @@
-"""Give every field of a config its rule: one table in the shape of the config. Does not import JAX.
+"""Give every field of a config its rule: one table in the shape of the config.
 
 A rule also says whether two runs in one working folder may differ in the field (``free``), and whether the examples
-that frozen stages make may depend on it (``changes_examples``). ``config/defaults.py`` has the defaults. A field without a
-row here fails ``tests/cases/test_config_ranges.py``. ``config/relations.py`` checks combinations of fields.
+that frozen stages make may depend on it (``changes_examples``). ``config/defaults.py`` has the defaults.
+``config/relations.py`` checks combinations of fields. A field without a row here fails
+``tests/cases/test_config_ranges.py``.
 """
 
 from dataclasses import replace
@@ -12,15 +13,15 @@ from ml_collections import ConfigDict
 
 from dvg_jax.cli.rules import Number, OneOf, Rule, Several, Switch, Text, Words, refusal
 from dvg_jax.errors import UserError, did_you_mean
+from dvg_jax.xray.geometry import GEOMETRIES
+from dvg_jax.xray.views import PROJECTORS
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
 """The stages are listed in the order of training."""
 
+
 BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm")
 """The comparison methods."""
-
-GEOMETRIES = ("paper", "covering")
-PROJECTORS = ("default", "published")
 
 MOST_SEED = 2**32 - 1
 """A larger seed would be cut to 32 bits, and give the numbers of a smaller one."""
@@ -148,7 +149,7 @@ TABLE: Table = {
     "use_vpge": SWITCH,
     "use_diffusion": SWITCH,
     "random_views": COUNT_OR_NONE,
-    "projector": OneOf(PROJECTORS),
+    "projector": OneOf(tuple(PROJECTORS)),
     "normalize_new_view": SWITCH,
     "head_first": SWITCH,
     "decode_quantized": SWITCH,

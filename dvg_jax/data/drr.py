@@ -22,7 +22,6 @@ import numpy as np
 
 from dvg_jax import runtime
 from dvg_jax.cli.flags import Parser
-from dvg_jax.config import GEOMETRIES
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.films import rendered
@@ -31,10 +30,11 @@ from dvg_jax.data.films.template import field_share
 from dvg_jax.data.scans import remarks
 from dvg_jax.data.scans.cube import prepare_scan
 from dvg_jax.data.scans.read import load_scan
-from dvg_jax.dvg import minmax
 from dvg_jax.errors import printable
 from dvg_jax.files.atomic import said, together
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
+from dvg_jax.xray.geometry import GEOMETRIES
+from dvg_jax.xray.views import minmax
 
 
 def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: ConeBeamGeometry) -> list[Path]:

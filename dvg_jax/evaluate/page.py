@@ -30,11 +30,13 @@ class EvaluationPage:
         volumes = {name: np.asarray(x[i, ..., 0]) for name, x in reversed(results.items()) if name != MEAN}
         views = self.dvg.render(truth[i : i + 1], self.dvg.angles)
         titles = [f"{angle:g} degrees" for angle in self.dvg.angles]
-        films = build_films(self.dvg, titles, views, next(iter(volumes.values())))
+        films = build_films(self.dvg, self.dvg.angles, titles, views, next(iter(volumes.values())))
         affine = frame_affine(truth.shape[1:4], FIELD_MM / truth.shape[1])
         new = None if made is None else made[i : i + 1]
         ct, title = np.asarray(truth[i, ..., 0]), f"case {len(self.cases)}"
-        self.cases.append(build_case(title, self.dvg, films, volumes, affine, ct, new, metrics=figures))
+        self.cases.append(
+            build_case(title, self.dvg, self.dvg.angles, films, volumes, affine, ct, new, metrics=figures)
+        )
 
     def write(self, path: Path, title: str, config: ConfigDict, workdir: Path, scores: Scores) -> None:
         """Write the page."""

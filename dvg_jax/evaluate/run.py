@@ -15,7 +15,7 @@ from dvg_jax.config import BASELINES
 from dvg_jax.config.build import build_dvg, build_source, required_stages
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
-from dvg_jax.dvg import DVG, minmax
+from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate import files as evaluation_files
 from dvg_jax.evaluate.page import EvaluationPage
@@ -25,6 +25,7 @@ from dvg_jax.shapes import Key, Variables, Views, Volumes
 from dvg_jax.training import sharding
 from dvg_jax.training.workdir import finished_steps, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
+from dvg_jax.xray.views import minmax
 
 DVG_NET, DVG_FULL = "DVG-Net", "DVG-Diffusion"
 
@@ -107,11 +108,11 @@ def predict(
     results = {CEILING: dvg.finish(dvg.decode(variables, dvg.ct_latent(variables, truth)))}
     made = None
     if "new_view" in variables:
-        net = dvg.synthesize_view(variables, dvg.view_latent(variables, shown))
+        net = dvg.synthesize_view(variables, dvg.view_latent(variables, shown, dvg.angles))
         results[DVG_NET] = dvg.finish(net.ct)
         made = minmax(net.views[..., 0])[..., None] if dvg.new_angles else None
     if dvg.use_diffusion:
-        results[DVG_FULL] = dvg.reconstruct(variables, shown, key)
+        results[DVG_FULL] = dvg.reconstruct(variables, shown, dvg.angles, key)
     return results, made
 
 

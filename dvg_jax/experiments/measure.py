@@ -86,7 +86,7 @@ def trained_run(run: Run, folder: Path) -> Subject:
     variables = jax.device_put(load_stages(run.config, folder, run.stages, wanted_by=run.name))
     parameters = sum(leaf.size for stage in variables.values() for leaf in jax.tree.leaves(stage["params"]))
     if run.method in PIPELINE:
-        predict = lambda ct, key: dvg.reconstruct(variables, dvg.render(ct, dvg.angles), key)  # noqa: E731
+        predict = lambda ct, key: dvg.reconstruct(variables, dvg.render(ct, dvg.angles), dvg.angles, key)  # noqa: E731
         return Subject(run.name, predict, dvg, False, targets_of(run), run.volumes, parameters)
     baseline = build_baseline(STAGE_OF.get(run.method, run.method), run.config, dvg)
     predict = lambda ct, key: baseline.predict(variables, dvg.render(ct, dvg.angles), key)  # noqa: E731

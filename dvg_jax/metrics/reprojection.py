@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from dvg_jax.dvg import minmax
 from dvg_jax.metrics.volume import psnr
+from dvg_jax.xray.views import minmax
 
 
 def unseen_angle(used: Sequence[float]) -> float:

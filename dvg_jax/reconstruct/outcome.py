@@ -1,6 +1,6 @@
 """Define the request for a reconstruction, and its outcome."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,6 @@ from jaxtyping import Float
 
 from dvg_jax.ct.frame import FIELD_MM, Affine, HostImage, HostVolume
 from dvg_jax.ct.intensity import HU_RANGE
-from dvg_jax.dvg import DVG
 from dvg_jax.reconstruct import films as films_in
 from dvg_jax.reconstruct.reconstructor import BATCH, Reconstructor
 
@@ -83,9 +82,9 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
     @property
-    def dvg(self) -> DVG:
-        """Return the method at the angles of the films."""
-        return replace(self.reconstructor.dvg, angles=tuple(film.request.angle for film in self.films))
+    def angles(self) -> tuple[float, ...]:
+        """Return the angles of the films in degrees."""
+        return tuple(film.request.angle for film in self.films)
 
     def results(self, request: Request) -> dict[str, HostVolume]:
         """Return the CTs by the names that page and record give them; the sample of the seed first."""

@@ -112,7 +112,8 @@ def _write_spread(request: Request, outcome: Outcome, note: str) -> Iterator[str
     files = _spread_files(request)
     save_nifti(files["mean"], intensity_to_hu(outcome.samples.mean(axis=0)), outcome.affine, note)
     save_voxels(files["std"], spread.astype(np.float32), outcome.affine, note)
-    save_voxels(files["unseen"], unseen(outcome.dvg).astype(np.uint8), outcome.affine, note)
+    missed = unseen(outcome.angles, outcome.reconstructor.dvg.geometry)
+    save_voxels(files["unseen"], missed.astype(np.uint8), outcome.affine, note)
     yield f"{files['mean']}: mean of {request.samples} samples, HU"
     yield f"{files['std']}: their standard deviation, HU, {spread.mean():.0f} on average. {SPREAD_NOTE}"
     yield f"{files['unseen']}: 1 where no ray of the films goes"
@@ -181,21 +182,21 @@ def _warnings(outcome: Outcome) -> list[str]:
         xray = film.request
         if xray.angle != trained and not model.dvg.random_views:
             told.append(f"{xray.path.name} is at {xray.angle:g} degrees; the model was trained at {trained:g}.")
-    share = float(unseen(outcome.dvg).mean())
+    share = float(unseen(outcome.angles, model.dvg.geometry).mean())
     if share > _UNSEEN_SHARE:
         told.append(f"{100 * share:.0f} % of the volume is crossed by no ray of the films: it is guessed altogether.")
     return [*told, *outcome.notes]
 
 
 def _page(request: Request, outcome: Outcome, settings: dict[str, Any], metrics: dict[str, dict[str, float]]) -> Page:
-    films, results = outcome.films, outcome.results(request)
-    views, dvg = np.stack([film.framed.image for film in films])[None, ..., None], outcome.dvg
-    new = outcome.reconstructor.new_view(views[0, ..., 0], dvg.angles)
+    films, results, dvg = outcome.films, outcome.results(request), outcome.reconstructor.dvg
+    views = np.stack([film.framed.image for film in films])[None, ..., None]
+    new = outcome.reconstructor.new_view(views[0, ..., 0], outcome.angles)
     if new is not None:
         results["DVG-Net, the first CT"] = np.asarray(dvg.finish(new.ct)[0, ..., 0])
     titles = [f"{film.request.path.name} at {film.request.angle:g} degrees" for film in films]
     shown = with_records(
-        build_films(dvg, titles, jnp.asarray(views), outcome.samples[0]),
+        build_films(dvg, outcome.angles, titles, jnp.asarray(views), outcome.samples[0]),
         [film.framed.record for film in films],
         [film.original for film in films],
         [film.box for film in films],
@@ -203,6 +204,7 @@ def _page(request: Request, outcome: Outcome, settings: dict[str, Any], metrics:
     case = build_case(
         "reconstruction",
         dvg,
+        outcome.angles,
         shown,
         results,
         outcome.affine,

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.diffusion.samplers import Progress, Sampler
-from dvg_jax.dvg import DVG, NewView, minmax
+from dvg_jax.dvg import DVG, NewView
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, Variables, Views, Volume
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
 from dvg_jax.training.workdir import load_config, load_stages
+from dvg_jax.xray.views import minmax
 
 ANGLE_TOLERANCE = 20.0
 """Degrees by which a view may differ from the angle that the model was trained for."""
@@ -66,9 +67,10 @@ class Reconstructor:
           UserError: wrong number, size or angles of views, values that are not finite, steps out of range, an unknown
             sampler.
         """
-        dvg, views = self._prepared(xrays, angles_deg, steps, sampler)
+        views, angles = self._checked(xrays, angles_deg)
+        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler))
         key = jax.random.key(0) if key is None else key
-        return dvg.reconstruct(self.variables, views, key, progress)[0, ..., 0]
+        return dvg.reconstruct(self.variables, views, angles, key, progress)[0, ..., 0]
 
     def samples(
         self,
@@ -92,7 +94,8 @@ class Reconstructor:
         Raises:
           UserError: as a call does, and for several samples of a model that draws nothing.
         """
-        dvg, views = self._prepared(xrays, angles_deg, steps, sampler)
+        views, angles = self._checked(xrays, angles_deg)
+        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler))
         count = len(keys)
         if not dvg.use_diffusion and count > 1:
             raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
@@ -105,32 +108,20 @@ class Reconstructor:
         for first in range(0, count, batch):
             rows = jax.device_put(keys[np.minimum(np.arange(first, first + batch), count - 1)], split)
             told = _shifted(progress, first // batch, calls)
-            parts.append(np.asarray(dvg.reconstruct(variables, views, rows, told)[..., 0]))
+            parts.append(np.asarray(dvg.reconstruct(variables, views, angles, rows, told)[..., 0]))
         return np.concatenate(parts)[:count]
 
     def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
         """DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it; None where none are made."""
         if not self.dvg.new_angles or "new_view" not in self.variables:
             return None
-        dvg, views = self._prepared(xrays, angles_deg)
-        return dvg.synthesize_view(self.variables, dvg.view_latent(self.variables, views))
+        views, angles = self._checked(xrays, angles_deg)
+        return self.dvg.synthesize_view(self.variables, self.dvg.view_latent(self.variables, views, angles))
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that tell what was learned from anything else that was."""
         return fingerprint(self.variables)
-
-    def _prepared(
-        self,
-        xrays: ArrayLike,
-        angles_deg: ArrayLike | Sequence[float],
-        steps: int | None = None,
-        sampler: str | None = None,
-    ) -> tuple[DVG, Views]:
-        """The method at these angles, steps and sampler, and the views as it takes them, (1, V, h, w, 1)."""
-        views, angles = self._check(xrays, angles_deg)
-        dvg = replace(self.dvg, angles=angles, sampler=self.sampler(steps, sampler))
-        return dvg, minmax(views)[None, ..., None]
 
     def sampler(self, steps: int | None = None, name: str | None = None) -> Sampler:
         """The model's sampler, with other steps or as another one; UserError for one that cannot be."""
@@ -140,8 +131,8 @@ class Reconstructor:
             chosen.coefficients(self.dvg.schedule)
         return chosen
 
-    def _check(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[jax.Array, tuple[float, ...]]:
-        """Return the views and their angles in the model's order."""
+    def _checked(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[Views, tuple[float, ...]]:
+        """Return the views as the method takes them, (1, V, h, w, 1), and their angles, both in the model's order."""
         order, detector = self.view_order(angles_deg), self.dvg.geometry.detector_shape
         views = np.asarray(xrays, np.float32)
         if views.shape != (len(order), *detector):
@@ -149,7 +140,7 @@ class Reconstructor:
         if not np.isfinite(views).all():
             raise UserError("X-rays hold values that are not finite; allowed: numbers")
         angles = _degrees(angles_deg)
-        return jnp.asarray(views[list(order)]), tuple(angles[i] for i in order)
+        return minmax(jnp.asarray(views[list(order)]))[None, ..., None], tuple(angles[i] for i in order)
 
     def view_order(self, angles_deg: ArrayLike | Sequence[float]) -> tuple[int, ...]:
         """Return the index of the given view for each place of the model, found by the angles in degrees alone.

@@ -12,11 +12,12 @@ from jaxtyping import Bool
 
 from dvg_jax.ct.frame import Affine, HostVolume
 from dvg_jax.ct.intensity import intensity_to_hu
-from dvg_jax.dvg import DVG, minmax
+from dvg_jax.dvg import DVG
 from dvg_jax.metrics.tables import SHOWN, Row, decimals, figure_names, summarise, table_cells
 from dvg_jax.report.content import SPREAD_NOTE, Case, Difference, Film, Layer, Picture, Table
 from dvg_jax.shapes import Views
 from dvg_jax.xray import ConeBeamGeometry, ray_coverage, view_pose
+from dvg_jax.xray.views import minmax
 
 TRUTH = "truth"
 
@@ -24,6 +25,7 @@ TRUTH = "truth"
 def build_case(
     title: str,
     dvg: DVG,
+    angles: tuple[float, ...],
     films: Sequence[Film],
     results: Mapping[str, HostVolume],
     affine: Affine,
@@ -35,7 +37,8 @@ def build_case(
     """What the page shows of one patient.
 
     Args:
-      dvg: the method at the angles of the films.
+      dvg: the method.
+      angles: of the films, in degrees.
       films: as :func:`build_films` makes them.
       results: CTs in [0, 1] by name; the first is the one that the page opens with.
       truth: the CT in [0, 1], where it is known: adds itself and the error of each result.
@@ -53,16 +56,26 @@ def build_case(
         title,
         affine,
         tuple(layers),
-        unseen(dvg),
+        unseen(angles, dvg.geometry),
         tuple(films),
         _views(dvg, next(iter(results.items())), made, truth),
         None if metrics is None else metrics_table(metrics),
     )
 
 
-def build_films(dvg: DVG, titles: Sequence[str], shown: Views, result: HostVolume) -> list[Film]:
-    """The input views, (1, V, h, w, 1), each beside the same view of ``result``, (D, H, W) in [0, 1]."""
-    again = _render(dvg, result, dvg.angles)
+def build_films(
+    dvg: DVG, angles: tuple[float, ...], titles: Sequence[str], shown: Views, result: HostVolume
+) -> list[Film]:
+    """Show each input view next to the same view of a result.
+
+    Args:
+      dvg: the method, which renders the result.
+      angles: of the views, in degrees.
+      titles: of the views.
+      shown: the input views, (1, V, h, w, 1).
+      result: a CT (D, H, W) in [0, 1].
+    """
+    again = _render(dvg, result, angles)
     pairs = zip(titles, np.asarray(shown[0, ..., 0]), again, strict=True)
     return [Film(title, film, reprojection) for title, film, reprojection in pairs]
 
@@ -80,13 +93,9 @@ def with_records(
     ]
 
 
-def unseen(dvg: DVG) -> Bool[np.ndarray, "D H W"]:
-    """Voxels that no ray of the input views crosses."""
-    return _unseen(dvg.angles, dvg.geometry)
-
-
 @cache
-def _unseen(angles: tuple[float, ...], geometry: ConeBeamGeometry) -> np.ndarray:
+def unseen(angles: tuple[float, ...], geometry: ConeBeamGeometry) -> Bool[np.ndarray, "D H W"]:
+    """Find the voxels that no ray of the views at ``angles`` crosses."""
     poses = np.stack([view_pose(angle) for angle in angles])
     return ~np.asarray(jax.jit(lambda: ray_coverage(poses, geometry))())
 

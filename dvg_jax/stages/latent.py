@@ -103,7 +103,7 @@ def _show(dvg: DVG, stage: str):  # type: ignore[no-untyped-def]
     preview = replace(dvg, use_diffusion=stage == "diffusion", sampler=Sampler(steps, eta=0.0, clip=dvg.sampler.clip))
 
     def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
-        result = preview.reconstruct(variables, preview.render(ct, preview.angles), key)
+        result = preview.reconstruct(variables, preview.render(ct, dvg.angles), dvg.angles, key)
         psnr = jnp.mean(jax.vmap(psnr_volume)(ct[..., 0], result[..., 0]))
         return {"psnr": psnr}, {"truth": ct[0, ..., 0], stage: result[0, ..., 0]}
 

@@ -5,10 +5,11 @@ volume's centre. At angle 0 the source is on the posterior side and columns run 
 right and columns run along +H. Rows run along +D in both: row 0 is the foot end.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,14 @@ from dvg_jax.errors import UserError
 from dvg_jax.shapes import Pose
 
 PAPER_SIZE = 128
+GEOMETRIES = ("paper", "covering")
+"""The named geometries, each a constructor of :class:`ConeBeamGeometry`."""
+
+SMALLEST_STEP = 0.01
+"""Two views are one below this many degrees: the source, a metre away, moves by less than 0.2 mm."""
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
+"""JAX and NumPy arrays, where the same code serves both."""
 
 
 @dataclass(frozen=True)
@@ -111,40 +120,64 @@ def view_pose(
       UserError: an angle, tilt or translation of another length, or NumPy values that are not finite; the values of a
         JAX array are not known while a program is compiled.
     """
-    parts = {"angle_deg": (angle_deg, 1), "tilt_deg": (tilt_deg, 2), "translation_mm": (translation_mm, 3)}
-    array: Any = (
-        jnp if any(isinstance(p, Array) for p in jax.tree.leaves((angle_deg, tilt_deg, translation_mm))) else np
-    )
-    return array.concatenate([_numbers(array, name, *part) for name, part in parts.items()])
+    parts = [
+        _numbers("angle_deg", angle_deg, 1),
+        _numbers("tilt_deg", tilt_deg, 2),
+        _numbers("translation_mm", translation_mm, 3),
+    ]
+    known = all(isinstance(part, np.ndarray) for part in parts)
+    return np.concatenate(parts) if known else jnp.concatenate(parts)
 
 
-def _numbers(array: Any, name: str, value: Any, count: int) -> Any:
-    """Return ``value`` as a vector of ``count`` numbers, by NumPy or JAX."""
+def _numbers(name: str, value: Any, count: int) -> Float[Array | np.ndarray, "{count}"]:
+    """Return ``value`` as a vector of ``count`` numbers, by JAX if there is a JAX array in it."""
     allowed = f"{count} finite number{'s' if count > 1 else ''}"
+    traced = any(isinstance(part, Array) for part in jax.tree.leaves(value))
     try:
-        vector = array.asarray(value, array.float32).reshape(-1)
+        vector = (jnp if traced else np).asarray(value, np.float32).reshape(-1)
     except (TypeError, ValueError):
         raise UserError(f"{name} is {value!r}; allowed: {allowed}") from None
-    if len(vector) != count or (array is np and not np.isfinite(vector).all()):
+    if len(vector) != count or not (traced or np.isfinite(vector).all()):
         raise UserError(f"{name} is {value!r}; allowed: {allowed}")
     return vector
 
 
-def rotation(pose: Pose) -> Float[Array, "3 3"]:
-    """World to detector axes (row, column, beam): ``Rx Ry Rz`` with the published zero, 90 degrees before frontal."""
-    angles = jnp.deg2rad(pose[:3] - jnp.asarray([90.0, 0.0, 0.0]))
-    (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles), jnp.sin(angles)
-    rx = jnp.stack([jnp.stack([1 + 0 * cx, 0 * cx, 0 * cx]), jnp.stack([0 * cx, cx, -sx]), jnp.stack([0 * cx, sx, cx])])
-    ry = jnp.stack([jnp.stack([cy, 0 * cy, sy]), jnp.stack([0 * cy, 1 + 0 * cy, 0 * cy]), jnp.stack([-sy, 0 * cy, cy])])
-    rz = jnp.stack([jnp.stack([cz, -sz, 0 * cz]), jnp.stack([sz, cz, 0 * cz]), jnp.stack([0 * cz, 0 * cz, 1 + 0 * cz])])
-    highest = jax.lax.Precision.HIGHEST
-    return jnp.matmul(jnp.matmul(rx, ry, precision=highest), rz, precision=highest)
+def check_angles(what: str, angles: Sequence[float]) -> None:
+    """Refuse invalid angles (allowed: -360 to 360) and two that give one view; ``what`` names them in the message."""
+    for angle in angles:
+        if not isinstance(angle, (int, float)) or not -360 <= angle <= 360:
+            raise UserError(f"{what} has {angle!r}; allowed: angles from -360 to 360 degrees")
+    for i, a in enumerate(angles):
+        for b in angles[i + 1 :]:
+            if abs(math.remainder(a - b, 360)) < SMALLEST_STEP:
+                raise UserError(
+                    f"{what} has {a!r} and {b!r}, which show the same view; allowed: angles that are {SMALLEST_STEP} "
+                    "degrees or more apart"
+                )
 
 
-def source_position(pose: Pose, geometry: ConeBeamGeometry) -> Float[Array, "3"]:
-    """The source in mm from the volume's centre."""
-    beam = jnp.asarray([0.0, 0.0, geometry.source_isocentre_mm])
-    return jnp.asarray(pose[3:] - beam) @ rotation(pose)
+def rotation(pose: AnyArray) -> AnyArray:
+    """Return the matrix (3, 3) from the world's axes to the detector's (row, column, beam), by the pose's own library.
+
+    It is ``Rx Ry Rz``, with the published zero 90 degrees before frontal. JAX's ``Rotation`` goes by quaternions, whose
+    rounding moves images by 7e-6 of their maximum.
+    """
+    xp = pose.__array_namespace__()
+    angles = xp.deg2rad(pose[:3] - np.array([90, 0, 0], np.float32))
+    (cx, cy, cz), (sx, sy, sz) = xp.cos(angles), xp.sin(angles)
+    return xp.asarray(
+        [
+            [cy * cz, -cy * sz, sy],
+            [cx * sz + sx * sy * cz, cx * cz - sx * sy * sz, -sx * cy],
+            [sx * sz - cx * sy * cz, sx * cz + cx * sy * sz, cx * cy],
+        ]
+    )
+
+
+def source_position(pose: AnyArray, geometry: ConeBeamGeometry) -> AnyArray:
+    """Return the source of a pose (6,) in mm from the volume's centre, (3,)."""
+    row, column, beam = rotation(pose)
+    return pose[3] * row + pose[4] * column + (pose[5] - geometry.source_isocentre_mm) * beam
 
 
 def detector_slopes(geometry: ConeBeamGeometry) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "w"]]:
@@ -155,3 +188,36 @@ def detector_slopes(geometry: ConeBeamGeometry) -> tuple[Float[np.ndarray, "h"],
     )
     rows, columns = (s.astype(np.float32) for s in slopes)
     return rows, columns
+
+
+def voxel_centres(geometry: ConeBeamGeometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the voxel centres along D, H and W in mm from the volume's centre, in double precision."""
+    d, h, w = (
+        (np.arange(n) + 0.5 - n / 2) * mm for n, mm in zip(geometry.volume_shape, geometry.voxel_mm, strict=True)
+    )
+    return d, h, w
+
+
+def box_crossing(
+    source: Iterable[AnyArray],
+    direction: Iterable[AnyArray],
+    low: Float[np.ndarray, "n"],
+    high: Float[np.ndarray, "n"],
+) -> tuple[AnyArray, AnyArray]:
+    """Return where rays enter and leave a box, as multiples of their direction; twice the entry where they miss it.
+
+    Args:
+      source: where the rays start, a number for each axis of the box.
+      direction: of the rays, of any length, an array for each axis; the arrays broadcast to one another.
+      low: the corner of the box with the least coordinates.
+      high: the opposite corner.
+    """
+    entry: Any = -np.inf
+    leave: Any = np.inf
+    for start, along, first, last in zip(source, direction, low, high, strict=True):
+        xp = along.__array_namespace__()
+        # A ray parallel to a face is turned by an amount that moves it less than a micrometre.
+        safe = xp.where(abs(along) < 1e-9, 1e-9, along)
+        faces = (first - start) / safe, (last - start) / safe
+        entry, leave = xp.maximum(entry, xp.minimum(*faces)), xp.minimum(leave, xp.maximum(*faces))
+    return entry, xp.maximum(entry, leave)

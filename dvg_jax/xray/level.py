@@ -15,7 +15,14 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.shapes import Image, Pose, Volume
-from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes
+from dvg_jax.xray.geometry import (
+    ConeBeamGeometry,
+    box_crossing,
+    detector_slopes,
+    rotation,
+    source_position,
+    voxel_centres,
+)
 from dvg_jax.xray.sparse import SparseMatrix
 
 ROW_SHIFT = 0.4
@@ -35,16 +42,14 @@ class LevelView:
 
     @classmethod
     def of(cls, pose: Pose, geometry: ConeBeamGeometry) -> "LevelView":
-        """From a NumPy pose without tilt."""
-        numbers = np.asarray(pose, np.float64)
-        angle = np.deg2rad(numbers[0] - 90)
-        column, beam = np.array([np.cos(angle), -np.sin(angle)]), np.array([np.sin(angle), np.cos(angle)])
-        row, across, along = numbers[3:] - np.array([0, 0, geometry.source_isocentre_mm])
-        return cls(column, beam, np.array([row, *(across * column + along * beam)]))
+        """Take the numbers of a NumPy pose without tilt, in double precision."""
+        pose = np.asarray(pose, np.float64)
+        _, column, beam = rotation(pose)
+        return cls(column[1:], beam[1:], source_position(pose, geometry))
 
 
 def is_level(pose: Pose) -> bool:
-    """Whether a pose is known at trace time and its rows run along D: no tilt about H or W."""
+    """Return True for a pose that is known when a program is traced and has no tilt, so that its rows run along D."""
     return not isinstance(pose, Array) and not np.any(np.asarray(pose)[1:3])
 
 
@@ -84,11 +89,8 @@ def _fan(
     """
     size, voxel = np.array(geometry.volume_shape[1:]), np.array(geometry.voxel_mm[1:])
     rays, source = columns[:, None] * view.column + view.beam, view.source[1:]
-    # A ray parallel to a face is turned by an amount that moves it less than a micrometre.
-    safe = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
-    faces = np.stack([(-size * voxel / 2 - source) / safe, (size * voxel / 2 - source) / safe])
-    entry, leave = faces.min(axis=0).max(axis=1), faces.max(axis=0).min(axis=1)
-    step = np.maximum(leave - entry, 0) / geometry.samples_per_ray
+    entry, leave = box_crossing(source, rays.T, -size * voxel / 2, size * voxel / 2)
+    step = (leave - entry) / geometry.samples_per_ray
     depth = entry[:, None] + (np.arange(geometry.samples_per_ray) + 0.5) * step[:, None]
 
     met = step > 0
@@ -118,10 +120,7 @@ def back_project_level(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> 
     What depends on (H, W) alone comes from tables; a voxel is left with its row, four gathers and its length.
     """
     view = LevelView.of(pose, geometry)
-    axes = [
-        (np.arange(n) + 0.5 - n / 2) * v - s
-        for n, v, s in zip(geometry.volume_shape, geometry.voxel_mm, view.source, strict=True)
-    ]
+    axes = [centre - place for centre, place in zip(voxel_centres(geometry), view.source, strict=True)]
     d, h, w = (axis.reshape(shape) for axis, shape in zip(axes, ((-1, 1, 1), (-1, 1), (1, -1)), strict=True))
     magnification = geometry.source_detector_mm / (h * view.beam[0] + w * view.beam[1])
     height, width = geometry.detector_shape
@@ -152,17 +151,12 @@ def back_project_level(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> 
 
 def _length_in_volume(view: LevelView, offset: tuple[np.ndarray, ...], geometry: ConeBeamGeometry) -> Array:
     """Length in mm of the ray through each voxel; ``offset`` from the source along D (D, 1, 1), H (H, 1), W (1, W)."""
-    entry, leave = [], []
-    for o, source, extent in zip(offset, view.source, geometry.extent_mm, strict=True):
-        # A ray parallel to a face is turned by an amount that moves it less than a micrometre.
-        safe = np.where(np.abs(o) < 1e-9, 1e-9, o)
-        faces = (-extent / 2 - source) / safe, (extent / 2 - source) / safe
-        entry.append(np.minimum(*faces))
-        leave.append(np.maximum(*faces))
-    d, h, w = offset
-    inside = jnp.minimum(_f32(leave[0]), _f32(np.minimum(*leave[1:]))) - jnp.maximum(
-        _f32(entry[0]), _f32(np.maximum(*entry[1:]))
-    )
+    half = np.array(geometry.extent_mm) / 2
+    d, *plane = offset
+    first, last = box_crossing(view.source[:1], [d], -half[:1], half[:1])
+    entry, leave = box_crossing(view.source[1:], plane, -half[1:], half[1:])
+    h, w = plane
+    inside = jnp.minimum(_f32(last), _f32(leave)) - jnp.maximum(_f32(first), _f32(entry))
     return inside * jnp.sqrt(_f32(d**2) + _f32(h**2 + w**2))
 
 

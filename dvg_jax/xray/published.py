@@ -31,7 +31,7 @@ from jax import Array
 from jaxtyping import ArrayLike, Float
 
 from dvg_jax.shapes import Image, Pose, Poses, Volume
-from dvg_jax.xray.geometry import ConeBeamGeometry, rotation
+from dvg_jax.xray.geometry import ConeBeamGeometry, box_crossing, rotation
 
 STEP_VOXELS = 0.1
 """Between the nodes of a ray."""
@@ -172,10 +172,10 @@ def _corners(fraction: Array, shape: tuple[int, int, int]) -> list[tuple[int, Ar
 
 def _rays(pose: Pose, geometry: ConeBeamGeometry) -> _Rays:
     """Rays in float32, each sum in the order of the published code: other orders move border nodes across faces."""
-    on_device = isinstance(pose, Array)
-    array: Any = jnp if on_device else np
-    turn = rotation(pose) if on_device else _host_rotation(np.asarray(pose, np.float64))
-    shift = array.asarray(pose[3:], array.float32) - np.asarray([0, 0, geometry.source_isocentre_mm], np.float32)
+    # On the host the rotation is made in double precision and rounded once.
+    turn: Any = rotation(pose) if isinstance(pose, Array) else rotation(np.asarray(pose, np.float64)).astype(np.float32)
+    xp = turn.__array_namespace__()
+    shift = pose[3:].astype(np.float32) - np.asarray([0, 0, geometry.source_isocentre_mm], np.float32)
     voxel = np.asarray(geometry.voxel_mm, np.float32)
     shape = np.asarray(geometry.volume_shape, np.float32)
     source = (turn[0] * shift[0] + turn[1] * shift[1] + turn[2] * shift[2]) / voxel + shape / 2
@@ -189,30 +189,11 @@ def _rays(pose: Pose, geometry: ConeBeamGeometry) -> _Rays:
     rows, columns = (np.arange(n, dtype=np.float32)[:, None] + np.float32(0.5) for n in (h, w))
     direction = (rows * per_row)[:, None] + (columns * per_column + middle)
     x, y, z = (direction[..., axis] for axis in range(3))
-    direction = direction * (np.float32(1) / array.sqrt(x * x + y * y + z * z))[..., None]
+    direction = direction * (np.float32(1) / xp.sqrt(x * x + y * y + z * z))[..., None]
 
-    entry, leave = _crossing(source, direction, shape, array)
-    longest = float(np.linalg.norm(shape)) if on_device else float(np.max(leave - entry))
-    mm = array.sqrt(array.sum((direction * voxel) ** 2, axis=-1))
-    return _Rays(source, direction, entry, leave, mm, nodes=int(longest / LEAST_STEP_VOXELS) + 3)
-
-
-def _crossing(source: Any, direction: Any, shape: np.ndarray, array: Any) -> tuple[Any, Any]:
-    """Distances at which rays enter and leave the box from 0 to ``shape``; both 0 for rays that miss it."""
-    parallel = direction == 0
-    never = np.float32(np.inf) * array.where((source >= 0) & (source <= shape), np.float32(1), np.float32(-1))
-    safe = array.where(parallel, np.float32(1), direction)
-    low, high = -source / safe, (shape - source) / safe
-    entry = array.max(array.where(parallel, -never, array.minimum(low, high)), axis=-1)
-    leave = array.min(array.where(parallel, never, array.maximum(low, high)), axis=-1)
+    entry, leave = box_crossing(source, [direction[..., axis] for axis in range(3)], np.zeros(3, np.float32), shape)
     hit = entry < leave
-    return array.where(hit, entry, np.float32(0)), array.where(hit, leave, np.float32(0))
-
-
-def _host_rotation(pose: np.ndarray) -> Float[np.ndarray, "3 3"]:
-    """``geometry.rotation`` in double precision, rounded once."""
-    (cx, cy, cz), (sx, sy, sz) = (f(np.deg2rad(pose[:3] - [90, 0, 0])) for f in (np.cos, np.sin))
-    rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    ry = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    rz = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return (rx @ ry @ rz).astype(np.float32)
+    entry, leave = (xp.where(hit, distance, np.float32(0)) for distance in (entry, leave))
+    longest = float(np.linalg.norm(shape)) if isinstance(pose, Array) else float(np.max(leave - entry))
+    mm = xp.sqrt(((direction * voxel) ** 2).sum(axis=-1))
+    return _Rays(source, direction, entry, leave, mm, nodes=int(longest / LEAST_STEP_VOXELS) + 3)

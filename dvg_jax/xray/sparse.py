@@ -2,8 +2,8 @@
 
 Every row of the product sums as many rows of the operand as the fullest row of the matrix has entries (the ELLPACK
 form): a few gathers of whole rows and their sum, which every backend runs as one loop over vectors. JAX would transpose
-a gather to a scatter, several times slower on a CPU and by atomic additions on a GPU; here the transpose is a product
-of the same form with the transposed matrix.
+a gather to a scatter, several times slower on a CPU and by atomic additions on a GPU; here the gradient is a product
+of the same form with the transposed matrix. It is given by ``jax.custom_vjp``, so derivatives are reverse-mode only.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Float, Int
 
 ENTRIES_AT_ONCE = 8
@@ -57,11 +55,12 @@ class SparseMatrix:
         return index.reshape(parts), value.reshape(parts)
 
     def __matmul__(self, rows: Float[Array, "columns m"]) -> Float[Array, "rows m"]:
-        """The product, float32; linear, so it can be differentiated either way, transposed and batched."""
-        return _product.bind(rows.astype(jnp.float32), matrix=self)
+        """Return the product, float32; it can be batched, and differentiated in reverse as often as one likes."""
+        return _product(self, rows.astype(jnp.float32))
 
 
-def _sum_of_rows(rows: Array, *, matrix: SparseMatrix) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(matrix: SparseMatrix, rows: Float[Array, "columns m"]) -> Float[Array, "rows m"]:
     def add(total: Array, entries: tuple[Array, Array]) -> tuple[Array, None]:
         for index, value in zip(*entries, strict=True):
             total += value[:, None] * rows.at[index].get(mode="promise_in_bounds")
@@ -71,16 +70,12 @@ def _sum_of_rows(rows: Array, *, matrix: SparseMatrix) -> Array:
     return jax.lax.scan(add, jnp.zeros((matrix.shape[0], rows.shape[1]), rows.dtype), entries)[0]
 
 
-def _batched(operands: tuple[Array], axes: tuple[int], *, matrix: SparseMatrix) -> tuple[Array, int]:
-    # Beside the columns and before them: a batch that is split over devices stays so.
-    rows = jnp.moveaxis(operands[0], axes[0], 1)
-    product = matrix @ rows.reshape(len(rows), -1)
-    return product.reshape(len(product), *rows.shape[1:]), 1
+def _forward(matrix: SparseMatrix, rows: Array) -> tuple[Array, None]:
+    return _product(matrix, rows), None
 
 
-_product = Primitive("sparse_times_dense")
-_product.def_impl(partial(jax.jit, static_argnames="matrix")(_sum_of_rows))
-_product.def_abstract_eval(lambda rows, *, matrix: jax.core.ShapedArray((matrix.shape[0], rows.shape[1]), rows.dtype))
-ad.deflinear2(_product, lambda cotangent, rows, *, matrix: [matrix.transposed @ cotangent])
-batching.primitive_batchers[_product] = _batched
-mlir.register_lowering(_product, mlir.lower_fun(_sum_of_rows, multiple_results=False))
+def _backward(matrix: SparseMatrix, _: None, cotangent: Array) -> tuple[Array]:
+    return (matrix.transposed @ cotangent,)
+
+
+_product.defvjp(_forward, _backward)

@@ -1,5 +1,6 @@
 """The views of a batch: which angles they have, projected from CTs, and lifted back into them."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,13 +11,35 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Key, Views, Volumes
-from dvg_jax.xray.conventions import projector
+from dvg_jax.shapes import Key, Poses, Views, Volume, Volumes
+from dvg_jax.xray import published
 from dvg_jax.xray.geometry import ConeBeamGeometry, view_pose
+from dvg_jax.xray.projector import back_project_views, forward_project_views
 
 RANGES = (90, 360)
 """Degrees over which views are spread: 90 with both ends (the released code), 360 without its end (inferred: with it,
 two views would be one)."""
+
+
+class Projector(NamedTuple):
+    """Both directions of a projector: images of a volume at poses, and V_bp, their sum, at the networks' scale."""
+
+    forward: Callable[[Volume, Poses, ConeBeamGeometry], Float[Array, "V h w"]]
+    back: Callable[[Float[Array, "V h w"], Poses, ConeBeamGeometry], Volume]
+
+
+def _back_project_to_one(images: Float[Array, "V h w"], poses: Poses, geometry: ConeBeamGeometry) -> Volume:
+    """Sum Eq. (1), image / path length in mm, over views, times the depth: a uniform view of 1 gives about 1."""
+    return back_project_views(images, poses, geometry) * geometry.extent_mm[1]
+
+
+PROJECTORS = {
+    "default": Projector(forward_project_views, _back_project_to_one),
+    "published": Projector(published.forward_project_views, published.back_project_views),
+}
+"""The projectors by the name in ``config.projector``. ``default`` is Eq. (9) in mm and Eq. (1), both with voxel i at
+i + 1/2; ``published`` is the released kernels, with the half voxel between their directions, their scales and rounding.
+"""
 
 
 class ViewSets(NamedTuple):
@@ -63,39 +86,58 @@ def minmax(images: Array) -> Array:
     return (images - low) / jnp.where(span > 0, span, 1)
 
 
-def project_views(name: str, geometry: ConeBeamGeometry, ct: Volumes, angles: Angles) -> Views:
-    """Line integrals of each CT, Eq. (9), by the projector of that name (``conventions.py``)."""
+def project_views(projector: Projector, geometry: ConeBeamGeometry, ct: Volumes, angles: Angles) -> Views:
+    """Return line integrals of each CT, Eq. (9).
+
+    Args:
+      projector: one of ``PROJECTORS``.
+      geometry: where source, volume and detector are.
+      ct: volumes.
+      angles: of the views in degrees: of all CTs, or a set for each.
+    """
     if isinstance(angles, ViewSets):
-        return _project_sets(name, geometry, ct, angles.angles)
+        return _project_sets(projector, geometry, ct, angles.angles)
     if not angles:
         return jnp.zeros((len(ct), 0, *geometry.detector_shape, 1))
-    return _project(name, geometry, angles, ct)
+    return _project(projector, geometry, angles, ct)
 
 
-def lift_views(name: str, geometry: ConeBeamGeometry, views: Views, angles: Angles, mean: bool = False) -> Volumes:
-    """V_bp, Eqs. (1) and (2): the sum of the views' back projections or, of sets and with ``mean``, their mean."""
+def lift_views(
+    projector: Projector, geometry: ConeBeamGeometry, views: Views, angles: Angles, mean: bool = False
+) -> Volumes:
+    """Return V_bp, Eqs. (1) and (2).
+
+    Args:
+      projector: one of ``PROJECTORS``.
+      geometry: where source, volume and detector are.
+      views: the images of each case.
+      angles: of the views in degrees: of all cases, or a set for each.
+      mean: True for the mean of the views' back projections in place of their sum; sets have weights of their own.
+    """
     if isinstance(angles, ViewSets):
-        return _lift_sets(name, geometry, views, angles)
-    return _lift(name, geometry, angles, mean, views)
+        return _lift_sets(projector, geometry, views, angles)
+    return _lift(projector, geometry, angles, mean, views)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _project(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], ct: Volumes) -> Views:
+def _project(projector: Projector, geometry: ConeBeamGeometry, angles: tuple[float, ...], ct: Volumes) -> Views:
     poses = np.stack([view_pose(a) for a in angles])
-    return jax.vmap(lambda volume: projector(name).forward(volume, poses, geometry))(ct[..., 0])[..., None]
+    return jax.vmap(lambda volume: projector.forward(volume, poses, geometry))(ct[..., 0])[..., None]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _lift(name: str, geometry: ConeBeamGeometry, angles: tuple[float, ...], mean: bool, views: Views) -> Volumes:
+def _lift(
+    projector: Projector, geometry: ConeBeamGeometry, angles: tuple[float, ...], mean: bool, views: Views
+) -> Volumes:
     poses = np.stack([view_pose(a) for a in angles])
-    total = jax.vmap(lambda images: projector(name).back(images, poses, geometry))(views[..., 0])[..., None]
+    total = jax.vmap(lambda images: projector.back(images, poses, geometry))(views[..., 0])[..., None]
     return total / len(angles) if mean else total
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _project_sets(name: str, geometry: ConeBeamGeometry, ct: Volumes, angles: Float[Array, "B V"]) -> Views:
+def _project_sets(projector: Projector, geometry: ConeBeamGeometry, ct: Volumes, angles: Float[Array, "B V"]) -> Views:
     def view(volume: Array, angle: Array) -> Array:
-        return projector(name).forward(volume, view_pose(angle)[None], geometry)[0]
+        return projector.forward(volume, view_pose(angle)[None], geometry)[0]
 
     # View after view: a program of one projection, and its memory, whatever their number.
     cases = jax.vmap(lambda volume, angles: jax.lax.map(partial(view, volume), angles))
@@ -103,10 +145,10 @@ def _project_sets(name: str, geometry: ConeBeamGeometry, ct: Volumes, angles: Fl
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _lift_sets(name: str, geometry: ConeBeamGeometry, views: Views, sets: ViewSets) -> Volumes:
+def _lift_sets(projector: Projector, geometry: ConeBeamGeometry, views: Views, sets: ViewSets) -> Volumes:
     def add(total: Array, view: tuple[Array, ...]) -> tuple[Array, None]:
         image, angle, weight = view
-        return total + weight * projector(name).back(image[None], view_pose(angle)[None], geometry), None
+        return total + weight * projector.back(image[None], view_pose(angle)[None], geometry), None
 
     def case(*parts: Array) -> Array:
         return jax.lax.scan(add, jnp.zeros(geometry.volume_shape), parts)[0]

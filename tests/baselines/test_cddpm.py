@@ -91,7 +91,7 @@ def test_newview_diffusion_sees_what_dvg_net_synthesises(space, trained):
     frozen = load_stages(config, trained, baseline.requires, wanted_by="a test")
     ct = common.chest(16)
     views = dvg.render(ct, dvg.angles)
-    new = dvg.synthesize_view(frozen, dvg.view_latent(frozen, views)).views
+    new = dvg.synthesize_view(frozen, dvg.view_latent(frozen, views, dvg.angles)).views
     expected = [dvg.lift(views, dvg.angles), dvg.lift(new, dvg.new_angles)]
     example = baseline.prepare(frozen, ct, jax.random.key(0))
     blocks = [example["x"][..., i : i + 1] for i in (0, 1)] if space == "pixel" else [

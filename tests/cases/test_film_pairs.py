@@ -125,8 +125,8 @@ def test_views_go_where_their_angle_belongs(monkeypatch):
     """In every order the model sees the same views at the same angles, on the command line and in the API."""
     seen = []
 
-    def reconstruct(self, variables, views, key, progress=None):
-        seen.append((self.angles, np.asarray(views)))
+    def reconstruct(self, variables, views, angles, key, progress=None):
+        seen.append((angles, np.asarray(views)))
         return jnp.zeros((1, *self.geometry.volume_shape, 1))
 
     monkeypatch.setattr(DVG, "reconstruct", reconstruct)

@@ -87,10 +87,10 @@ def test_a_film_with_the_head_up_gives_a_ct_with_the_head_up(imported, dvg, mode
     stored = np.round(films * 65535) / 65535
     low, high = stored.min(axis=(1, 2), keepdims=True), stored.max(axis=(1, 2), keepdims=True)
     plain = jnp.asarray((stored - low) / (high - low), jnp.float32)[None, ..., None]
-    head_to_foot = dvg[1].reconstruct(model.variables, plain, KEY)[0, ..., 0]
+    head_to_foot = dvg[1].reconstruct(model.variables, plain, (0.0, 90.0), KEY)[0, ..., 0]
     exported = np.asarray(intensity_to_hu(head_to_foot))[::-1].transpose(2, 1, 0)
     np.testing.assert_allclose(written.get_fdata(), exported, atol=2)
-    upside_down = dvg[1].reconstruct(model.variables, plain[:, :, ::-1], KEY)[0, ..., 0]
+    upside_down = dvg[1].reconstruct(model.variables, plain[:, :, ::-1], (0.0, 90.0), KEY)[0, ..., 0]
     assert np.abs(intensity_to_hu(np.asarray(upside_down)).transpose(2, 1, 0) - exported).mean() > 5
 
 
@@ -108,7 +108,7 @@ def test_evaluation_and_pages_see_truth_prediction_and_new_view_the_same_way_up(
         view = ours.render(chests, (45.0, 135.0), normalize)
         np.testing.assert_array_equal(view, turned(theirs.render(turned(chests), (45.0, 135.0), normalize)))
     # It is denser towards the head, so both the view and its film on the page are brighter in their last rows.
-    films = build_films(ours, ["0", "90"], ours.render(chests, ours.angles), np.asarray(chests[0, ..., 0]))
+    films = build_films(ours, ours.angles, ["0", "90"], ours.render(chests, ours.angles), np.asarray(chests[0, ..., 0]))
     for film in films:
         for image in (film.shown, film.reprojection):
             assert image[SIZE // 2 :].mean() > 1.2 * image[: SIZE // 2].mean()
@@ -118,7 +118,7 @@ def test_the_reconstructors_new_view_and_samples(dvg, model, chests):
     ours, theirs = dvg
     films = ours.render(chests, ours.angles)
     new = model.new_view(films[0, ..., 0], ours.angles)
-    z_in = theirs.view_latent(model.variables, turned(films))
+    z_in = theirs.view_latent(model.variables, turned(films), ours.angles)
     expected = theirs.synthesize_view(model.variables, z_in)
     np.testing.assert_allclose(new.ct, turned(expected.ct), atol=1e-5)
     np.testing.assert_allclose(new.views, turned(expected.views), rtol=1e-4, atol=1e-4)

@@ -92,7 +92,7 @@ def test_xrays_and_what_is_spread_back_from_them(official, golden, close):
 def test_condition_from_the_ct_alone(official, golden, close):
     """X-rays, back projection, both encoders, G_z, decoder and new view in one call."""
     dvg, variables = official
-    z_in, z_new = dvg.condition(variables, dvg.render(ours(golden["ct"]), dvg.angles))
+    z_in, z_new = dvg.condition(variables, dvg.render(ours(golden["ct"]), dvg.angles), dvg.angles)
     close("z_in", z_in)
     close("z_new_t0", z_new)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dvg_jax import xray
-from dvg_jax.xray import ConeBeamGeometry, projector, published
+from dvg_jax.xray import ConeBeamGeometry, published, rays
 from dvg_jax.xray.geometry import detector_slopes, rotation, source_position
 from tests.paths import GOLDEN, needs_shared
 from tests.xray.published_plainly import back_plainly, forward_plainly, path, published_rays
@@ -204,7 +204,7 @@ def test_exact_integrals_tell_the_conventions_apart(view, volume, name, bound, r
 def test_default_forward_projection_ray_by_ray(view, report):
     """Of the level views, which are otherwise projected plane by plane."""
     pose = published.pose_from_published(golden()[f"{view}/pose"])
-    project = jax.jit(lambda volume: projector.forward_project_rays(volume, pose, geometry()))
+    project = jax.jit(lambda volume: rays.forward_project_rays(volume, pose, geometry()))
     image = np.asarray(project(golden(SOLIDS)["gauss_volume"])) * published.FORWARD_SCALE
     name = f"{view}/gauss_exact_offset_half"
     report(file=SOLIDS, name=f"{name} (rms, by rays)", error=rms(image, golden(SOLIDS)[name]), tolerance=0.02)

@@ -5,7 +5,7 @@ import numpy as np
 from dvg_jax.xray import ConeBeamGeometry
 
 
-def rays(angle_deg: float, geometry: ConeBeamGeometry) -> tuple[np.ndarray, np.ndarray]:
+def plain_rays(angle_deg: float, geometry: ConeBeamGeometry) -> tuple[np.ndarray, np.ndarray]:
     """Source (3,) and unit directions (h, w, 3) in world mm, from the words of ``geometry.py`` alone."""
     a = np.deg2rad(angle_deg)
     beam, column, row = np.array([0, -np.cos(a), np.sin(a)]), np.array([0, np.sin(a), np.cos(a)]), np.array([1.0, 0, 0])
@@ -60,7 +60,7 @@ class Ellipsoid:
 
 def project_plainly(volume: np.ndarray, angle_deg: float, geometry: ConeBeamGeometry) -> np.ndarray:
     """Ray by ray, sample by sample, in float64: midpoints between entry and exit, trilinear, zero beyond."""
-    source, directions = rays(angle_deg, geometry)
+    source, directions = plain_rays(angle_deg, geometry)
     half, voxel = np.array(geometry.extent_mm) / 2, np.array(geometry.voxel_mm)
     padded = np.pad(volume.astype(np.float64), 2)
     image = np.zeros(geometry.detector_shape)

@@ -8,9 +8,9 @@ import pytest
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
 from dvg_jax.xray import ConeBeamGeometry
-from dvg_jax.xray.views import ViewSets, lift_views, minmax, project_views, random_view_sets, spread
+from dvg_jax.xray.views import PROJECTORS, ViewSets, lift_views, minmax, project_views, random_view_sets, spread
 
-GEOMETRY = ConeBeamGeometry.covering(16)
+GEOMETRY, PROJECTOR = ConeBeamGeometry.covering(16), PROJECTORS["default"]
 
 
 def test_the_papers_rule():
@@ -51,27 +51,27 @@ def test_sets_that_are_data_equal_angles_known_beforehand(cts):
     """Views as the projector's two forms agree at edges of so few voxels, which is 5 to 8 %; V_bp to rounding."""
     angles = (0.0, 45.0, 90.0)
     sets = ViewSets(jnp.tile(jnp.asarray([*angles, 120.0]), (2, 1)), jnp.tile(jnp.asarray([1 / 3] * 3 + [0.0]), (2, 1)))
-    views = project_views("default", GEOMETRY, cts, angles)
-    by_data = project_views("default", GEOMETRY, cts, sets)
+    views = project_views(PROJECTOR, GEOMETRY, cts, angles)
+    by_data = project_views(PROJECTOR, GEOMETRY, cts, sets)
     assert by_data.shape == (2, 4, 16, 16, 1)
     error = by_data[:, :3] - views
     assert float(jnp.sqrt(jnp.mean(error**2) / jnp.mean(views**2))) < 0.08
     shown = minmax(by_data[..., 0])[..., None]
-    lifted = lift_views("default", GEOMETRY, shown, sets)
-    expected = lift_views("default", GEOMETRY, shown[:, :3], angles, mean=True)
+    lifted = lift_views(PROJECTOR, GEOMETRY, shown, sets)
+    expected = lift_views(PROJECTOR, GEOMETRY, shown[:, :3], angles, mean=True)
     np.testing.assert_allclose(lifted, expected, atol=1e-5 * float(expected.max()))
-    whole = lift_views("default", GEOMETRY, shown[:, :3], angles)
+    whole = lift_views(PROJECTOR, GEOMETRY, shown[:, :3], angles)
     np.testing.assert_allclose(expected, whole / 3, rtol=1e-6)
 
 
 def test_each_case_has_its_own_set(cts):
     sets = ViewSets(jnp.asarray([[0.0, 90.0], [30.0, 0.0]]), jnp.asarray([[0.5, 0.5], [1.0, 0.0]]))
-    views = project_views("default", GEOMETRY, cts, sets)
+    views = project_views(PROJECTOR, GEOMETRY, cts, sets)
     others = ViewSets(sets.angles.at[0].set(45.0), sets.weights)
-    np.testing.assert_array_equal(views[1:], project_views("default", GEOMETRY, cts, others)[1:])
+    np.testing.assert_array_equal(views[1:], project_views(PROJECTOR, GEOMETRY, cts, others)[1:])
     alone = ViewSets(sets.angles[1:], sets.weights[1:])
     # To rounding: for one case and for two XLA makes two programs, and not every processor adds in the same order.
-    np.testing.assert_allclose(views[1:], project_views("default", GEOMETRY, cts[1:], alone), rtol=1e-6)
-    lifted = lift_views("default", GEOMETRY, views, sets)
-    expected = lift_views("default", GEOMETRY, views[1:, :1], (30.0,))
+    np.testing.assert_allclose(views[1:], project_views(PROJECTOR, GEOMETRY, cts[1:], alone), rtol=1e-6)
+    lifted = lift_views(PROJECTOR, GEOMETRY, views, sets)
+    expected = lift_views(PROJECTOR, GEOMETRY, views[1:, :1], (30.0,))
     np.testing.assert_allclose(lifted[1:], expected, atol=1e-5 * float(expected.max()))

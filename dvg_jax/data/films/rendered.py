@@ -10,7 +10,7 @@ from dvg_jax.ct.nifti import note_of
 from dvg_jax.data.films.read import RENDERED_KEY
 from dvg_jax.errors import UserError
 from dvg_jax.files.outputs import check_outputs, check_room, files_of
-from dvg_jax.xray.angles import check_angles
+from dvg_jax.xray.geometry import check_angles
 
 CUBE = "ct.nii.gz"
 NOTE = "dvg_jax.data.drr"
