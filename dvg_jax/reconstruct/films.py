@@ -13,9 +13,10 @@ from dvg_jax.data.films.frame import Log, framed_view, kind_of
 from dvg_jax.data.films.greys import match_greys
 from dvg_jax.data.films.pair import Verdict, judge_films
 from dvg_jax.data.films.read import Film, FilmFacts, fit_film
-from dvg_jax.data.films.template import Greys, field_share, training_greys
+from dvg_jax.data.films.template import Greys, field_share
 from dvg_jax.data.sources import PhantomSource
 from dvg_jax.errors import UserError
+from dvg_jax.reconstruct.greys import training_greys
 from dvg_jax.reconstruct.reconstructor import Reconstructor
 from dvg_jax.xray import ConeBeamGeometry
 

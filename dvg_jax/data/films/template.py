@@ -1,11 +1,9 @@
 """What the model's training views look like: where the thorax lies in them, and which greys they hold."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import SimpleITK
 from jaxtyping import Float
@@ -14,11 +12,9 @@ from dvg_jax.ct.frame import FIELD_MM, HostImage
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.films.search import Layer, Template, blurred
 from dvg_jax.data.scans.body import body_mask
-from dvg_jax.data.sources import PhantomSource, Source
-from dvg_jax.dvg import DVG
+from dvg_jax.data.sources import PhantomSource
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
-CASES = 16
 TEMPLATE_SIZE = 64
 """At 32 the wall of the chest is too coarse to be seen: the scores of real frontal films fall from 0.6 to 0.45."""
 TEMPLATE_CASES = 8
@@ -82,20 +78,6 @@ def thorax_template(angle: float) -> tuple[Template, float]:
         for picture, margin, share in ((view, 1 / 16, whole), (-lungs, 1 / 32, 1 - whole))
     )
     return layers, field_share(geometry)[0]
-
-
-def training_greys(dvg: DVG, source: Source, name: str, angles: Sequence[float]) -> dict[float, Greys]:
-    """Greys of the views that ``dvg`` renders of ``source``'s first cases, by angle."""
-    angles = tuple(dict.fromkeys(angles))
-    count = min(CASES, len(source))
-    views = [np.asarray(dvg.render(source[i]["ct"][None], angles))[0, ..., 0] for i in range(count)]
-    path = np.asarray(dvg.render(jnp.ones((1, *dvg.geometry.volume_shape, 1)), angles, normalize=False))
-    greys = {}
-    for place, angle in enumerate(angles):
-        silhouette = path[0, place, ..., 0] / path[0, place].max()
-        inside = [np.quantile(case[place][silhouette >= WHOLE], LEVELS) for case in views]
-        greys[angle] = Greys(silhouette, np.mean(inside, axis=0), count, name)
-    return greys
 
 
 @cache
