@@ -1,6 +1,7 @@
 """The layers of the package hold: a module imports from its own layer and from lower ones, and never in a circle."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +61,12 @@ def imports() -> dict[str, frozenset[str]]:
 def test_every_module_has_a_layer():
     parts = {name.split(".")[1] for name in imports() if "." in name}
     assert parts == set(RANK)
+
+
+def test_the_page_lists_the_same_layers():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\d+\. ((?:`\w+`(?:, )?)+)", page.split("## Layers")[1].split("\n## ")[0], re.MULTILINE)
+    assert [tuple(re.findall(r"\w+", line)) for line in lines] == list(LAYERS)
 
 
 def test_nothing_imports_upward():
