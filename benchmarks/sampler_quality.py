@@ -10,6 +10,7 @@ to CT instead. Each writes its own part of ``benchmarks/results/sampler_quality_
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -26,8 +27,7 @@ from dvg_jax.diffusion import sample
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.dvg import latent_shape
 from dvg_jax.errors import UserError
-from dvg_jax.evaluate.run import case_batches
-from dvg_jax.evaluate.scores import build_measures
+from dvg_jax.evaluate.cases import build_procedure, case_batches
 from dvg_jax.metrics.bootstrap import mean_interval
 from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor
 from dvg_jax.training.compilation import enable_compilation_cache
@@ -57,11 +57,11 @@ def allowed_steps(model: Reconstructor) -> list[int]:
 def quality(model: Reconstructor, cases: int) -> Figures:
     """The figures of every sampler and step count on the first unseen ``cases``."""
     config, dvg, variables = model.config, model.dvg, model.variables
-    measures, source = build_measures(config), build_source(config, "test")
-    batch, root = config.evaluate.batch_size, jax.random.key(config.seed)
+    procedure, source = replace(build_procedure(config), cases=cases), build_source(config, "test")
+    batch, root = procedure.batch_size, jax.random.key(config.seed)
     chosen = {f"{name}, {n}": model.sampler(n, name) for name in SAMPLERS for n in allowed_steps(model)}
     figures: Figures = {label: {figure: [] for figure in FIGURES} for label in chosen}
-    for numbers, truth in tqdm(case_batches(source, batch, cases), total=-(-cases // batch)):
+    for numbers, _, truth, _ in tqdm(case_batches(source, procedure), total=-(-cases // batch)):
         condition = dvg.condition(variables, dvg.render(truth, dvg.angles), dvg.angles)
         arguments = (variables["diffusion"]["params"], condition)
         keys = jnp.stack([jax.random.fold_in(root, numbers[0] + i) for i in range(batch)])
@@ -72,7 +72,7 @@ def quality(model: Reconstructor, cases: int) -> Figures:
             ct = dvg.finish(dvg.decode(variables, z))
             end = most.setdefault(sampler.name, ct)
             for i in range(len(numbers)):
-                found = measures.volume(truth[i, ..., 0], ct[i, ..., 0])
+                found = procedure.measures.volume(truth[i, ..., 0], ct[i, ..., 0])
                 found["moved_hu"] = HU_RANGE * float(jnp.sqrt(jnp.mean((ct[i] - end[i]) ** 2)))
                 for figure in FIGURES:
                     figures[label][figure].append(found[figure])
@@ -82,7 +82,8 @@ def quality(model: Reconstructor, cases: int) -> Figures:
 def times(model: Reconstructor, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of one reconstruction, films to CT, by sampler and steps."""
     dvg = model.dvg
-    _, truth = next(iter(case_batches(build_source(model.config, "test"), 1, 1)))
+    procedure = replace(build_procedure(model.config), cases=1, batch_size=1)
+    truth = next(case_batches(build_source(model.config, "test"), procedure)).truth
     films = np.asarray(dvg.render(truth, dvg.angles)[0, ..., 0])
     key = jax.random.key(0)
 

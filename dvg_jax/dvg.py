@@ -161,9 +161,14 @@ class DVG:
         if key.ndim:
             samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
             condition = jax.device_put(tuple(samples), key.sharding)  # over the devices that the keys are on
+        return self.sample(variables, variables["diffusion"]["params"], condition, key, progress)
+
+    def sample(
+        self, variables: Variables, params: Variables, condition: Condition, key: Key, progress: Progress | None = None
+    ) -> Volumes:
+        """Draw a CT under a condition by g_theta of ``params``. Values in [0, 1]."""
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
-        arguments = (variables["diffusion"]["params"], condition)
-        z = sample(self.denoiser.predict, arguments, key, shape, self.schedule, self.sampler, progress)
+        z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
         return self.finish(self.decode(variables, z))
 
     def finish(self, ct: Volumes) -> Volumes:

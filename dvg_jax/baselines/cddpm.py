@@ -173,7 +173,8 @@ def _latent(config: ConfigDict, dvg: DVG) -> Baseline:
     stage = diffusion_stage(config, base)
 
     def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
-        return base.reconstruct({**variables, "diffusion": variables["cddpm"]}, views, base.angles, key)
+        condition = base.condition(variables, views, base.angles)
+        return base.sample(variables, variables["cddpm"]["params"], condition, key)
 
     return Baseline(
         "cddpm", TITLES[config.baselines.cddpm.new_view], stage.task, stage.prepare, predict, stage.requires

@@ -5,6 +5,7 @@ from dvg_jax.config.defaults import (
     check,
     completed,
     default_config,
+    files_of_run,
     published_config,
     read,
     save,
@@ -12,9 +13,9 @@ from dvg_jax.config.defaults import (
     stage_settings,
     training,
 )  # fmt: skip
-from dvg_jax.config.table import BASELINES, STAGES
+from dvg_jax.config.table import ALL_STAGES, BASELINES, STAGES
 
 __all__ = [
-    "BASELINES", "PUBLISHED", "STAGES", "check", "completed", "default_config", "published_config",
-    "read", "save", "stage_field", "stage_settings", "training",
+    "ALL_STAGES", "BASELINES", "PUBLISHED", "STAGES", "check", "completed", "default_config", "files_of_run",
+    "published_config", "read", "save", "stage_field", "stage_settings", "training",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from dvg_jax.data.sources import Source, open_source
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
+from dvg_jax.metrics.protocols import Measures
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
@@ -68,6 +69,14 @@ def build_source(config: ConfigDict, split: str) -> Source:
     data = config.data
     count = data[f"{split}_count"] if data.source == "phantom" else 0
     return open_source(data.source, split, config.size, count, config.seed)
+
+
+def build_measures(config: ConfigDict) -> Measures:
+    """Build the metrics that ``config.evaluate`` asks for."""
+    chosen = config.evaluate
+    # --config.evaluate.protocols=hu,dvg arrives as one word.
+    names = tuple(name for word in chosen.protocols for name in word.split(","))
+    return Measures(names, chosen.lpips, chosen.lpips_range)
 
 
 def required_stages(config: ConfigDict) -> tuple[str, ...]:

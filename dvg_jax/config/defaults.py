@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config.baselines import baseline_settings
 from dvg_jax.config.relations import check_relations
-from dvg_jax.config.table import BASELINES, STAGES, check_fields
+from dvg_jax.config.table import ALL_STAGES, BASELINES, check_fields
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.errors import UserError
 from dvg_jax.files.atomic import replacing
@@ -112,7 +112,7 @@ def default_config() -> ConfigDict:
             # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
             # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
             "sampler": {"name": "", "steps": 0, "eta": Sampler.eta, "clip": 0.0},
-            "init": dict.fromkeys((*STAGES, *BASELINES), ""),  # a stage's folder from another run
+            "init": dict.fromkeys(ALL_STAGES, ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
                 "train_count": 1024,  # phantoms
@@ -165,6 +165,11 @@ def stage_field(name: str) -> str:
 def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
     """A stage's settings, ``train`` among them."""
     return config.baselines[name] if name in BASELINES else config[name]
+
+
+def files_of_run(workdir: Path) -> list[Path]:
+    """List what a trained model is read from, whether or not it is there: no command may write over it."""
+    return [workdir / name for name in ("config.json", *ALL_STAGES)]
 
 
 def save(config: ConfigDict, path: Path) -> None:

@@ -17,11 +17,13 @@ from dvg_jax.xray.geometry import GEOMETRIES
 from dvg_jax.xray.views import PROJECTORS
 
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
-"""The stages are listed in the order of training."""
-
+"""The stages of the pipeline are listed in the order of training."""
 
 BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm")
 """The comparison methods."""
+
+ALL_STAGES = (*STAGES, *BASELINES)
+"""Whatever can be trained: each has a folder of this name in a working folder, and a field in ``config.init``."""
 
 MOST_SEED = 2**32 - 1
 """A larger seed would be cut to 32 bits, and give the numbers of a smaller one."""
@@ -140,7 +142,7 @@ METHODS: Table = {
 }
 
 TABLE: Table = {
-    "stage": OneOf(("all", *STAGES, *BASELINES), free=True, changes_examples=False),
+    "stage": OneOf(("all", *ALL_STAGES), free=True, changes_examples=False),
     "seed": Number(0, MOST_SEED, whole=True),
     "size": Number(2, whole=True),
     "geometry": OneOf(GEOMETRIES),
@@ -168,7 +170,7 @@ TABLE: Table = {
         changes_examples=False,
     ),
     "init": dict.fromkeys(
-        (*STAGES, *BASELINES),
+        ALL_STAGES,
         Text("a stage's folder of another run, or nothing", empty=True, free=True, changes_examples=False),
     ),
     # What examples depend on of the data is in the source's own identity.

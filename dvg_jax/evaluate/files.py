@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dvg_jax.config import BASELINES, STAGES
+from dvg_jax.config import files_of_run
 from dvg_jax.data import manifest
 from dvg_jax.files.outputs import check_outputs, check_room
 
@@ -27,7 +27,7 @@ def check(config: ConfigDict, workdir: Path, report: Path | None) -> list[Path]:
     shown = min(config.evaluate.pictures, config.evaluate.cases)
     pictures = [path for case in range(shown) for path in pictures_of(folder, case)]
     written = {"--workdir": [*tables, *pictures]} | ({"--report": [report]} if report else {})
-    read = {"--workdir": [workdir / name for name in ("config.json", *STAGES, *BASELINES)]}
+    read = {"--workdir": files_of_run(workdir)}
     if config.data.source != "phantom":
         read["config.data.source"] = [Path(config.data.source) / manifest.NAME]
     check_outputs(written, read)

@@ -8,12 +8,14 @@ from ml_collections import ConfigDict
 
 from dvg_jax.ct.frame import FIELD_MM, frame_affine
 from dvg_jax.dvg import DVG
-from dvg_jax.evaluate.scores import MEAN, Scores
+from dvg_jax.evaluate.measure import Measured
+from dvg_jax.evaluate.scores import Scores
 from dvg_jax.fingerprint import VERSION, fingerprint
+from dvg_jax.methods import MEAN
 from dvg_jax.metrics.tables import Row
 from dvg_jax.report import Case, Page, write_page
 from dvg_jax.report.cases import build_case, build_films, means_tables
-from dvg_jax.shapes import Variables, Views, Volumes
+from dvg_jax.shapes import Variables
 
 
 class EvaluationPage:
@@ -23,11 +25,17 @@ class EvaluationPage:
         self.dvg, self.variables = dvg, variables
         self.cases: list[Case] = []
 
-    def add(
-        self, truth: Volumes, results: dict[str, Volumes], made: Views | None, i: int, figures: dict[str, Row]
-    ) -> None:
-        """Case ``i`` of a batch, the last method first: it is DVG-Diffusion where that is trained."""
-        volumes = {name: np.asarray(x[i, ..., 0]) for name, x in reversed(results.items()) if name != MEAN}
+    def add(self, batch: Measured, i: int, metrics: dict[str, Row]) -> None:
+        """Add case ``i`` of a batch, the last method first: it is DVG-Diffusion where that is trained.
+
+        Args:
+          batch: what was measured.
+          i: the case's place in the batch.
+          metrics: the case's row by method.
+        """
+        truth, made = batch.cases.truth, batch.new_views
+        results = {title: found.ct for title, found in reversed(batch.predictions.items()) if title != MEAN}
+        volumes = {title: np.asarray(ct[i, ..., 0]) for title, ct in results.items() if ct is not None}
         views = self.dvg.render(truth[i : i + 1], self.dvg.angles)
         titles = [f"{angle:g} degrees" for angle in self.dvg.angles]
         films = build_films(self.dvg, self.dvg.angles, titles, views, next(iter(volumes.values())))
@@ -35,7 +43,7 @@ class EvaluationPage:
         new = None if made is None else made[i : i + 1]
         ct, title = np.asarray(truth[i, ..., 0]), f"case {len(self.cases)}"
         self.cases.append(
-            build_case(title, self.dvg, self.dvg.angles, films, volumes, affine, ct, new, metrics=figures)
+            build_case(title, self.dvg, self.dvg.angles, films, volumes, affine, ct, new, metrics=metrics)
         )
 
     def write(self, path: Path, title: str, config: ConfigDict, workdir: Path, scores: Scores) -> None:

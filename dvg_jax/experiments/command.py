@@ -28,9 +28,9 @@ from dvg_jax.config.table import check_name
 from dvg_jax.data.manifest import NAME
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
-from dvg_jax.evaluate.scores import build_measures
+from dvg_jax.evaluate.cases import build_procedure
 from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
-from dvg_jax.experiments.measure import CaseSet, Procedure
+from dvg_jax.experiments.measure import CaseSet
 from dvg_jax.experiments.pictures import check_drawable, draw
 from dvg_jax.experiments.plan import equal_budget, shorten
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
@@ -105,10 +105,7 @@ def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) 
         if base.data.source != "phantom" and folder.resolve() == Path(base.data.source).resolve():
             raise UserError(f"--test is {folder}, the training data; allowed: a folder of other prepared scans")
         tests.append(CaseSet(folder.name, PreparedSource(folder, "all", base.size)))
-    evaluate = base.evaluate
-    sizes = evaluate.cases, evaluate.batch_size, evaluate.pictures
-    procedure = Procedure(build_measures(base), base.seed, *sizes)
-    return Experiment(base, workdir, plan(base, workdir, rows), tuple(tests), procedure)
+    return Experiment(base, workdir, plan(base, workdir, rows), tuple(tests), build_procedure(base))
 
 
 def _check_outputs(workdir: Path, tables: tuple[str, ...], data: str, also: list[Path]) -> None:

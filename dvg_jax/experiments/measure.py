@@ -1,33 +1,27 @@
 """Measure a run on cases it was not trained on, and keep what was measured."""
 
 import json
-import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines import build_baseline
-from dvg_jax.config.build import build_dvg, build_source
+from dvg_jax.config.build import build_dvg
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.evaluate.run import case_batches, mean_volume
-from dvg_jax.evaluate.scores import CEILING, MEAN, row_labels
+from dvg_jax.evaluate.cases import Procedure
+from dvg_jax.evaluate.measure import Measured, measure
 from dvg_jax.experiments.catalogue import rows_of
-from dvg_jax.experiments.plan import PIPELINE, STAGE_OF, Job, Run
+from dvg_jax.experiments.plan import Job, Run
 from dvg_jax.files.atomic import replacing, together
-from dvg_jax.metrics.protocols import Measures
-from dvg_jax.shapes import Key, Views, Volumes
+from dvg_jax.methods import CEILING, MEAN, Method, build_method
+from dvg_jax.metrics.tables import without_nan
+from dvg_jax.shapes import Variables
 from dvg_jax.training.workdir import load_stages
-
-Predictor = Callable[[Volumes, Key], Volumes | Views]
-"""(the true CTs, which it sees by their X-rays alone; key) -> CTs, or views where the method makes those."""
 
 Result = dict[str, Any]
 
@@ -41,30 +35,8 @@ class CaseSet:
 
 
 @dataclass(frozen=True)
-class Procedure:
-    """How runs are measured: results of different procedures are never put beside each other.
-
-    Attributes:
-      seed: of samples.
-      cases: at most, from the front of a test set.
-      pictures: how many cases' volumes are kept for figures.
-    """
-
-    measures: Measures
-    seed: int
-    cases: int
-    batch_size: int
-    pictures: int
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return json.loads(json.dumps(asdict(self)))
-
-
-@dataclass(frozen=True)
 class Subject:
-    """What is measured: a trained run or a yardstick.
+    """What is measured: a method with what it has learned.
 
     Attributes:
       targets: degrees of the X-rays that are measured too.
@@ -72,42 +44,42 @@ class Subject:
     """
 
     name: str
-    predict: Predictor
+    method: Method
     dvg: DVG
-    makes_views: bool
+    variables: dict[str, Variables]
     targets: tuple[float, ...]
     trained: dict[str, int]
-    parameters: int
+
+    @property
+    def parameters(self) -> int:
+        """Count what it has learned; of a bound that sees the truth, nothing."""
+        if self.method.sees_truth:
+            return 0
+        return sum(leaf.size for stage in self.variables.values() for leaf in jax.tree.leaves(stage["params"]))
 
 
 def trained_run(run: Run, folder: Path) -> Subject:
-    """A run whose jobs are finished in ``folder``, ready to be measured."""
-    dvg = build_dvg(run.config)
-    variables = jax.device_put(load_stages(run.config, folder, run.stages, wanted_by=run.name))
-    parameters = sum(leaf.size for stage in variables.values() for leaf in jax.tree.leaves(stage["params"]))
-    if run.method in PIPELINE:
-        predict = lambda ct, key: dvg.reconstruct(variables, dvg.render(ct, dvg.angles), dvg.angles, key)  # noqa: E731
-        return Subject(run.name, predict, dvg, False, targets_of(run), run.volumes, parameters)
-    baseline = build_baseline(STAGE_OF.get(run.method, run.method), run.config, dvg)
-    predict = lambda ct, key: baseline.predict(variables, dvg.render(ct, dvg.angles), key)  # noqa: E731
-    return Subject(run.name, predict, dvg, baseline.makes_views, targets_of(run), run.volumes, parameters)
+    """Load a run whose jobs are finished in ``folder``."""
+    return _subject(run.name, run.method, run.config, folder, targets_of(run), run.volumes)
 
 
 def mean_of(config: ConfigDict) -> Subject:
-    """The mean training volume, whatever the X-rays show."""
-    mean = mean_volume(build_source(config, "train"))
-    return Subject(MEAN, lambda ct, key: jnp.broadcast_to(mean, ct.shape), build_dvg(config), False, (), {}, 0)
+    """Make a subject of the mean training volume, whatever the X-rays show."""
+    return _subject(MEAN, "mean_volume", config, Path(), (), {})
 
 
 def ceiling_of(job: Job, folder: Path) -> Subject:
-    """The trained CT VQGAN's reconstruction of the truth itself."""
-    dvg = build_dvg(job.config)
-    variables = jax.device_put(load_stages(job.config, folder / job.name, ("ct_vqgan",), wanted_by=CEILING))
+    """Make a subject of the trained CT VQGAN's reconstruction of the truth itself."""
+    return _subject(CEILING, "vqgan_ceiling", job.config, folder / job.name, (), {job.name: job.volumes})
 
-    def predict(ct: Volumes, key: Key) -> Volumes:
-        return dvg.finish(dvg.decode(variables, dvg.ct_latent(variables, ct)))
 
-    return Subject(CEILING, predict, dvg, False, (), {job.name: job.volumes}, 0)
+def _subject(
+    name: str, method: str, config: ConfigDict, folder: Path, targets: tuple[float, ...], trained: dict[str, int]
+) -> Subject:
+    dvg = build_dvg(config)
+    built = build_method(method, config, dvg)
+    variables = jax.device_put(load_stages(config, folder, built.requires, wanted_by=name))
+    return Subject(name, built, dvg, variables, targets, trained)
 
 
 def result_path(folder: Path, subject: str, test: str) -> Path:
@@ -123,36 +95,35 @@ def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Re
     return result if (result.get("procedure"), result.get("trained")) == (procedure.facts, trained) else None
 
 
-def measure(
-    subject: Subject, test: CaseSet, procedure: Procedure, path: Path, between: Callable[[], None] = lambda: None
+def measure_subject(
+    subject: Subject, test: CaseSet, procedure: Procedure, path: Path, before: Callable[[], None] = lambda: None
 ) -> Result:
-    """Measure a subject on a test set and write the figures to ``path``.
+    """Measure a subject on a test set and write the rows to ``path``, the volumes of the first cases beside it.
 
-    ``between`` is called before every batch; if it raises, the measurement ends and writes nothing.
+    Args:
+      subject: what is measured.
+      test: the cases.
+      procedure: how they are measured.
+      path: of a JSON file.
+      before: is called before every batch; if it raises, the measurement ends and writes nothing.
 
     Returns:
-      ``cases``: a row of figures a CT, none for a method that makes views alone; ``views``: by angle, a row an X-ray.
+      ``cases``: a row a CT, none for a method that makes views alone; ``views``: by angle, a row an X-ray.
     """
-    dvg, targets = subject.dvg, subject.targets
+    title = subject.method.title
     cases: list[dict] = []
-    views: dict[str, list[dict]] = {f"{a:g}": [] for a in targets}
-    kept, seconds = [], []
-    for numbers, truth in case_batches(test.source, procedure.batch_size, procedure.cases):
-        between()
-        start = time.perf_counter()
-        key = jax.random.fold_in(jax.random.key(procedure.seed), numbers[0])
-        result = jax.block_until_ready(subject.predict(truth, key))
-        seconds.append((time.perf_counter() - start) / len(truth))
-        shown = result if subject.makes_views else dvg.render(result, targets)
-        true = dvg.render(truth, targets)
-        for i, case in enumerate(numbers):
-            label = row_labels(test.source, case, truth[i, ..., 0])
-            if not subject.makes_views:
-                cases.append(label | _as_json(procedure.measures.volume(truth[i, ..., 0], result[i, ..., 0])))
-            for v, rows in enumerate(views.values()):
-                rows.append(label | procedure.measures.view(true[i, v, ..., 0], shown[i, v, ..., 0]))
-            if case < procedure.pictures:
-                kept.append({"truth": truth[i], "result": result[i], "true_views": true[i], "views": shown[i]})
+    views: dict[str, list[dict]] = {f"{a:g}": [] for a in subject.targets}
+    kept: list[dict[str, Any]] = []
+    seconds = []
+    for batch in measure(
+        [subject.method], subject.variables, subject.dvg, test.source, procedure, subject.targets, before
+    ):
+        seconds.append(batch.seconds[title])
+        cases += batch.volumes.get(title, [])
+        for angle, rows in batch.views[title].items():
+            views[f"{angle:g}"] += rows
+        pictured = sum(case < procedure.pictures for case in batch.cases.numbers)
+        kept += [_kept(batch, title, i) for i in range(pictured)]
     # The first batch pays for compilation.
     record = {
         "subject": subject.name,
@@ -161,7 +132,7 @@ def measure(
         "trained": subject.trained,
         "parameters": subject.parameters,
         "seconds_per_case": float(np.median(seconds[1:] or seconds)),
-        "cases": cases,
+        "cases": [without_nan(row) for row in cases],
         "views": views,
     }
     with together():
@@ -175,9 +146,12 @@ def measure(
     return record
 
 
-def _as_json(figures: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN, which a tissue that the truth lacks has: null."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+def _kept(batch: Measured, title: str, i: int) -> dict[str, Any]:
+    """Return the arrays of one case that pictures are drawn from."""
+    found: Any = batch.predictions[title]
+    result = found.views if found.ct is None else found.ct
+    arrays = {"truth": batch.cases.truth, "result": result, "true_views": batch.true_views, "views": found.views}
+    return {name: array[i] for name, array in arrays.items()}
 
 
 def targets_of(run: Run) -> tuple[float, ...]:

@@ -8,15 +8,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines import build_baseline
-from dvg_jax.config import BASELINES, STAGES, stage_settings
-from dvg_jax.config.build import build_dvg, required_stages
+from dvg_jax.config import ALL_STAGES, STAGES, stage_settings
+from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import any_views
 from dvg_jax.experiments.catalogue import Row
-
-PIPELINE = ("dvg_diffusion", "vpge_diffusion", "dvg_net")
-STAGE_OF = {"newview_diffusion": "cddpm"}
-"""Methods that are a switch of another one's stage."""
+from dvg_jax.methods import build_method
 
 
 @dataclass(frozen=True)
@@ -35,11 +31,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A method with its views, measured with ``config``; ``jobs`` train its ``stages``, in this order."""
+    """A method with its views, measured with ``config``; ``jobs`` train the stages it requires, in this order."""
 
     name: str
     method: str
-    stages: tuple[str, ...]
     jobs: tuple[Job, ...]
     config: ConfigDict
 
@@ -51,7 +46,7 @@ class Run:
 
 def shorten(config: ConfigDict, share: float) -> None:
     """Multiply the length of every training, and what is counted in its steps."""
-    for name in (*STAGES, *BASELINES):
+    for name in ALL_STAGES:
         train = stage_settings(config, name).train
         for field in ("steps", "warmup_steps", "decay_steps", "ema_start"):
             train[field] = round(share * train[field])
@@ -80,21 +75,13 @@ def plan_run(base: ConfigDict, folder: Path, row: Row) -> Run:
     config.use_diffusion = row.method != "dvg_net"
     config.baselines.cddpm.new_view = row.method == "newview_diffusion"
     jobs = []
-    stages = _stages(config, row.method)
-    for stage in stages:
+    for stage in build_method(row.method, config, build_dvg(config)).requires:
         job = _job(config, stage, row.method)
         job.config.init.update({**config.init, job.config.stage: ""})
         config.init[stage] = str(folder / job.name / job.config.stage)
         jobs.append(job)
     name = f"{row.method}@{_views(config)}" + (f"-as-{_degrees(row.angles)}" if row.any_views else "")
-    return Run(name, row.method, stages, tuple(jobs), config)
-
-
-def _stages(config: ConfigDict, method: str) -> tuple[str, ...]:
-    if method in PIPELINE:
-        return required_stages(config)
-    stage = STAGE_OF.get(method, method)
-    return (*build_baseline(stage, config, build_dvg(config)).requires, stage)
+    return Run(name, row.method, tuple(jobs), config)
 
 
 def _job(config: ConfigDict, stage: str, method: str) -> Job:

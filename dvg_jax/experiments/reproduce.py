@@ -10,22 +10,22 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dvg_jax.config import stage_settings
-from dvg_jax.evaluate.scores import CEILING, MEAN
+from dvg_jax.evaluate.cases import Procedure
 from dvg_jax.experiments.catalogue import Row
 from dvg_jax.experiments.measure import (
     CaseSet,
-    Procedure,
     Result,
     Subject,
     ceiling_of,
     mean_of,
-    measure,
+    measure_subject,
     read_result,
     result_path,
     trained_run,
 )
 from dvg_jax.experiments.plan import Job, Run, plan_run
 from dvg_jax.files.atomic import replacing
+from dvg_jax.methods import CEILING, MEAN
 from dvg_jax.training.distributed import leave_if_asked
 from dvg_jax.training.run import alone_in, train
 from dvg_jax.training.stop import StopRequest
@@ -92,7 +92,7 @@ def _reproduce(experiment: Experiment, say: Callable[[str], None], stop: StopReq
                 say(f"measuring {name} on {test.name}")
                 loaded = loaded or subject()
                 look()
-                result = measure(loaded, test, experiment.procedure, path, look)
+                result = measure_subject(loaded, test, experiment.procedure, path, look)
             results[name, test.name] = result
 
     measured(MEAN, {}, lambda: mean_of(experiment.base))

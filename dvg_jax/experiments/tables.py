@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dvg_jax.evaluate.scores import CEILING, MEAN
 from dvg_jax.experiments.catalogue import CAPTIONS, Figures, Row
 from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Verdict, claims_of, judge
 from dvg_jax.experiments.measure import Result
 from dvg_jax.experiments.reproduce import Experiment, Results
 from dvg_jax.files.atomic import replacing
+from dvg_jax.methods import CEILING, MEAN
 from dvg_jax.metrics.tables import align, interval_cell, summarise
 
 UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "lpips_sum": "LPIPS, sum"}

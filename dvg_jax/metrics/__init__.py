@@ -8,7 +8,6 @@ from dvg_jax.metrics.volume import (
     ssim_3d,
     ssim_slices,
     view_metrics,
-    volume_metrics,
 )
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "ssim_3d",
     "ssim_slices",
     "view_metrics",
-    "volume_metrics",
 ]

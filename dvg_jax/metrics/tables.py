@@ -70,10 +70,9 @@ def write_table(
         writer = csv.DictWriter(file, list(flat[0]))
         writer.writeheader()
         writer.writerows(flat)
+    means = {method: {name: without_nan(s) for name, s in found.items()} for method, found in summary.items()}
     with replacing(path.with_suffix(".json")) as part:
-        part.write_text(
-            json.dumps({"title": title, "methods": _without_nan(summary)}, indent=2) + "\n", encoding="utf-8"
-        )
+        part.write_text(json.dumps({"title": title, "methods": means}, indent=2) + "\n", encoding="utf-8")
     text = f"{title} ({SHOWN})"
     for heading, names in (tables or {"": list(next(iter(summary.values())))}).items():
         text += (f"\n\n{heading}" if heading else "") + "\n\n" + align(table_cells(summary, names))
@@ -102,9 +101,6 @@ def _cell(name: str, figure: dict[str, float]) -> str:
     return interval_cell(name, figure["mean"], figure["low"], figure["high"])
 
 
-def _without_nan(summary: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """JSON has no NaN: null."""
-    return {
-        method: {name: {k: v if math.isfinite(v) else None for k, v in figure.items()} for name, figure in s.items()}
-        for method, s in summary.items()
-    }
+def without_nan(row: Mapping[str, Any]) -> Row:
+    """Replace NaN, which a tissue that the truth lacks has, by None: JSON has no NaN."""
+    return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}

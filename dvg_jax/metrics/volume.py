@@ -127,15 +127,6 @@ def volume_figures(names: tuple[str, ...], truth: Volume, result: Volume) -> dic
     return {name: FIGURES[name](truth, result) for name in names}
 
 
-def volume_metrics(truth: Volume, result: Volume, lpips: Perceptual | None = None) -> dict[str, float]:
-    """The usual figures of one case, by name; ``lpips`` is the mean per slice, ``lpips_sum`` the sum over slices."""
-    figures = volume_figures(("psnr", "psnr_slices", "psnr_x2ct", "ssim", "mae_hu"), truth, result)
-    if lpips is not None:
-        per_axis = lpips_slices(truth, result, lpips)
-        figures |= {"lpips": jnp.mean(per_axis), "lpips_sum": lpips_sum(per_axis, truth.shape)}
-    return {name: float(value) for name, value in figures.items()}
-
-
 @jax.jit
 def _fast_view(a: Image, b: Image) -> dict[str, Array]:
     return {"psnr": psnr(jnp.mean((a - b) ** 2)), "ssim": ssim_images(a[None], b[None])[0]}

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dvg_jax.config import BASELINES, STAGES
+from dvg_jax.config import files_of_run
 from dvg_jax.ct.frame import spacing
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.ct.nifti import note_of, save_nifti, save_voxels
@@ -18,7 +18,8 @@ from dvg_jax.errors import UserError
 from dvg_jax.files import outputs
 from dvg_jax.files.atomic import replacing, said, together
 from dvg_jax.fingerprint import VERSION
-from dvg_jax.metrics import volume_metrics
+from dvg_jax.metrics.protocols import Measures
+from dvg_jax.metrics.tables import without_nan
 from dvg_jax.reconstruct import dicom
 from dvg_jax.reconstruct.outcome import Outcome, Request
 from dvg_jax.report import SPREAD_NOTE, Page, write_page
@@ -41,8 +42,7 @@ def check(request: Request) -> None:
     written = {"--output": [request.output, *derived]}
     if request.report is not None:
         written["--report"] = [request.report]
-    model = [request.workdir / name for name in ("config.json", *STAGES, *BASELINES)]
-    read = {"--xray": [xray.path for xray in request.xrays], "--workdir": model}
+    read = {"--xray": [xray.path for xray in request.xrays], "--workdir": files_of_run(request.workdir)}
     if request.like is not None:
         read[request.truth_flag] = outputs.files_of(request.like)
     outputs.check_outputs(written, read, {"--dicom": [request.dicom]} if request.dicom else {})
@@ -72,7 +72,7 @@ def write(request: Request, outcome: Outcome) -> list[str]:
     metrics = {}
     if outcome.truth is not None:
         truth = jnp.asarray(outcome.truth)
-        metrics = {name: volume_metrics(truth, jnp.asarray(ct)) for name, ct in outcome.results(request).items()}
+        metrics = {name: Measures().volume(truth, jnp.asarray(ct)) for name, ct in outcome.results(request).items()}
     settings, twin = _settings(request, outcome), _twin(request)
     left = _left_behind(request)
     with together([*_spread_files(request).values(), *([twin] if twin else [])]) as removed:
@@ -99,7 +99,8 @@ def _write(
     # The record comes last: by its time a later run tells whether the others still belong to this one.
     record = request.beside(".json")
     with replacing(record) as part:
-        whole = settings | ({"metrics": metrics} if metrics else {}) | {"also": _elsewhere(request)}
+        compared = {name: without_nan(found) for name, found in metrics.items()}
+        whole = settings | ({"metrics": compared} if compared else {}) | {"also": _elsewhere(request)}
         part.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     yield f"{record}: settings"
 

@@ -12,7 +12,9 @@ from dvg_jax.baselines import Baseline, build_baseline
 from dvg_jax.config import BASELINES, STAGES, check, save
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.errors import UserError
-from dvg_jax.evaluate.run import evaluate, predict_baselines
+from dvg_jax.evaluate.measure import predict
+from dvg_jax.evaluate.run import evaluate
+from dvg_jax.methods import baseline_method
 from dvg_jax.training.run import train
 from dvg_jax.training.workdir import check_owner
 from tests.baselines.common import chest
@@ -93,10 +95,10 @@ def test_projections_of_a_volume_stand_in_the_table_of_views():
     dvg, ct = build_dvg(config), chest(16)
     half = Baseline("half", "Half", None, None, lambda v, views, key: 0.5 * ct, in_view_table=True)
     other = Baseline("other", "Other", None, None, lambda v, views, key: 0.5 * ct)
-    results, made = predict_baselines(dvg, [half, other], {}, ct, jax.random.key(0))
-    assert set(results) == {"Half", "Other"}
-    assert set(made) == {"Half"}
-    np.testing.assert_allclose(made["Half"], dvg.render(ct, (45.0,)), atol=1e-5)
+    shown, hidden = (predict(baseline_method(b, dvg), {}, dvg, ct, jax.random.key(0)) for b in (half, other))
+    np.testing.assert_array_equal(shown.ct, hidden.ct)
+    assert hidden.views is None
+    np.testing.assert_allclose(shown.views, dvg.render(ct, (45.0,)), atol=1e-5)
 
 
 def test_a_pipeline_that_is_there_in_part_is_named(workdir, tmp_path):

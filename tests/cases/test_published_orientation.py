@@ -21,7 +21,8 @@ from dvg_jax.config import STAGES
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
-from dvg_jax.evaluate.run import predict
+from dvg_jax.evaluate.measure import predict
+from dvg_jax.methods import build_method, own_methods
 from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.report.cases import build_films
 from dvg_jax.stages import build_stage
@@ -96,11 +97,17 @@ def test_a_film_with_the_head_up_gives_a_ct_with_the_head_up(imported, dvg, mode
 
 def test_evaluation_and_pages_see_truth_prediction_and_new_view_the_same_way_up(dvg, model, chests):
     ours, theirs = dvg
-    results, made = predict(ours, model.variables, chests, KEY)
-    expected, expected_made = predict(theirs, model.variables, turned(chests), KEY)
-    assert len(results) == 3
-    for name, ct in results.items():
-        np.testing.assert_array_equal(ct, turned(expected[name]))
+    found, expected = (
+        [
+            predict(build_method(name, model.config, method), model.variables, method, ct, KEY)
+            for name in own_methods(model.config)
+        ]
+        for method, ct in ((ours, chests), (theirs, turned(chests)))
+    )
+    assert len(found) == 3
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.ct, turned(b.ct))
+    (made,), (expected_made,) = ([x.views for x in some if x.views is not None] for some in (found, expected))
     np.testing.assert_array_equal(made, turned(expected_made))
     assert differs(made, expected_made)
     # These are the true views on the page, and those of the reprojection table.

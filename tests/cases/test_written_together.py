@@ -13,7 +13,7 @@ from dvg_jax.ct.frame import frame_affine
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data import drr
 from dvg_jax.errors import UserError
-from dvg_jax.evaluate import run as evaluation
+from dvg_jax.evaluate import run
 from dvg_jax.files import atomic
 from dvg_jax.reconstruct import outputs as results
 from dvg_jax.reconstruct.outcome import Request
@@ -200,8 +200,8 @@ def test_an_evaluation_leaves_nothing_of_a_longer_one(tmp_path, monkeypatch, cap
         save_png(np.zeros((2, 2, 3), np.uint8), folder / "pictures" / "case_0000.png")
         return "a table"
 
-    monkeypatch.setattr(evaluation, "_evaluate", measured)
-    assert evaluation.evaluate(get_config(), tmp_path) == "a table"
+    monkeypatch.setattr(run, "_evaluate", measured)
+    assert run.evaluate(get_config(), tmp_path) == "a table"
     assert sorted(contents(folder)) == ["notes.txt", *(f"pictures/{n}.png" for n in ("case_0000", "case_3", "mine"))]
     told = capsys.readouterr().err
     assert all(f"removed {folder / name} of an earlier run" in told for name in ours)

@@ -20,10 +20,11 @@ from dvg_jax.errors import UserError
 from dvg_jax.experiments import command
 from dvg_jax.experiments.catalogue import Figures, Row
 from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Claim, judge
-from dvg_jax.experiments.measure import CaseSet, Subject, measure
+from dvg_jax.experiments.measure import CaseSet, Subject, measure_subject
 from dvg_jax.experiments.pictures import draw
 from dvg_jax.experiments.reproduce import reproduce
 from dvg_jax.experiments.tables import write_report
+from dvg_jax.methods import Method, Prediction
 from tests.tiny import get_config
 
 ROWS = [
@@ -196,9 +197,10 @@ def test_curves_without_matplotlib_are_refused_before_training(monkeypatch, fail
 
 def test_a_tissue_that_no_case_has_is_null(tmp_path, work):
     whole = work[0]
-    nothing = Subject("air", lambda ct, key: ct, build_dvg(whole.base), False, (), {}, 0)
+    same = Method("the truth", (), lambda variables, truth, key: Prediction(truth), sees_truth=True)
+    nothing = Subject("air", same, build_dvg(whole.base), {}, (), {})
     air = ArraySource({"ct": np.zeros((2, 16, 16, 16, 1), np.float32)})
-    measure(nothing, CaseSet("air", air), whole.procedure, tmp_path / "air.json")
+    measure_subject(nothing, CaseSet("air", air), whole.procedure, tmp_path / "air.json")
     case = json.loads((tmp_path / "air.json").read_text(), parse_constant=pytest.fail)["cases"][0]
     assert case["mae_hu_bone"] is None
     assert case["mae_hu_air"] == 0

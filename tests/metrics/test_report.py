@@ -9,7 +9,7 @@ import pytest
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.manifest import Row, write_manifest
 from dvg_jax.data.sources import PreparedSource
-from dvg_jax.evaluate.scores import row_labels
+from dvg_jax.evaluate.cases import row_labels
 from dvg_jax.metrics.tables import patients_of, summarise, write_table
 
 ROWS = {

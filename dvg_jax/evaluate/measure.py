@@ -1,0 +1,110 @@
+"""Let methods predict unseen cases from their X-rays, and measure each: the one place where that happens."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+
+from dvg_jax.data.sources import Source
+from dvg_jax.dvg import DVG
+from dvg_jax.evaluate.cases import Cases, Procedure, case_batches
+from dvg_jax.methods import DVG_NET, Method, Prediction
+from dvg_jax.metrics.tables import Row
+from dvg_jax.shapes import Key, Variables, Views, Volumes
+from dvg_jax.training import sharding
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A batch of cases with what the methods made of it, by title.
+
+    Attributes:
+      volumes: rows of CTs, one a case; no entry for a method that makes views alone.
+      views: rows of X-rays by angle in degrees, one a case; no entry for a method that is not measured by them.
+      seconds: of one case, its X-rays included.
+      true_views: what ``views`` were compared with, (B, V', h, w, 1).
+    """
+
+    cases: Cases
+    predictions: dict[str, Prediction]
+    volumes: dict[str, list[Row]]
+    views: dict[str, dict[float, list[Row]]]
+    seconds: dict[str, float]
+    true_views: Views
+
+    @property
+    def new_views(self) -> Views | None:
+        """Return the views that DVG-Net has synthesised; None where it is not measured or makes none."""
+        return self.predictions[DVG_NET].views if DVG_NET in self.predictions else None
+
+
+def measure(
+    methods: Sequence[Method],
+    variables: dict[str, Variables],
+    dvg: DVG,
+    source: Source,
+    procedure: Procedure,
+    targets: tuple[float, ...] | None = None,
+    before: Callable[[], None] = lambda: None,
+) -> Iterator[Measured]:
+    """Measure methods on the first cases of a source, batch by batch.
+
+    Where batches divide by the process's devices, each device predicts its share; rows are computed on one.
+
+    Args:
+      methods: all with the views of ``dvg``.
+      variables: by stage, those that the methods require.
+      targets: degrees of the X-rays that are measured, of every method, rendered from its CT unless it makes views
+        alone; unless given, the views that methods give at ``dvg.new_angles``.
+      before: is called before every batch; what it raises ends the measurement.
+    """
+    mesh = sharding.even_mesh(procedure.batch_size)
+    if mesh is not None:
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+    angles, measures = dvg.new_angles if targets is None else targets, procedure.measures
+    for cases in case_batches(source, procedure):
+        before()
+        truth = cases.truth if mesh is None else jax.device_put(cases.truth, sharding.rows_split(mesh))
+        predictions, seconds = {}, {}
+        for method in methods:
+            start = time.perf_counter()
+            predictions[method.title] = jax.block_until_ready(predict(method, variables, dvg, truth, cases.key))
+            seconds[method.title] = (time.perf_counter() - start) / len(truth)
+        if mesh is not None:
+            predictions = jax.device_put(predictions, jax.local_devices()[0])
+        if targets is not None:
+            predictions = {title: _at(targets, dvg, found) for title, found in predictions.items()}
+        true_views = dvg.render(cases.truth, angles)
+        volumes, views = {}, {}
+        for title, found in predictions.items():
+            if found.ct is not None:
+                volumes[title] = [
+                    label | measures.volume(cases.truth[i, ..., 0], found.ct[i, ..., 0])
+                    for i, label in enumerate(cases.labels)
+                ]
+            if found.views is not None:
+                views[title] = {
+                    angle: [
+                        label | measures.view(true_views[i, v, ..., 0], found.views[i, v, ..., 0])
+                        for i, label in enumerate(cases.labels)
+                    ]
+                    for v, angle in enumerate(angles)
+                }
+        yield Measured(cases, predictions, volumes, views, seconds, true_views)
+
+
+def predict(method: Method, variables: dict[str, Variables], dvg: DVG, truth: Volumes, key: Key) -> Prediction:
+    """Let a method predict CTs (B, D, H, W, 1) that it knows by their X-rays alone.
+
+    Args:
+      variables: by stage, those that the method requires.
+      truth: the CTs.
+      key: decides the sample.
+    """
+    return method.predict(variables, truth if method.sees_truth else dvg.render(truth, dvg.angles), key)
+
+
+def _at(targets: tuple[float, ...], dvg: DVG, found: Prediction) -> Prediction:
+    """Replace the views of a CT by its X-rays at ``targets``."""
+    return found if found.ct is None else found._replace(views=dvg.render(found.ct, targets))
