@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dvg_jax import load_reconstructor
+from dvg_jax.config import STAGES, default_config, save
 from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate import command as evaluate
@@ -82,7 +83,7 @@ def test_folder_has_the_released_conventions(imported):
 
 
 def test_nothing_of_them_is_in_the_default():
-    config = configs.default_config()
+    config = default_config()
     assert (config.projector, config.normalize_new_view, config.floor) == ("default", True, 0.0)
     assert not config.head_first
     assert config.sampler.clip == 0.0
@@ -224,7 +225,7 @@ def test_golden_files(tmp_path, which):
 def test_weights_stay_in_their_file_until_they_are_written(files):
     """Opening and checking a file of gigabytes takes next to no memory of one's own."""
     parts = open_trainer(files / "DVG_Diffusion.pt", "ema", num_groups=4).parts
-    assert set(parts) == set(configs.STAGES)
+    assert set(parts) == set(STAGES)
     arrays = [array for part in parts.values() for array in jax.tree.leaves(part.read()[1])]
     assert len(arrays) > 300
     assert all(isinstance(array, np.ndarray) and not array.flags.owndata for array in arrays)
@@ -317,7 +318,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_folder_of_another_run_is_left_alone(fails, files, tmp_path):
     whole = "--checkpoint", files / "DVG_Diffusion.pt", "--num_groups=4", "--workdir", tmp_path
-    configs.save(tiny.get_config(), tmp_path / "config.json")
+    save(tiny.get_config(), tmp_path / "config.json")
     before = contents(tmp_path)
     assert f"{tmp_path} was trained with" in fails(command.main, *whole)
     assert contents(tmp_path) == before
