@@ -17,8 +17,6 @@ NAME = "manifest.csv"
 SPLITS = ("train", "test", "val")
 """Every prepared scan belongs to one of these or to none. Phantoms have the same splits (``data/sources.py``)."""
 
-STATUSES = ("ok", "refused", "passed over")
-
 _MOST_BYTES = 120
 
 _LATER = {"series", "checks", "input"}

@@ -68,7 +68,8 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--preset", choices=PRESETS, default="x2ct",
-        help="x2ct: head end and middle of the scan, as published; lung: around the lungs (default %(default)s)",
+        help="x2ct: head end and middle of the scan, as X2CT-GAN; lung: around the lungs; published: all of "
+        "X2CT's cubes, resized as by the released code, for imported weights (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--min_extent_mm", type=number(Number(0)), default=32.0, help="foot to head (default %(default)s)"

@@ -38,16 +38,3 @@ class Schedule:
     def alphas_cumprod_prev(self) -> np.ndarray:
         """abar_{t-1}; 1 before the first step."""
         return np.append(1.0, self.alphas_cumprod[:-1])
-
-    @property
-    def posterior_variance(self) -> np.ndarray:
-        """Variance of q(z_{t-1} | z_t, z_0), Eq. (7) of Ho et al. 2020."""
-        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
-
-    @property
-    def posterior_coefficients(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weights of z_0 and of z_t in the mean of q(z_{t-1} | z_t, z_0), Eq. (7) of Ho et al. 2020."""
-        abar, before = self.alphas_cumprod, self.alphas_cumprod_prev
-        of_z0 = self.betas * np.sqrt(before) / (1 - abar)
-        of_zt = (1 - before) * np.sqrt(1 - self.betas) / (1 - abar)
-        return of_z0, of_zt

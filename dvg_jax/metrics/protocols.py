@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.tissue import BANDS
-from dvg_jax.metrics.volume import X2CT_PEAK, lpips_slices, lpips_sum, view_metrics, volume_figures
+from dvg_jax.metrics.volume import lpips_slices, lpips_sum, view_metrics, volume_figures
 from dvg_jax.networks.lpips import NETWORKS, Net, load_lpips, lpips
 from dvg_jax.shapes import Image, Volume
 
@@ -54,17 +53,13 @@ class Protocol:
 
     Attributes:
       summary: one line.
-      since: the version of this library that froze it.
       figures: names in ``metrics.volume.FIGURES``.
       bands: further figures, by tissue; a table of their own.
-      peak_hu: what its PSNR calls the largest possible value.
     """
 
     name: str
     summary: str
-    since: str
     figures: tuple[str, ...]
-    peak_hu: float
     lpips: Perceptual | None = None
     bands: tuple[str, ...] = ()
 
@@ -75,16 +70,13 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "hu",
             "errors over the window of 2500 HU, overall and by tissue",
-            since="0.1.0",
             figures=("psnr", "psnr_slices", "ssim", "ssim_3d", "mae_hu"),
-            peak_hu=HU_RANGE,
             lpips=Perceptual(),
             bands=tuple(band.figure for band in BANDS),
         ),
         Protocol(
             "x2ct",
             "as X2CT-GAN's code: PSNR with peak 4095 on a range of 2500",
-            since="0.1.0",
             figures=(
                 "psnr_x2ct",
                 "psnr_slices_x2ct",
@@ -95,14 +87,11 @@ PROTOCOLS: dict[str, Protocol] = {
                 "mse_hu2",
                 "cosine",
             ),
-            peak_hu=X2CT_PEAK,
         ),
         Protocol(
             "dvg",
             "as DVG-Diffusion's tables: LPIPS (VGG16, images in [0, 1]) summed over slices",
-            since="0.1.0",
             figures=("psnr", "ssim"),
-            peak_hu=HU_RANGE,
             lpips=Perceptual("vgg", "unit", "sum"),
         ),
     )

@@ -1,5 +1,6 @@
 """What every comparison method is held to."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,8 +112,8 @@ class Trial:
         again = create(self._program, jax.random.key(0), self.example)
         other = create(self._program, jax.random.key(1), self.example)
         (a, _), (b, _) = self.step(self.start), self.step(again)
-        assert_equal_trees(a.params, b.params)
-        assert_equal_trees(a.model_state, b.model_state)
+        chex.assert_trees_all_equal(a.params, b.params)
+        chex.assert_trees_all_equal(a.model_state, b.model_state)
         np.testing.assert_array_equal(self.predict(a), self.predict(b))
         kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(other.params) if leaf.ndim > 1]
         assert not any(
@@ -124,12 +125,6 @@ def kernels_of(params):
     return [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
 
 
-def assert_equal_trees(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
 def assert_finite_and_deterministic_in_bfloat16(name, size, views=1, **settings):
     """Loss terms are finite, and the same for equal keys, where networks compute in bfloat16; weights are float32."""
     baseline, _ = build(name, size, views, dtype="bfloat16", **settings)
@@ -138,9 +133,8 @@ def assert_finite_and_deterministic_in_bfloat16(name, size, views=1, **settings)
     starts = [baseline.task.init(jax.random.key(0), example) for _ in range(2)]
     assert {leaf.dtype for leaf in jax.tree.leaves(starts[0][0])} == {jnp.dtype("float32")}
     found = [loss(*start, {}, example, jax.random.key(1), jnp.int32(0)) for start in starts]
-    assert_equal_trees(*found)
-    assert np.isfinite(float(found[0][0]))
-    assert all(np.isfinite(float(value)) for value in found[0][1][1].values())
+    chex.assert_trees_all_equal(*found)
+    chex.assert_tree_all_finite(found[0])
 
 
 def bright_voxel(size, at):

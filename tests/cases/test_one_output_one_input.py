@@ -4,10 +4,13 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dvg_jax.data.manifest import write_manifest
+from dvg_jax.data.scans import published
 from dvg_jax.data.scans.folder import Job, Settings, prepare_folder
+from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from dvg_jax.files.lock import exclusive
 from tests.data import made
@@ -36,6 +39,23 @@ def test_a_second_input_is_refused_and_the_first_named(tmp_path, job):
     write_manifest(job.output, [replace(row, input="") for row in rows])  # as an earlier version wrote it
     with pytest.raises(UserError, match=r"of another folder, such as a1\.nii\.gz"):
         prepare_folder(second, job)
+
+
+def test_the_released_preprocessing_is_not_continued_by_another_nor_continues_one(tmp_path, job):
+    source = _scans(tmp_path / "in", ["a1", "a2"])
+    as_released = replace(job, settings=replace(job.settings, preset="published"))
+    rows, _ = prepare_folder(source, as_released)
+    assert all(" preset=published " in row.settings for row in rows)
+    before = {path.name: path.read_bytes() for path in job.output.iterdir()}
+    expected = published.prepare_ct(HU[::-1] + 1024, (8, 8, 8))[::-1]
+    found = load_scan(job.output / rows[0].file).hu
+    np.testing.assert_allclose((found + 1024) / 2500, expected, atol=0.51 / 2500)  # rounded to whole HU
+    assert "were taken for one" in rows[0].checks
+    with pytest.raises(UserError, match=r"--preset is x2ct, but .*out holds scans of published; allowed: that preset"):
+        prepare_folder(source, job)
+    assert before == {path.name: path.read_bytes() for path in job.output.iterdir()}
+    with pytest.raises(UserError, match="field_mm is 300; allowed: 320"):
+        Settings(8, 300, "published")
 
 
 def test_the_same_input_may_move_grow_and_change(tmp_path, job):

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -82,7 +82,7 @@ def test_a_signal_at_any_moment_stops_the_run_and_the_next_goes_on(tmp_path, who
     train(toy.config(), tmp_path)
     for stage in toy.STAGES:
         (a, facts), (b, expected) = (load_model(folder / stage / "model") for folder in (tmp_path, whole))
-        jax.tree.map(np.testing.assert_array_equal, a, b)
+        chex.assert_trees_all_equal(a, b)
         assert facts == expected
         assert logged(tmp_path, stage) == logged(whole, stage)
 

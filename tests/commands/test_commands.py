@@ -7,13 +7,14 @@ import json
 import re
 from dataclasses import replace
 
+import chex
 import jax
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 
-from dvg_jax import load_reconstructor
+from dvg_jax import dvg, load_reconstructor
 from dvg_jax.ct.frame import frame_affine
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.films.read import write_picture
@@ -175,6 +176,17 @@ def test_the_sampler_is_chosen_by_name(reconstructor, xrays):
     assert np.abs(named["ddim"] - named["dpmpp_2m"]).max() > 0
     with pytest.raises(UserError, match="sampler is 'euler'; allowed: ancestral, ddim, dpmpp_2m"):
         reconstructor(xrays, (0, 90), sampler="euler")
+
+
+def test_blocks_are_traced_once_whatever_films_angles_and_key(reconstructor, xrays, monkeypatch):
+    """E_bp and E_new are two encoders, D_ct is one decoder: nothing else may compile them again."""
+    chex.clear_trace_counter()
+    for name, static, most in (("encode", 0, 2), ("decode", (0, 1), 1), ("_first_latent", 0, 1)):
+        limited = chex.assert_max_traces(getattr(dvg, name).__wrapped__, n=most)
+        monkeypatch.setattr(dvg, name, jax.jit(limited, static_argnums=static))
+    for seed, angles in enumerate(((0, 90), (5, 88))):
+        ct = reconstructor(xrays[:: (-1) ** seed], angles, key=jax.random.key(seed), steps=1)
+        chex.assert_shape(ct, (16, 16, 16))
 
 
 def test_contrast_and_brightness_of_a_film_do_not_matter(reconstructor, xrays):

@@ -61,12 +61,16 @@ def test_scan_and_python_loop_agree():
 
 
 def test_every_step_with_eta_one_is_the_published_posterior():
-    of_z0, of_zt = SCHEDULE.posterior_coefficients
+    """q(z_{t-1} | z_t, z_0), Eq. (7) of Ho et al. 2020."""
+    abar, before = SCHEDULE.alphas_cumprod, SCHEDULE.alphas_cumprod_prev
+    of_z0 = SCHEDULE.betas * np.sqrt(before) / (1 - abar)
+    of_zt = (1 - before) * np.sqrt(1 - SCHEDULE.betas) / (1 - abar)
+    variance = SCHEDULE.betas * (1 - before) / (1 - abar)
     table = Sampler().coefficients(SCHEDULE)
     np.testing.assert_allclose(table.of_z0, of_z0[::-1], rtol=2e-6)
     # At t = 0 the weight of z_t is 0 in exact arithmetic and rounding noise in ours.
     np.testing.assert_allclose(table.of_z, of_zt[::-1], rtol=2e-6, atol=1e-7)
-    np.testing.assert_allclose(table.sigma**2, SCHEDULE.posterior_variance[::-1], rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(table.sigma**2, variance[::-1], rtol=2e-6, atol=1e-7)
 
 
 def test_clip_bounds_what_the_network_says():

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +23,10 @@ def test_uneven_downsampling_and_a_whole_pass_is_its_parts():
     x = jax.random.uniform(jax.random.key(1), (1, 4, 8, 8, 1))
     variables = init_variables(vqgan, jax.random.key(0), x)
     latent = run(vqgan, variables, x, "encode")
-    assert latent.shape == (1, 2, 2, 2, 3)
+    chex.assert_shape(latent, (1, 2, 2, 2, 3))
     codes, indices = run(vqgan, variables, latent, "quantize")
     volume = run(vqgan, variables, codes, "decode")
-    assert volume.shape == x.shape
+    chex.assert_equal_shape((volume, x))
     whole = run(vqgan, variables, x)
     np.testing.assert_array_equal(whole.indices, indices)
     np.testing.assert_allclose(whole.volume, volume, atol=1e-5 * float(jnp.abs(volume).max()))

@@ -1,5 +1,6 @@
 """The same training on one device and on four, with the state on each of them or split among them."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_a_split_state_takes_a_quarter_of_each_device(both, monkeypatch):
     for leaf in jax.tree.leaves(found["split"][1].params):
         axis = sharding.split_axis(leaf.shape, 4)
         quarter = tuple(n // 4 if i == axis else n for i, n in enumerate(leaf.shape))
-        assert leaf.addressable_shards[0].data.shape == quarter
+        chex.assert_shape(leaf.addressable_shards[0].data, quarter)
 
 
 @pytest.mark.slow
@@ -99,7 +100,7 @@ def test_a_checkpoint_is_read_in_either_layout(both, monkeypatch, written, split
     state = run._start(run._program(examples)[0], examples, saved)
     saved.close()
     assert held(state) == held(found["split" if split else "four"][1])
-    jax.tree.map(np.testing.assert_array_equal, state, found[written][1])
+    chex.assert_trees_all_equal(state, found[written][1])
 
 
 @pytest.mark.parametrize(

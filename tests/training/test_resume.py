@@ -8,8 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
+import chex
 import pytest
 
 from dvg_jax.training.checkpoint import load_model
@@ -78,9 +77,7 @@ def _last_checkpoint(workdir: Path) -> int:
 def test_killed_three_times_gives_the_same_bits(runs):
     whole, broken, *_ = runs
     a, b = (load_model(workdir / "ct_vqgan" / "model")[0] for workdir in (whole, broken))
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+    chex.assert_trees_all_equal(a, b)
 
 
 def test_every_step_is_logged_once(runs):

@@ -14,8 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import jax
-import numpy as np
+import chex
 import pytest
 
 from dvg_jax.config import STAGES
@@ -88,7 +87,7 @@ def assert_same(workdir: Path, whole: Path) -> None:
     for name in STAGES:
         (a, facts), (b, expected) = (load_model(folder / name / "model") for folder in (workdir, whole))
         assert facts == expected
-        jax.tree.map(np.testing.assert_array_equal, a, b)
+        chex.assert_trees_all_equal(a, b)
         logs = [(folder / name / "metrics.jsonl").read_text() for folder in (workdir, whole)]
         assert logs[0] == logs[1]
 

@@ -11,19 +11,19 @@ import numpy as np
 
 from dvg_jax.ct.frame import AIR_HU, FIELD_MM, Affine, HostVolume
 from dvg_jax.ct.intensity import hu_to_intensity
-from dvg_jax.data.scans import remarks, upright
+from dvg_jax.data.scans import published, remarks, upright
 from dvg_jax.data.scans.body import HostMask, body_mask
 from dvg_jax.data.scans.lungs import Lungs, find_lungs
 from dvg_jax.data.scans.read import Scan
 from dvg_jax.data.scans.resample import resample_cube
 from dvg_jax.errors import UserError
 
-PRESETS = ("x2ct", "lung")
+PRESETS = ("x2ct", "lung", "published")
 
-_LUNG_HU = -500.0
 _LEAST_LITRES = 1.0
 _COARSE_MM = 5.0
 _CUT_OFF = 0.1
+_SAME_EDGE_MM = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
 
     ``preset="x2ct"`` follows X2CT-GAN: it takes the scan's middle in H and W; in D it keeps the head end, and pads a
     shorter scan at both ends. ``"lung"`` takes the middle of the body in H and W and of the lungs in D (of the body
-    where there are no lungs). Raises UserError for values that are not HU and where there is no body.
+    where there are no lungs). ``"published"`` takes the whole scan, couch included, for the cube: see ``published.py``.
+    Raises UserError for values that are not HU and where there is no body.
     """
     check_cube(size, field_mm, preset)
     mask = body_mask(scan.checked().hu, scan.spacing_mm)
@@ -57,12 +58,17 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
         raise UserError("no body: no connected tissue above -500 HU")
     lungs = find_lungs(scan.hu, mask, scan.spacing_mm)
     on_lungs = _lung_middle(lungs, mask)
-    middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else on_lungs
-    volume, affine = cut(np.where(mask, scan.hu, AIR_HU), scan.affine, middle, field_mm, size)
+    if preset == "published":
+        depth, height, width = scan.hu.shape
+        middle = (depth - 1) / 2, (height - 1) / 2, (width - 1) / 2
+        volume, affine = published.prepare_cube(scan.hu, scan.affine, size)
+    else:
+        middle = _x2ct_middle(scan, field_mm) if preset == "x2ct" else on_lungs
+        volume, affine = cut(np.where(mask, scan.hu, AIR_HU), scan.affine, middle, field_mm, size)
     partial = scan.hu.shape[0] * scan.spacing_mm[0] < field_mm / 2
     checks = [
         *_chest_checks(scan, mask, lungs, on_lungs, partial),
-        *_cube_checks(scan, mask, middle, field_mm, partial),
+        *_cube_checks(scan, mask, middle, field_mm, partial, whole=preset == "published"),
     ]
     return Prepared(volume, affine, middle, tuple(remarks.ranked([*checks, *scan.notes])))
 
@@ -73,6 +79,8 @@ def check_cube(size: int, field_mm: float, preset: str) -> None:
         raise UserError(f"size = {size}, field_mm = {field_mm}: want both above 0")
     if preset not in PRESETS:
         raise UserError(f"preset = {preset!r}, want one of {PRESETS}")
+    if preset == "published" and field_mm != FIELD_MM:
+        raise UserError(f"field_mm is {field_mm:g}; allowed: {FIELD_MM:g} with preset published, which cuts nothing")
 
 
 def cut(
@@ -119,16 +127,19 @@ def _chest_checks(
 
 
 def _cube_checks(
-    scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float, partial: bool
+    scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float, partial: bool, whole: bool
 ) -> Iterator[str]:
-    """Yield remarks on how the scan fills the cube."""
+    """Yield remarks on how the scan fills the cube; with ``whole`` all of it does, whatever its size."""
     beside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
     if partial:
         covered = scan.hu.shape[0] * scan.spacing_mm[0]
         yield f"{remarks.PARTIAL}: {covered:.0f} of {field_mm:g} mm foot to head: in no split without --keep_partial"
     if max(scan.spacing_mm) > _COARSE_MM:
         yield f"coarse: steps of {max(scan.spacing_mm):.3g} mm"
-    if beside > _CUT_OFF:
+    extent = [n * mm for n, mm in zip(scan.hu.shape, scan.spacing_mm, strict=True)]
+    if whole and max(abs(mm - field_mm) for mm in extent) > _SAME_EDGE_MM:
+        yield f"not a cube of {field_mm:g} mm: {' x '.join(f'{mm:.0f}' for mm in extent)} mm were taken for one"
+    if not whole and beside > _CUT_OFF:
         yield f"{beside:.0%} of the body lie beside the cube"
 
 

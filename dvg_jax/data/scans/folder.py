@@ -111,6 +111,7 @@ def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: in
             but = f" but {found[0].source}, {found[0].reason}" if found else ""
             raise UserError(f"{source}: holds no scan (NIfTI, MetaImage, NRRD, X2CT's HDF5, or DICOM files){but}")
         origin.check(job.output, source, list(known.values()), {item.source for item in found})
+        origin.check_preset(job.output, job.settings.preset, list(known.values()))
         check_lists({item.patient for item in found if not item.reason}, rule)
         _clear(job.output)
         ledger = _Ledger(job, rule, known, origin.name_of(source))

@@ -1,23 +1,17 @@
-"""Pre-processing as in the published code, for the weights that were trained with it. Nothing else uses it.
+"""Pre-process a CT as the published code does: ``prepare --preset published``, for the weights trained with it.
 
-It knows no spacing and no anatomy: a CT is resized from edge to edge and a film cut from its middle, with rows and
-slices in the order in which they come.
+That code expects X2CT-GAN's cubes of 320 mm. It knows no spacing and no anatomy: a CT is resized from edge to edge.
 """
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image
+from scipy import ndimage
 
-from dvg_jax.ct.frame import HostImage, HostVolume
+from dvg_jax.ct.frame import Affine, HostVolume
+from dvg_jax.ct.intensity import HU_OFFSET, HU_RANGE
 from dvg_jax.errors import UserError
 
-HU_RANGE = 2500.0
 DECIMALS = 6
-
-FILM_SIDE = 160
-"""Short side to which a film is resized; its middle is cut to this square, then to the detector's."""
-
-FILM_CROP = 128
 
 
 def prepare_ct(raw: Shaped[np.ndarray, "d h w"], shape: tuple[int, int, int] = (128, 128, 128)) -> HostVolume:
@@ -29,47 +23,15 @@ def prepare_ct(raw: Shaped[np.ndarray, "d h w"], shape: tuple[int, int, int] = (
         raise UserError(f"CT has shape {raw.shape}; allowed: three axes, none of them empty")
     if not np.isfinite(raw).all():
         raise UserError("CT has values that are not finite; allowed: HU shifted so that air is 0")
-    resized = resize_linear(raw, shape)
+    resized = ndimage.zoom(raw, [new / old for old, new in zip(raw.shape, shape, strict=True)], order=1)
     return np.round(np.clip(resized, 0, HU_RANGE) / HU_RANGE, DECIMALS).astype(np.float32)
 
 
-def resize_linear(raw: Shaped[np.ndarray, "d h w"], shape: tuple[int, int, int]) -> Shaped[np.ndarray, "D H W"]:
-    """Linear interpolation from the first to the last voxel of each axis, in double precision, as scipy's ``zoom``.
+def prepare_cube(hu: HostVolume, affine: Affine, size: int) -> tuple[HostVolume, Affine]:
+    """Resize a whole CT in the frame to ``size`` voxels an axis; in the affine the outermost voxels keep their places.
 
-    The dtype stays: integers are rounded, halves away from zero. As there, the last plane is 0 for the few pairs of
-    sizes (63 to 24, say) whose last index is rounded to beyond the last voxel.
+    The published code sees the head first, so D is reversed on the way: in a few sizes the last plane is lost.
     """
-    values = raw.astype(np.float64)
-    for axis, (length, size) in enumerate(zip(raw.shape, shape, strict=True)):
-        ratio = (length - 1) / (size - 1) if size > 1 else 1.0
-        index = np.arange(size) * ratio
-        first = np.clip(np.floor(index).astype(int), 0, max(length - 2, 0))
-        fraction = np.expand_dims(index - first, [a for a in range(3) if a != axis])
-        following = np.take(values, np.minimum(first + 1, length - 1), axis)
-        values = (1 - fraction) * np.take(values, first, axis) + fraction * following
-        values[(slice(None),) * axis + (index > length - 1,)] = 0
-    if np.issubdtype(raw.dtype, np.integer):
-        values = np.trunc(values + np.copysign(0.5, values))
-    return values.astype(raw.dtype)
-
-
-def prepare_film(picture: Shaped[np.ndarray, "rows columns"]) -> HostImage:
-    """An 8-bit grey picture as (128, 128) float32 in [0, 1]: halved with a box filter while its short side is 320 or
-    more, resized to a short side of 160 by bicubic interpolation, its middle cut out, divided by 255.
-
-    Raises UserError unless the picture has two axes of uint8.
-    """
-    if picture.ndim != 2 or picture.dtype != np.uint8 or picture.size == 0:
-        raise UserError(f"picture has shape {picture.shape} of {picture.dtype}; allowed: two axes of uint8")
-    image = Image.fromarray(picture)
-    while min(image.size) >= 2 * FILM_SIDE:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = FILM_SIDE / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    square = _middle(_middle(np.asarray(image), FILM_SIDE), FILM_CROP)
-    return square.astype(np.float32) / np.float32(255)
-
-
-def _middle(image: np.ndarray, side: int) -> Shaped[np.ndarray, "side side"]:
-    top, left = ((n - side) // 2 for n in image.shape)
-    return image[top : top + side, left : left + side]
+    volume = prepare_ct((hu + HU_OFFSET)[::-1], (size, size, size))[::-1]
+    steps = [(n - 1) / max(size - 1, 1) for n in hu.shape]
+    return volume, affine @ np.diag([*steps, 1.0])
