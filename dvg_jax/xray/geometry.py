@@ -27,8 +27,8 @@ GEOMETRIES = ("paper", "covering")
 SMALLEST_STEP = 0.01
 """Two views are one below this many degrees: the source, a metre away, moves by less than 0.2 mm."""
 
-AnyArray = TypeVar("AnyArray", Array, np.ndarray)
-"""JAX and NumPy arrays, where the same code serves both."""
+AnyArray = TypeVar("AnyArray", bound=Array | np.ndarray)
+"""JAX or NumPy arrays, where the same code serves both."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ def check_angles(what: str, angles: Sequence[float]) -> None:
 def rotation(pose: AnyArray) -> AnyArray:
     """Return the matrix (3, 3) from the world's axes to the detector's (row, column, beam), by the pose's own library.
 
-    It is ``Rx Ry Rz``, with the published zero 90 degrees before frontal. JAX's ``Rotation`` goes by quaternions, whose
-    rounding moves images by 7e-6 of their maximum.
+    It is ``Rx Ry Rz``, with the published zero 90 degrees before frontal; of a NumPy pose in double precision. JAX's
+    ``Rotation`` goes by quaternions, whose rounding moves images by 7e-6 of their maximum.
     """
     xp = pose.__array_namespace__()
-    angles = xp.deg2rad(pose[:3] - np.array([90, 0, 0], np.float32))
+    angles = xp.deg2rad(pose[:3] - np.array([90.0, 0.0, 0.0]))
     (cx, cy, cz), (sx, sy, sz) = xp.cos(angles), xp.sin(angles)
     return xp.asarray(
         [
@@ -217,7 +217,7 @@ def box_crossing(
     for start, along, first, last in zip(source, direction, low, high, strict=True):
         xp = along.__array_namespace__()
         # A ray parallel to a face is turned by an amount that moves it less than a micrometre.
-        safe = xp.where(abs(along) < 1e-9, 1e-9, along)
+        safe = xp.where(xp.abs(along) < 1e-9, 1e-9, along)
         faces = (first - start) / safe, (last - start) / safe
         entry, leave = xp.maximum(entry, xp.minimum(*faces)), xp.minimum(leave, xp.maximum(*faces))
     return entry, xp.maximum(entry, leave)

@@ -172,8 +172,7 @@ def _corners(fraction: Array, shape: tuple[int, int, int]) -> list[tuple[int, Ar
 
 def _rays(pose: Pose, geometry: ConeBeamGeometry) -> _Rays:
     """Rays in float32, each sum in the order of the published code: other orders move border nodes across faces."""
-    # On the host the rotation is made in double precision and rounded once.
-    turn: Any = rotation(pose) if isinstance(pose, Array) else rotation(np.asarray(pose, np.float64)).astype(np.float32)
+    turn: Any = rotation(pose).astype(np.float32)
     xp = turn.__array_namespace__()
     shift = pose[3:].astype(np.float32) - np.asarray([0, 0, geometry.source_isocentre_mm], np.float32)
     voxel = np.asarray(geometry.voxel_mm, np.float32)

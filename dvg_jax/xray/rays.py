@@ -25,8 +25,7 @@ SAMPLES_AT_ONCE = 16
 
 def forward_project_rays(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
     """Project a volume ray by ray: see :func:`dvg_jax.xray.projector.forward_project`. Any pose is allowed."""
-    pose = jnp.asarray(pose, jnp.float32)
-    turn, source = rotation(pose), source_position(pose, geometry)
+    turn, source = (jnp.asarray(x, jnp.float32) for x in (rotation(pose), source_position(pose, geometry)))
     # A voxel of zeros around the volume makes every neighbour's index valid.
     padded = jnp.pad(volume.astype(jnp.float32), 1)
 
@@ -40,8 +39,7 @@ def forward_project_rays(volume: Volume, pose: Pose, geometry: ConeBeamGeometry)
 
 def back_project_rays(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
     """Spread an image voxel by voxel: see :func:`dvg_jax.xray.projector.back_project`. Any pose is allowed."""
-    pose = jnp.asarray(pose, jnp.float32)
-    turn, source = rotation(pose), source_position(pose, geometry)
+    turn, source = (jnp.asarray(x, jnp.float32) for x in (rotation(pose), source_position(pose, geometry)))
     image = image.astype(jnp.float32)
 
     def voxel(d: Array, h: Array, w: Array) -> Array:

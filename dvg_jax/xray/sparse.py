@@ -66,6 +66,7 @@ def _product(matrix: SparseMatrix, rows: Float[Array, "columns m"]) -> Float[Arr
             total += value[:, None] * rows.at[index].get(mode="promise_in_bounds")
         return total, None
 
+    rows = jnp.asarray(rows)  # outside of jit, the primal of a gradient may still be a NumPy array
     entries = jax.tree.map(jnp.asarray, matrix.padded)
     return jax.lax.scan(add, jnp.zeros((matrix.shape[0], rows.shape[1]), rows.dtype), entries)[0]
 
