@@ -1,4 +1,4 @@
-"""Render X-rays of a CT scan as films would show them: digitally reconstructed radiographs.
+"""Render digitally reconstructed radiographs (DRRs) of a CT scan, as stand-ins for films.
 
     python -m dvg_jax.data.drr --ct SCAN --angle 0 --angle 90 --output films --size 32 --geometry covering
 
@@ -65,7 +65,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: see the module's docstring."""
+    """Run the command line that the module's docstring describes."""
     parser = Parser(
         prog="python -m dvg_jax.data.drr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
