@@ -39,13 +39,22 @@ from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
 
 def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: ConeBeamGeometry) -> list[Path]:
-    """Prepare a scan for the geometry's cube, render it at ``angles`` in degrees, write films and cube together.
+    """Prepare a scan for the geometry's cube, render it, and write films and cube together.
 
     Films and cube of an earlier run in ``output`` are replaced or, if this run has none of that name, removed.
 
+    Args:
+      path: the scan, in any format that ``load_scan`` reads.
+      angles: view angles in degrees.
+      output: folder for the films and the cube; created if absent.
+      geometry: geometry of the model that will see the films.
+
     Returns:
-      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_scan`` do, for invalid or
-      equal angles, and for files that cannot be written or that this module has not written.
+      The films' files, in the order of the angles.
+
+    Raises:
+      UserError: the scan cannot be read or prepared, angles are invalid or equal, files cannot be written, or files to
+        be replaced are not of an earlier rendering.
     """
     films, cube = rendered.name_films(output, angles), output / rendered.CUBE
     side = geometry.volume_shape[0]

@@ -76,14 +76,14 @@ def _chest(size: int, key: jax.Array, index: int) -> jax.Array:
 
 
 class PhantomSource:
-    """``count`` random chests of ``size``^3: example i of a split is drawn once from (seed, split, i) and
-    kept.
+    """Draw ``count`` random chests of ``size``^3 voxels.
 
-    It does not depend on ``count`` or on the order of reading.
+    Example i of a split is drawn once from (seed, split, i) and stored. It does not depend on ``count`` or on the order
+    of reading.
     """
 
     def __init__(self, count: int, size: int, seed: int = 0, split: str = "train"):
-        """Raises UserError for a count or size below 1 or an unknown split."""
+        """Set up a split's stream. Raises UserError for a count or size below 1 or an unknown split."""
         if count < 1 or size < 1:
             raise UserError(f"phantom count is {count}, size is {size}; allowed: 1 or more for both")
         self.identity = of_settings({"phantoms": count, "size": size, "seed": seed, "split": split})
@@ -112,8 +112,17 @@ class PreparedSource:
     """
 
     def __init__(self, folder: str | Path, split: str, size: int, count: int = 0):
-        """Raises UserError for an absent manifest or file, another size, an unknown, empty or too small
-        split.
+        """List and check the split's files.
+
+        Args:
+          folder: folder with a manifest.
+          split: name of a split, or ``"all"``.
+          size: voxels along each axis.
+          count: number of scans to take from the start, 0 for all.
+
+        Raises:
+          UserError: a manifest or file is absent, a file has another size, or the split is unknown, empty or smaller
+            than ``count``.
         """
         folder = Path(folder)
         if split != "all":

@@ -1,4 +1,4 @@
-"""``reconstruct.py``: X-ray files in, a CT as NIfTI, DICOM and a page out."""
+"""Define the command line of ``reconstruct.py``: X-ray files in, a CT as NIfTI, DICOM and a page out."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dvg_jax.training.compilation import enable_compilation_cache
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run ``reconstruct.py``."""
     values = flags.FlagValues()
     workdir = flags.DEFINE_string("workdir", "", "Folder of a trained run.", flag_values=values)
     xray = flags.DEFINE_multi_string(
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         "frame", "auto", FRAMES, "auto finds the thorax, none crops the centre.", flag_values=values
     )
     intensity = flags.DEFINE_enum(
-        "intensity", None, INTENSITIES, "match: greys as in training; unless given, with --frame auto only.",
+        "intensity", None, INTENSITIES, "match: greys as in training. Default: match with --frame auto, none otherwise.",
         flag_values=values,
     )  # fmt: skip
     strict = flags.DEFINE_bool("strict", False, "Refuse films that give a warning.", flag_values=values)

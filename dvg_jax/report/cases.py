@@ -1,4 +1,4 @@
-"""A case of the page from what a model was shown and made; reconstruction and evaluation share it."""
+"""Build a case of the page from a model's inputs and results; reconstruction and evaluation share it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,16 +32,18 @@ def build_case(
     spread_hu: HostVolume | None = None,
     metrics: Mapping[str, Row] | None = None,
 ) -> Case:
-    """What the page shows of one patient.
+    """Build the page's content about one patient.
 
     Args:
+      title: title of the case.
       dvg: the method at the angles of the films.
-      films: as :func:`build_films` makes them.
-      results: CTs in [0, 1] by name; the first is the one that the page opens with.
-      truth: the CT in [0, 1], where it is known: adds itself and the error of each result.
+      films: input views, as from :func:`build_films`.
+      results: CTs (D, H, W) in [0, 1] by name; the page opens with the first.
+      affine: ``(d, h, w)`` to RAS mm.
+      truth: reference CT in [0, 1], if known; adds itself and the error of each result.
       made: synthesised views (1, V', h, w, 1) at ``dvg.new_angles``.
-      spread_hu: standard deviation over samples, HU.
-      metrics: figures by result.
+      spread_hu: standard deviation over samples, (D, H, W) in HU.
+      metrics: metrics by result.
     """
     layers: list[Layer | Difference] = [Layer(name, _hu(ct)) for name, ct in results.items()]
     if spread_hu is not None:
@@ -61,7 +63,14 @@ def build_case(
 
 
 def build_films(dvg: DVG, titles: Sequence[str], shown: Views, result: HostVolume) -> list[Film]:
-    """The input views, (1, V, h, w, 1), each beside the same view of ``result``, (D, H, W) in [0, 1]."""
+    """Pair each input view with the same view of a result.
+
+    Args:
+      dvg: the method at the angles of the films.
+      titles: title of each view.
+      shown: input views, (1, V, h, w, 1) in [0, 1].
+      result: CT (D, H, W) in [0, 1].
+    """
     again = _render(dvg, result, dvg.angles)
     pairs = zip(titles, np.asarray(shown[0, ..., 0]), again, strict=True)
     return [Film(title, film, reprojection) for title, film, reprojection in pairs]
@@ -73,7 +82,14 @@ def with_records(
     originals: Sequence[np.ndarray | None],
     boxes: Sequence[tuple[float, float, float, float] | None],
 ) -> list[Film]:
-    """The films with what is known of how each was read and framed."""
+    """Add to each film how it was read and framed.
+
+    Args:
+      films: films of a case.
+      records: JSON-able record of each.
+      originals: each film before it was framed, (h, w) in [0, 1], or None.
+      boxes: part of each original that was kept, or None; see :class:`Film`.
+    """
     return [
         replace(film, record=record, original=original, box=box)
         for film, record, original, box in zip(films, records, originals, boxes, strict=True)
@@ -81,7 +97,7 @@ def with_records(
 
 
 def unseen(dvg: DVG) -> Bool[np.ndarray, "D H W"]:
-    """Voxels that no ray of the input views crosses."""
+    """Return a mask of the voxels that no ray of the input views crosses."""
     return _unseen(dvg.angles, dvg.geometry)
 
 
@@ -91,8 +107,8 @@ def _unseen(angles: tuple[float, ...], geometry: ConeBeamGeometry) -> np.ndarray
     return ~np.asarray(jax.jit(lambda: ray_coverage(poses, geometry))())
 
 
-def metrics_table(metrics: Mapping[str, Row], title: str = "This case beside the truth") -> Table:
-    """A row a result, a column a figure; ``docs/metrics.md`` says what each is."""
+def metrics_table(metrics: Mapping[str, Row], title: str = "This case compared with the truth") -> Table:
+    """Tabulate metrics, one row for each result; ``docs/metrics.md`` defines them."""
     names = figure_names(next(iter(metrics.values())))
     rows = [[result, *(f"{row[n]:.{decimals(n)}f}" for n in names)] for result, row in metrics.items()]
     return Table(title, ["", *names], rows)
@@ -101,7 +117,13 @@ def metrics_table(metrics: Mapping[str, Row], title: str = "This case beside the
 def means_tables(
     title: str, rows: Mapping[str, list[Row]], tables: Mapping[str, Sequence[str]] | None = None
 ) -> list[Table]:
-    """Means over cases from the rows of each method; ``tables`` are figures by heading, all in one unless given."""
+    """Tabulate means over cases, one row for each method.
+
+    Args:
+      title: first part of each table's title.
+      rows: metrics of each case by method.
+      tables: names of metrics by heading, one table for each heading; None puts all metrics into one table.
+    """
     summary = {method: summarise(cases) for method, cases in rows.items()}
     every = {"": list(next(iter(summary.values())))}
     made = []
@@ -114,7 +136,7 @@ def means_tables(
 def _views(
     dvg: DVG, result: tuple[str, HostVolume], made: Views | None, truth: HostVolume | None
 ) -> tuple[Picture, ...]:
-    """The synthesised views, each beside that view of the result and of the truth."""
+    """Return the synthesised views, each followed by that view of the result and of the truth."""
     if made is None:
         return ()
     columns = {
@@ -131,7 +153,7 @@ def _views(
 
 
 def _render(dvg: DVG, ct: HostVolume, angles: tuple[float, ...]) -> np.ndarray:
-    """(V, h, w), each in [0, 1]."""
+    """Return views (V, h, w) of a CT, each in [0, 1]."""
     return np.asarray(dvg.render(jnp.asarray(ct)[None, ..., None], angles)[0, ..., 0])
 
 

@@ -1,4 +1,4 @@
-"""Pre-processing as in the published code, for the weights that were trained with it. Nothing else uses it.
+"""Prepare inputs as the published code does, for the weights that were trained with it. Nothing else uses this.
 
 It knows no spacing and no anatomy: a CT is resized from edge to edge and a film cut from its middle, with rows and
 slices in the order in which they come.
@@ -21,7 +21,7 @@ FILM_CROP = 128
 
 
 def prepare_ct(raw: Shaped[np.ndarray, "d h w"], shape: tuple[int, int, int] = (128, 128, 128)) -> HostVolume:
-    """Resize, clip to 0..2500, divide by 2500, round to 6 decimals: float32 in [0, 1].
+    """Resize a CT, clip it to 0..2500, divide by 2500 and round to 6 decimals: float32 in [0, 1].
 
     ``raw`` is in HU shifted so that air is 0. Raises UserError unless it has three axes and finite values.
     """
@@ -54,10 +54,11 @@ def resize_linear(raw: Shaped[np.ndarray, "d h w"], shape: tuple[int, int, int])
 
 
 def prepare_film(picture: Shaped[np.ndarray, "rows columns"]) -> HostImage:
-    """An 8-bit grey picture as (128, 128) float32 in [0, 1]: halved with a box filter while its short side is 320 or
-    more, resized to a short side of 160 by bicubic interpolation, its middle cut out, divided by 255.
+    """Resize and crop an 8-bit grey picture to (128, 128) float32 in [0, 1].
 
-    Raises UserError unless the picture has two axes of uint8.
+    It is halved with a box filter while its short side is 320 or more, resized to a short side of 160 by bicubic
+    interpolation, its middle is cut out, and values are divided by 255. Raises UserError unless the picture has two
+    axes of uint8.
     """
     if picture.ndim != 2 or picture.dtype != np.uint8 or picture.size == 0:
         raise UserError(f"picture has shape {picture.shape} of {picture.dtype}; allowed: two axes of uint8")
