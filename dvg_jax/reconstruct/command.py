@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
         "frame", "auto", FRAMES, "auto finds the thorax, none crops the centre.", flag_values=values
     )
     intensity = flags.DEFINE_enum(
-        "intensity", None, INTENSITIES, "match: greys as in training. Default: match with --frame auto, none otherwise.",
-        flag_values=values,
+        "intensity", None, INTENSITIES,
+        "match: greys as in training. Default: match with --frame auto, none otherwise.", flag_values=values,
     )  # fmt: skip
     strict = flags.DEFINE_bool("strict", False, "Refuse films that give a warning.", flag_values=values)
     output = flags.DEFINE_string(

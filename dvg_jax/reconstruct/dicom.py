@@ -100,7 +100,7 @@ def _common(
     text, digests = json.dumps(settings, sort_keys=True), _digests(films)
     place, content = affine.tobytes().hex(), hashlib.sha256(voxels.tobytes()).hexdigest()
     series = Dataset()
-    # Tags of films come decoded, whatever character set they were stored in.
+    # Tags of films come decoded from their own character sets.
     series.SpecificCharacterSet = "ISO_IR 192"
     with quietly():
         for name, value in study.fields.items():

@@ -1,4 +1,4 @@
-"""Fit films to a model's views, and record what was done to each."""
+"""Fit films to a model's views, and record every change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

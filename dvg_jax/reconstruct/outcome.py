@@ -61,7 +61,7 @@ class ReadFilm:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """Return the part that the framing kept, as in :class:`dvg_jax.report.Film`, or None."""
+        """Return the part of the film inside the frame, as in :class:`dvg_jax.report.Film`, or None."""
         box = self.framed.record["frame"].get("box")
         if box is None or self.request.flip:
             return None

@@ -68,7 +68,7 @@ def check_room(request: Request, shape: tuple[int, int, int]) -> None:
 
 
 def write(request: Request, outcome: Outcome) -> list[str]:
-    """Write all files, or none if one fails; return a line about each, and about those of an earlier run."""
+    """Write all files, or none if one fails; return a line about each, and about files of an earlier run."""
     metrics = {}
     if outcome.truth is not None:
         truth = jnp.asarray(outcome.truth)

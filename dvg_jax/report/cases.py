@@ -28,7 +28,7 @@ def build_case(
     results: Mapping[str, HostVolume],
     affine: Affine,
     truth: HostVolume | None = None,
-    made: Views | None = None,
+    new_views: Views | None = None,
     spread_hu: HostVolume | None = None,
     metrics: Mapping[str, Row] | None = None,
 ) -> Case:
@@ -41,7 +41,7 @@ def build_case(
       results: CTs (D, H, W) in [0, 1] by name; the page opens with the first.
       affine: ``(d, h, w)`` to RAS mm.
       truth: reference CT in [0, 1], if known; adds itself and the error of each result.
-      made: synthesised views (1, V', h, w, 1) at ``dvg.new_angles``.
+      new_views: synthesised views (1, V', h, w, 1) at ``dvg.new_angles``.
       spread_hu: standard deviation over samples, (D, H, W) in HU.
       metrics: metrics by result.
     """
@@ -57,22 +57,22 @@ def build_case(
         tuple(layers),
         unseen(dvg),
         tuple(films),
-        _views(dvg, next(iter(results.items())), made, truth),
+        _views(dvg, next(iter(results.items())), new_views, truth),
         None if metrics is None else metrics_table(metrics),
     )
 
 
-def build_films(dvg: DVG, titles: Sequence[str], shown: Views, result: HostVolume) -> list[Film]:
+def build_films(dvg: DVG, titles: Sequence[str], views: Views, result: HostVolume) -> list[Film]:
     """Pair each input view with the same view of a result.
 
     Args:
       dvg: the method at the angles of the films.
       titles: title of each view.
-      shown: input views, (1, V, h, w, 1) in [0, 1].
+      views: input views, (1, V, h, w, 1) in [0, 1].
       result: CT (D, H, W) in [0, 1].
     """
     again = _render(dvg, result, dvg.angles)
-    pairs = zip(titles, np.asarray(shown[0, ..., 0]), again, strict=True)
+    pairs = zip(titles, np.asarray(views[0, ..., 0]), again, strict=True)
     return [Film(title, film, reprojection) for title, film, reprojection in pairs]
 
 
@@ -126,21 +126,21 @@ def means_tables(
     """
     summary = {method: summarise(cases) for method, cases in rows.items()}
     every = {"": list(next(iter(summary.values())))}
-    made = []
+    tabulated = []
     for heading, names in (tables or every).items():
         head, *body = table_cells(summary, names)
-        made.append(Table(": ".join(filter(None, (title, heading, SHOWN))), head, body))
-    return made
+        tabulated.append(Table(": ".join(filter(None, (title, heading, SHOWN))), head, body))
+    return tabulated
 
 
 def _views(
-    dvg: DVG, result: tuple[str, HostVolume], made: Views | None, truth: HostVolume | None
+    dvg: DVG, result: tuple[str, HostVolume], new_views: Views | None, truth: HostVolume | None
 ) -> tuple[Picture, ...]:
     """Return the synthesised views, each followed by that view of the result and of the truth."""
-    if made is None:
+    if new_views is None:
         return ()
     columns = {
-        "synthesised by DVG-Net": np.asarray(minmax(made[0, ..., 0])),
+        "synthesised by DVG-Net": np.asarray(minmax(new_views[0, ..., 0])),
         f"of {result[0]}": _render(dvg, result[1], dvg.new_angles),
     }
     if truth is not None:

@@ -76,7 +76,7 @@ def stored_pixels(film: FileDataset, max_pixels: int) -> Stored:
 
 
 def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[FileDataset, int, int]:
-    """Copy only what decoding needs; also return the bits of a value and the number of unused bits below it."""
+    """Copy the attributes that decoding needs; also return the bits of a value and the unused bits below it."""
     allocated = whole(film, "BitsAllocated", 1, 32)
     if allocated not in ALLOCATED:
         raise UserError(f"its BitsAllocated is {allocated}; allowed: {', '.join(map(str, ALLOCATED))}")

@@ -137,7 +137,7 @@ def _examined(
     """Return the film as a positive, and the findings on it."""
     templates = {a: thorax_template(a)[0] for a in dict.fromkeys((angle, *NOMINAL.values()))}
     seen = examine(inside, angle, templates, as_is)
-    # Air next to the body tells a lateral negative better than the lungs, which are dark in either.
+    # In a lateral film, air next to the body reveals a negative better than the lungs, which are dark in either.
     lateral = kind_of(angle) == "lateral"
     negative = side_rank(inside) > 0.5 if lateral else seen.negative_gain > NEGATIVE_GAIN
     # A view under another view's angle can look like its negative: no exchanged view is inverted.

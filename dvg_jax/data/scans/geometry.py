@@ -1,7 +1,7 @@
-"""Check what a file states about its voxels' positions: units, missing fields and contradictions, alike for all
-formats.
+"""Check what a file states about its voxels' positions: units, missing fields and contradictions.
 
-No program may guess left from right: an affine that a file does not state is never invented.
+The checks are alike for all formats. No program may guess left from right: an affine that a file does not state is
+never invented.
 """
 
 import numpy as np

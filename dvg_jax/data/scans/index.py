@@ -202,7 +202,7 @@ def _unreadable(folder: Path, files: list[tuple[Path, str]]) -> list[Candidate]:
 
 
 def _walk(folder: Path, skip: Path | None) -> Iterator[tuple[Path, str]]:
-    """Yield files below ``folder``, and folders named like files, each with what makes it unreadable."""
+    """Yield files below ``folder``, and folders named like files, each with the reason why it is unreadable."""
     trouble: list[tuple[Path, str]] = []
     seen = {folder.resolve()}
     skipped = skip.resolve() if skip else None

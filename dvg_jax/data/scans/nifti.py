@@ -73,7 +73,7 @@ def _affine(path: Path, header: Header, shape: tuple[int, ...]) -> tuple[Affine,
 
 
 def _qform(path: Path, header: Header) -> Affine:
-    """Return the qform's affine; a quaternion that rounding made too long is shortened, as NIfTI's own code does."""
+    """Return the qform's affine; a quaternion that is too long by rounding is shortened, as NIfTI's own code does."""
     names = ("quatern_b", "quatern_c", "quatern_d")
     vector = np.array([float(header[name]) for name in names])
     square = float(vector @ vector)

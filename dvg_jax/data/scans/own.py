@@ -1,7 +1,7 @@
 """Recognise files that this program wrote: its own output must never be prepared as if it were a scan.
 
 A folder that ``dvg_jax.data.prepare`` wrote has a manifest. A CT that ``drr`` or ``reconstruct.py`` wrote, or a
-prepared one that was taken out of its folder, says so in its header.
+prepared one that was moved out of its folder, has a note in its header.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Group CT slices that make one volume, whatever their files and UIDs say.
+"""Group CT slices into volumes, independent of their files and UIDs.
 
 Slices --group--> Series (foot to head, or a reason) --slice_pixels.read_slices--> array
 """
@@ -81,7 +81,7 @@ def _joined(members: dict[str, list[Slice]]) -> dict[str, list[Slice]]:
 
 
 def _checked(uid: str, members: list[Slice]) -> Series:
-    """Order the slices and find what makes the series unusable."""
+    """Order the slices and find the reason why a series is unusable."""
     patient = next((item.patient for item in members if item.patient), "")
     good = [item for item in members if not item.not_a_slice]
     reasons = Counter(item.not_a_slice for item in members if item.not_a_slice)

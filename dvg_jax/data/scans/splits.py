@@ -65,8 +65,7 @@ def read_lists(paths: Mapping[str, Path | None]) -> dict[str, tuple[str, ...]]:
 
 
 def split_patients(patients: set[str], rule: SplitRule) -> tuple[dict[str, str], list[str]]:
-    """Map each patient to ``train``, ``val``, ``test`` or ``""``; also return the changes made to the lists, a line
-    each.
+    """Map each patient to ``train``, ``val``, ``test`` or ``""``; also return the changes made to the lists.
 
     No set that is asked for is left empty where there are patients enough: then the nearest one changes sides.
     """
