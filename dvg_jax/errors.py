@@ -1,4 +1,4 @@
-"""What a user did that cannot work, told in one line."""
+"""Define the error that reports a user's mistake in one line, and hints for its message."""
 
 import re
 from collections.abc import Iterable

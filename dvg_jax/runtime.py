@@ -13,14 +13,14 @@ _JAXLIB_WITH_YNN = ("0.10.", "0.11.")
 
 
 def set_up() -> None:
-    """All that is below."""
+    """Make all settings of this module."""
     tune_allocator()
     choose_convolutions()
     quiet()
 
 
 def check_platform() -> None:
-    """Make JAX find its devices, before any work. Several processes must have joined before.
+    """Let JAX find its devices, before any work; several processes must have joined before.
 
     Raises:
       UserError: ``JAX_PLATFORMS`` names a device that this machine lacks or that JAX does not know.
@@ -39,10 +39,10 @@ def check_platform() -> None:
 
 
 def choose_convolutions() -> None:
-    """Have XLA's CPU backend convolve by Eigen, not by YNN, which takes three to five times as long.
+    """Make XLA's CPU backend convolve by Eigen; its YNN library takes three to five times as long.
 
-    For the jaxlib versions that are known to have the flag: an unknown one in ``XLA_FLAGS`` ends the process. A user's
-    own choice wins.
+    The flag is set only for jaxlib versions that are known to have it, since an unknown one in ``XLA_FLAGS`` ends the
+    process. A user's own choice wins.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if version("jaxlib").startswith(_JAXLIB_WITH_YNN) and _YNN_TYPES not in flags:
@@ -52,9 +52,9 @@ def choose_convolutions() -> None:
 def tune_allocator() -> None:
     """Keep glibc from returning every large buffer to the kernel.
 
-    XLA's CPU client allocates and frees each intermediate; with glibc's defaults every one above 128 KiB is a fresh
-    ``mmap`` whose pages fault in one by one, which made a 3D convolution step four times slower. Harmless with a GPU.
-    Does nothing on a C library without ``mallopt``.
+    XLA's CPU client allocates and frees each intermediate. With glibc's defaults every buffer above 128 KiB is a fresh
+    ``mmap`` whose pages fault in one by one, which made a 3D convolution step four times slower. The setting does no
+    harm with a GPU, and is skipped on a C library without ``mallopt``.
     """
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8
     if not sys.platform.startswith("linux"):

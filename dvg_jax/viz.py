@@ -1,4 +1,4 @@
-"""Pictures for people: the head is at the top, the patient's right on the left."""
+"""Draw pictures in radiological orientation: the head at the top, the patient's right on the left."""
 
 from pathlib import Path
 
@@ -15,17 +15,17 @@ BACKGROUND, INK, FAINT = (18, 18, 20), (235, 235, 235), (150, 150, 155)
 ERROR_RANGE_HU = 500.0
 ERROR_NOTE = f"error: dark 0 to bright {ERROR_RANGE_HU:g} HU and more"
 WINDOW = (0.0, 0.72)
-"""Intensities shown as black and white in slices: air to bone (-1024 to 776 HU)."""
+"""Intensities drawn black and white in slices: air to bone (-1024 to 776 HU)."""
 
 ERROR_COLOURS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], np.float64)
-"""Five stops from dark to bright, evenly spaced from 0 to ``ERROR_RANGE_HU``."""
+"""RGB of five colour stops from dark to bright, evenly spaced from 0 to ``ERROR_RANGE_HU``."""
 
 Picture = np.ndarray
 PLANES = ("axial", "coronal", "sagittal")
 
 
 def orthogonal_slices(volume: np.ndarray, at: tuple[float, float, float] = (0.5, 0.5, 0.5)) -> dict[str, np.ndarray]:
-    """Three slices of (D, H, W), at these shares of each axis, as they are hung.
+    """Cut three slices of (D, H, W) at these shares of each axis, in display orientation.
 
     Axial: anterior at the top, the patient's right on the left. Coronal: head at the top, right on the left. Sagittal:
     head at the top, anterior on the left.
@@ -35,12 +35,20 @@ def orthogonal_slices(volume: np.ndarray, at: tuple[float, float, float] = (0.5,
 
 
 def to_picture(image: np.ndarray) -> np.ndarray:
-    """An X-ray array (row 0 the foot end) as it is hung: head at the top."""
+    """Flip an X-ray array, whose row 0 is the foot end, so that the head is at the top."""
     return image[::-1]
 
 
 def comparison_panel(truth: np.ndarray, columns: dict[str, np.ndarray], path: Path) -> None:
-    """Rows: axial, coronal, sagittal. Columns: truth, then each result with its absolute error in HU."""
+    """Draw a reference CT, each result, and each result's absolute error in HU, in three planes.
+
+    Rows are axial, coronal and sagittal slices.
+
+    Args:
+      truth: reference CT (D, H, W) in [0, 1].
+      columns: results (D, H, W) in [0, 1] by name.
+      path: PNG to write.
+    """
     cells = {"truth": {plane: _grey(s) for plane, s in orthogonal_slices(truth).items()}}
     for name, result in columns.items():
         cells[name] = {plane: _grey(s) for plane, s in orthogonal_slices(result).items()}
@@ -50,7 +58,15 @@ def comparison_panel(truth: np.ndarray, columns: dict[str, np.ndarray], path: Pa
 
 
 def methods_panel(truth: np.ndarray, results: dict[str, np.ndarray], path: Path) -> None:
-    """Columns: truth and methods. Rows: an axial and a coronal slice, each over its absolute error in HU."""
+    """Draw a reference CT and the results of several methods, one column each.
+
+    Rows are an axial and a coronal slice, each above its absolute error in HU.
+
+    Args:
+      truth: reference CT (D, H, W) in [0, 1].
+      results: results (D, H, W) in [0, 1] by method.
+      path: PNG to write.
+    """
     rows = []
     for plane in ("axial", "coronal"):
         true = orthogonal_slices(truth)[plane]
@@ -61,20 +77,20 @@ def methods_panel(truth: np.ndarray, results: dict[str, np.ndarray], path: Path)
 
 
 def views_panel(rows: dict[str, dict[str, np.ndarray]], path: Path) -> None:
-    """X-rays in [0, 1] by row and column, the rows' names below; all rows have the same columns."""
+    """Draw X-rays (h, w) in [0, 1] by row and column; all rows have the same columns, and their names are below."""
     cells = [[_rgb(to_picture(image)) for image in row.values()] for row in rows.values()]
     columns = list(next(iter(rows.values())))
     save_png(_grid(cells, columns, "rows: " + "; ".join(rows)), path)
 
 
 def slice_sheet(volumes: dict[str, np.ndarray], path: Path) -> None:
-    """Rows: axial, coronal, sagittal. Columns: volumes (D, H, W) in [0, 1], without errors."""
+    """Draw three slices of each volume (D, H, W) in [0, 1], without errors; rows are planes, columns volumes."""
     cells = {name: orthogonal_slices(volume) for name, volume in volumes.items()}
     save_png(_grid([[_grey(cells[name][plane]) for name in cells] for plane in PLANES], list(cells), ""), path)
 
 
 def view_strip(images: dict[str, np.ndarray], path: Path) -> None:
-    """X-rays side by side, each from its darkest to its brightest value."""
+    """Draw X-rays (h, w) in one row, each scaled from its darkest to its brightest value."""
     row = []
     for image in images.values():
         low, high = float(image.min()), float(image.max())
@@ -83,7 +99,7 @@ def view_strip(images: dict[str, np.ndarray], path: Path) -> None:
 
 
 def save_png(picture: Picture, path: Path) -> None:
-    """Write (rows, columns, 3) uint8, whole or not at all."""
+    """Write a picture (rows, columns, 3) uint8, whole or not at all."""
     with replacing(path) as part:
         Image.fromarray(picture).save(part, format="PNG")
 
@@ -104,7 +120,7 @@ def _coloured(error_hu: np.ndarray) -> Picture:
 
 
 def _grid(rows: list[list[Picture]], names: list[str], note: str) -> Picture:
-    """Cells of equal size under their names, a note below."""
+    """Draw cells of equal size under their column names, with a note below."""
     count = len(names)
     size = (GAP + count * (CELL + GAP), LABEL + len(rows) * (CELL + GAP) + (LABEL if note else 0))
     canvas = Image.new("RGB", size, BACKGROUND)

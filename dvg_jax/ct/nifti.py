@@ -1,4 +1,4 @@
-"""Volumes of the project's frame as NIfTI files."""
+"""Write volumes of the patient frame as NIfTI files, and read the note in such a file's header."""
 
 from pathlib import Path
 
@@ -12,26 +12,38 @@ from dvg_jax.files.formats import Format, format_of_bytes, head
 
 _SCANNER = 1
 _NOTE_1, _NOTE_2 = slice(148, 228), slice(240, 320)
-"""The bytes of ``descrip`` in the headers of NIfTI-1 and NIfTI-2."""
+"""Byte ranges of ``descrip`` in the headers of NIfTI-1 and NIfTI-2."""
 
 
 def to_int16(hu: HostVolume) -> Int16[np.ndarray, "D H W"]:
-    """HU as files store them: rounded; values outside int16 are clipped."""
+    """Round HU to the integers that files store; values outside int16 are clipped."""
     return np.clip(np.rint(np.asarray(hu)), -32768, 32767).astype(np.int16)
 
 
 def save_nifti(path: str | Path, hu: HostVolume, affine: Affine, note: str = "") -> None:
-    """Write HU ``(D, H, W)`` as int16 with sform and qform set from ``affine`` (``(d, h, w)`` to RAS mm),
-    atomically.
+    """Write a CT as an int16 NIfTI file, atomically.
 
-    The file's axes are (w, h, d), so that its third axis counts axial slices as viewers expect. A qform cannot
-    hold shear; the sform is always exact. ``note`` goes into the header, which holds 79 characters of it.
+    The file's axes are (w, h, d), so that its third axis counts axial slices as viewers expect. Sform and qform are
+    both set. The sform is exact; a qform cannot represent shear.
+
+    Args:
+      path: file to write.
+      hu: HU ``(D, H, W)``.
+      affine: ``(d, h, w)`` to RAS mm.
+      note: text for the header's ``descrip`` field, cut to 79 characters.
     """
     save_voxels(path, to_int16(hu), affine, note)
 
 
 def save_voxels(path: str | Path, voxels: np.ndarray, affine: Affine, note: str = "") -> None:
-    """:func:`save_nifti` for what is not a CT in HU: any type that NIfTI stores, as it is."""
+    """Write a volume of any type that NIfTI stores, without conversion; otherwise like :func:`save_nifti`.
+
+    Args:
+      path: file to write.
+      voxels: values ``(D, H, W)``.
+      affine: ``(d, h, w)`` to RAS mm.
+      note: text for the header's ``descrip`` field, cut to 79 characters.
+    """
     image = nib.Nifti1Image(voxels.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]])
     image.set_sform(image.affine, code=_SCANNER)
     image.set_qform(image.affine, code=_SCANNER)
@@ -42,7 +54,7 @@ def save_voxels(path: str | Path, voxels: np.ndarray, affine: Affine, note: str 
 
 
 def note_of(path: Path) -> str | None:
-    """Return the note in a file's header, by content and not by name; None where the file is no NIfTI or unreadable."""
+    """Return the note in a NIfTI file's header; None if the content is not NIfTI or cannot be read."""
     try:
         raw = head(path)
     except OSError:

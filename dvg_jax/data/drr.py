@@ -1,4 +1,4 @@
-"""Render X-rays of a CT scan as films would show them: digitally reconstructed radiographs.
+"""Render digitally reconstructed radiographs (DRRs) of a CT scan, as stand-ins for films.
 
     python -m dvg_jax.data.drr --ct SCAN --angle 0 --angle 90 --output films --size 32 --geometry covering
 
@@ -38,13 +38,22 @@ from dvg_jax.xray.views import minmax
 
 
 def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: ConeBeamGeometry) -> list[Path]:
-    """Prepare a scan for the geometry's cube, render it at ``angles`` in degrees, write films and cube together.
+    """Prepare a scan for the geometry's cube, render it, and write films and cube together.
 
     Films and cube of an earlier run in ``output`` are replaced or, if this run has none of that name, removed.
 
+    Args:
+      path: the scan, in any format that ``load_scan`` reads.
+      angles: view angles in degrees.
+      output: folder for the films and the cube; created if absent.
+      geometry: geometry of the model that will see the films.
+
     Returns:
-      The films, in the order of the angles. Raises UserError as ``load_scan`` and ``prepare_scan`` do, for invalid or
-      equal angles, and for files that cannot be written or that this module has not written.
+      The films' files, in the order of the angles.
+
+    Raises:
+      UserError: the scan cannot be read or prepared, angles are invalid or equal, files cannot be written, or files to
+        be replaced are not of an earlier rendering.
     """
     films, cube = rendered.name_films(output, angles), output / rendered.CUBE
     side = geometry.volume_shape[0]
@@ -64,7 +73,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: see the module's docstring."""
+    """Run the command line that the module's docstring describes."""
     parser = Parser(__doc__, "python -m dvg_jax.data.drr")
     parser.add_argument("--ct", type=Path, required=True, help="NIfTI, MetaImage, NRRD or a folder with a DICOM series")
     parser.add_argument("--angle", type=float, action="append", required=True, help="degrees; once a view")

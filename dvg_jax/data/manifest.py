@@ -1,4 +1,4 @@
-"""The list of prepared scans: who, from which file, in which split, and what went wrong."""
+"""Define the manifest, a CSV list of prepared scans: patient, source file, split, and what went wrong."""
 
 import csv
 import hashlib
@@ -15,7 +15,7 @@ from dvg_jax.files.atomic import replacing
 NAME = "manifest.csv"
 
 SPLITS = ("train", "test", "val")
-"""Every prepared scan belongs to one of these or to none. Phantoms have the same splits (``data/sources.py``)."""
+"""Names of the splits: every prepared scan is in one or in none. Phantoms have the same (``data/sources.py``)."""
 
 _MOST_BYTES = 120
 
@@ -27,12 +27,21 @@ _VISIT = re.compile(r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part
 
 @dataclass(frozen=True)
 class Row:
-    """Describe one scan. ``file`` is relative to the manifest, ``source`` to the input folder.
+    """Describe one scan by one line of the manifest.
 
-    ``series`` is the DICOM SeriesInstanceUID. ``spacing`` (mm along D, H, W) and ``orientation`` are the source's.
-    ``checks`` lists remarks for a reader of the data. ``status`` is ``ok``, ``refused`` or ``passed over``, and
-    ``reason`` says why it is not ``ok``. ``stamp`` and ``settings`` tell whether the prepared file still belongs to
-    that source and to the options in use. ``input`` is the path of the input folder.
+    Attributes:
+      patient: the patient's id as one word.
+      series: the DICOM SeriesInstanceUID; empty for other formats.
+      file: the prepared file, relative to the manifest.
+      source: the scan, relative to the input folder.
+      spacing: the source's voxel size in mm along D, H, W.
+      orientation: the source's anatomical directions, such as ``LPS``.
+      split: one of ``SPLITS``, or empty.
+      checks: remarks for a reader of the data, separated by ``"; "``.
+      status: ``ok``, ``refused`` or ``passed over``.
+      reason: why the status is not ``ok``.
+      stamp, settings: digest of the source and options; a prepared file that has others is out of date.
+      input: path of the input folder.
     """
 
     patient: str
@@ -89,17 +98,17 @@ def _alike(text: str) -> str:
 
 
 def _is_of_a_word(character: str) -> bool:
-    """Tell whether a character is a letter, a digit or one of the marks that some scripts write as separate signs."""
+    """Return True for a letter, a digit or one of the marks that some scripts write as separate signs."""
     return unicodedata.category(character)[0] in "LNM"
 
 
 def patient_of(source: Path, stated: str | None = None) -> str:
-    """The patient a scan belongs to, as one lower-case word with dashes.
+    """Return the patient a scan belongs to, as one lower-case word with dashes.
 
-    The DICOM PatientID where there is one; else the file's name without its suffix and without a trailing
+    The word is the DICOM PatientID where there is one; else the file's name without its suffix and without a trailing
     visit mark (``__anything``, or ``_scan2``, ``-ses-01``, ``_ct``, ``_8mm`` and the like), so that
     ``p7_scan1`` and ``p7_scan2`` are one patient. A name without a digit (``ct.nii.gz``) says nothing: then
-    the folder's name.
+    the folder's name is taken.
     """
     stem = source.name.split(".nii")[0] if ".nii" in source.name else source.stem if source.suffix else source.name
     name = _VISIT.sub("", stem)
@@ -120,9 +129,9 @@ def write_manifest(folder: Path, rows: list[Row]) -> None:
 
 
 def read_manifest(folder: Path) -> list[Row]:
-    """The rows of ``folder/manifest.csv``; columns that an earlier version did not write are empty.
+    """Return the rows of ``folder/manifest.csv``; columns that an earlier version did not write are empty.
 
-    Raises UserError where it is absent, not a manifest, or names a file outside ``folder``.
+    Raises UserError where the file is absent, is not a manifest, or names a file outside ``folder``.
     """
     path = folder / NAME
     if not path.is_file():
@@ -133,7 +142,7 @@ def read_manifest(folder: Path) -> list[Row]:
             table = csv.DictReader(file, strict=True)
             columns = set(table.fieldnames or ())
             if not names - _LATER <= columns <= names:
-                raise UserError(f"{path}: columns {table.fieldnames}, want {sorted(names)}")
+                raise UserError(f"{path}: columns {table.fieldnames}; allowed: {sorted(names)}")
             return [_row(line, path, table.line_num) for line in table]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from error
@@ -141,7 +150,7 @@ def read_manifest(folder: Path) -> list[Row]:
 
 def _row(line: dict[str, str], path: Path, number: int) -> Row:
     if None in line or None in line.values():
-        raise UserError(f"{path}: line {number} has another number of columns than its head")
+        raise UserError(f"{path}: line {number} has another number of columns; allowed: as many as in its head")
     row = Row(**(dict.fromkeys(_LATER, "") | line))
     # Windows' rules know both kinds of separator and drives.
     named = PureWindowsPath(row.file)

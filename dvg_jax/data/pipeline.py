@@ -1,4 +1,4 @@
-"""Batches: an endless shuffled stream for training, one ordered pass for evaluation."""
+"""Make batches: an endless shuffled stream for training, one ordered pass for evaluation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,21 +12,27 @@ from dvg_jax.errors import UserError
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 EPOCHS = 10**9
-"""Endless for any purpose; grain's own endless repetition overflows at a batch size of 1."""
+"""Number of epochs, in effect endless; grain's own endless repetition overflows at a batch size of 1."""
 
 
 def training_iterator(
     source: Source, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator:
-    """Endless batches ``{"ct": (B, D, H, W, 1), "index": (B,), ...}`` of what the source holds, as NumPy
-    arrays.
+    """Return endless shuffled batches ``{"ct": (B, D, H, W, 1), "index": (B,), ...}`` of a source, as NumPy arrays.
 
-    Every epoch is a new permutation; epochs follow each other without a gap, so no example is left out and a
-    batch may hold the end of one and the start of the next. ``batch_size`` counts all processes; each reads its
-    own ``batch_size / process_count`` rows of every batch, which stand one process after the other in the batch
-    that one process alone would draw. ``get_state()`` (JSON-able, the same in all processes) and
-    ``set_state(state)`` continue the sequence exactly; ``close()`` ends the reading threads. Raises UserError for
-    a batch size that is below 1, above the source, or not a multiple of the processes.
+    Every epoch is a new permutation. Epochs follow each other without a gap, so no example is left out, and a batch may
+    contain the end of one epoch and the start of the next. ``get_state()`` (JSON-able, the same in all processes) and
+    ``set_state(state)`` continue the sequence exactly; ``close()`` ends the reading threads.
+
+    Args:
+      source: examples by number.
+      batch_size: rows of a batch over all processes.
+      seed: seed of the permutations.
+      process_index: number of this process; it reads rows from ``process_index * batch_size / process_count`` on.
+      process_count: number of processes; each reads its own ``batch_size / process_count`` rows of every batch.
+
+    Raises:
+      UserError: the batch size is below 1, above the source's length, or not a multiple of the processes.
     """
     if not 1 <= batch_size <= len(source):
         raise UserError(
@@ -41,11 +47,12 @@ def training_iterator(
 
 
 def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Every example once, in order; each batch carries ``mask`` (B,), 0 where the last one repeats its last
-    example.
+    """Yield every example once, in order.
+
+    The last batch is padded with its last example. Each batch has ``mask`` (B,), 1 for examples and 0 for padding.
     """
     if batch_size < 1:
-        raise UserError(f"batch_size = {batch_size}, want at least 1")
+        raise UserError(f"batch_size is {batch_size}; allowed: 1 or more")
     for start in range(0, len(source), batch_size):
         places = np.arange(start, start + batch_size)
         rows = [source[int(i)] for i in np.minimum(places, len(source) - 1)]

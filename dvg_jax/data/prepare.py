@@ -35,7 +35,7 @@ SHARE = Number(0, 1, open_high=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: see the module's docstring."""
+    """Run the command line that the module's docstring describes."""
     options = _parser().parse_args(argv)
     lists = {"train": options.train_list, "val": options.val_list, "test": options.test_list}
     shares = options.test_fraction, options.val_fraction

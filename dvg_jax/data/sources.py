@@ -1,7 +1,7 @@
-"""Volumes by number, from one door: ``open_source``.
+"""Open sources of volumes, which give examples by number: :func:`open_source`.
 
-A source has a length and gives ``source[i]`` = ``{"ct": (D, H, W, 1) float32 in [0, 1], "index": int32}``;
-the same ``i`` gives the same bits in every process and after every restart.
+A source has a length and gives ``source[i]`` = ``{"ct": (D, H, W, 1) float32 in [0, 1], "index": int32}``. The same
+``i`` gives the same bits in every process and after every restart.
 """
 
 import gzip
@@ -27,17 +27,17 @@ from dvg_jax.keys import digest
 Example = dict[str, Any]
 
 _STREAMS = {"train": 0, "test": 1, "val": 2}
-"""Phantoms of a split draw from the stream with its number; a split without one takes a digest of its name.
+"""Number of the random stream that phantoms of a split draw from; other splits use a digest of their name.
 
 These numbers keep the phantoms of ``docs/results``.
 """
 
 FEW_SCANS = 5
-"""A smaller training set gets a warning: most likely scans are missing."""
+"""Size below which a training set gives a warning: most likely scans are missing."""
 
 
 class Source(Protocol):
-    """What grain calls a random access data source; sources of equal ``identity`` hold the same examples."""
+    """Define grain's random access data source; sources of equal ``identity`` hold the same examples."""
 
     @property
     def identity(self) -> str: ...
@@ -48,18 +48,19 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Rows of arrays already in memory, such as cached latents: ``{"ct": (N, ...), "latent": (N, ...)}``."""
+    """Serve rows of arrays in memory, such as cached latents: ``{"ct": (N, ...), "latent": (N, ...)}``."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
-        """Raises UserError for no arrays, no rows, or arrays of unequal length."""
+        """Take the arrays by name. Raises UserError for no arrays, no rows, or arrays of unequal length."""
         lengths = {name: len(array) for name, array in arrays.items()}
         if not lengths or len(set(lengths.values())) != 1 or min(lengths.values()) == 0:
-            raise UserError(f"arrays have lengths {lengths}, want equal lengths above 0")
+            raise UserError(f"arrays have lengths {lengths}; allowed: equal lengths above 0")
         self._arrays = dict(arrays)
         self._length = next(iter(lengths.values()))
 
     @property
     def identity(self) -> str:
+        """Return a digest of the arrays."""
         return fingerprint(self._arrays)
 
     def __len__(self) -> int:
@@ -75,16 +76,16 @@ def _chest(size: int, key: jax.Array, index: int) -> jax.Array:
 
 
 class PhantomSource:
-    """``count`` random chests of ``size``^3: example i of a split is drawn once from (seed, split, i) and
-    kept.
+    """Draw ``count`` random chests of ``size``^3 voxels.
 
-    It does not depend on ``count`` or on the order of reading.
+    Example i of a split is drawn once from (seed, split, i) and stored. It does not depend on ``count`` or on the order
+    of reading.
     """
 
     def __init__(self, count: int, size: int, seed: int = 0, split: str = "train"):
-        """Raises UserError for a count or size below 1 or an unknown split."""
+        """Set up a split's stream. Raises UserError for a count or size below 1 or an unknown split."""
         if count < 1 or size < 1:
-            raise UserError(f"phantom count = {count}, size = {size}: want both at least 1")
+            raise UserError(f"phantom count is {count}, size is {size}; allowed: 1 or more for both")
         self.identity = of_settings({"phantoms": count, "size": size, "seed": seed, "split": split})
         self._key, self._size = jax.random.fold_in(jax.random.key(seed), _stream(split)), size
         self._kept: list[np.ndarray | None] = [None] * count
@@ -101,14 +102,27 @@ class PhantomSource:
 
 
 class PreparedSource:
-    """One split of a folder written by ``dvg_jax.data.prepare``, or ``"all"``; or its first ``count`` scans (0: all).
+    """Read one split of a folder written by ``dvg_jax.data.prepare``, or all of it.
 
-    Files are read once and kept as int16 HU.
+    Files are read once and stored as int16 HU.
+
+    Attributes:
+      files: prepared files, in the manifest's order.
+      patients: patient id of each file.
     """
 
     def __init__(self, folder: str | Path, split: str, size: int, count: int = 0):
-        """Raises UserError for an absent manifest or file, another size, an unknown, empty or too small
-        split.
+        """List and check the split's files.
+
+        Args:
+          folder: folder with a manifest.
+          split: name of a split, or ``"all"``.
+          size: voxels along each axis.
+          count: number of scans to take from the start, 0 for all.
+
+        Raises:
+          UserError: a manifest or file is absent, a file has another size, or the split is unknown, empty or smaller
+            than ``count``.
         """
         folder = Path(folder)
         if split != "all":
@@ -117,13 +131,13 @@ class PreparedSource:
         rows = [row for row in prepared if split in ("all", row.split)]
         if not rows:
             there = Counter(row.split or "none" for row in prepared)
-            held = ", ".join(f"{count} in {name!r}" for name, count in there.items()) or "none at all"
+            counts = ", ".join(f"{count} in {name!r}" for name, count in there.items()) or "none at all"
             raise UserError(
-                f"{folder}: no prepared scan in split {split!r} ({held}); allowed: a split with one, as "
+                f"{folder}: no prepared scan in split {split!r} ({counts}); allowed: a split with one, as "
                 "dvg_jax.data.prepare makes with --test_fraction, --val_fraction or lists"
             )
         if count > len(rows):
-            raise UserError(f"{folder}: split {split!r} has {len(rows)} scans, {count} were asked for")
+            raise UserError(f"{folder}: {count} scans of split {split!r} are asked for; allowed: up to {len(rows)}")
         rows = rows[: count or None]
         self.files = [folder / row.file for row in rows]
         self.patients = [row.patient for row in rows]
@@ -133,10 +147,11 @@ class PreparedSource:
                 raise UserError(f"{file}: absent, but listed in the manifest; run dvg_jax.data.prepare again")
             shape = _image(file).shape
             if shape != (size,) * 3:
-                raise UserError(f"{file}: shape {shape}, want {(size,) * 3}; prepare with --size {size}")
+                raise UserError(f"{file}: shape {shape}; allowed: {(size,) * 3}, prepare with --size {size}")
 
     @cached_property
     def identity(self) -> str:
+        """Return a digest of the files' content."""
         return of_files(self.files)
 
     def __len__(self) -> int:
@@ -155,11 +170,19 @@ _phantoms = cache(PhantomSource)
 
 
 def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0) -> Source:
-    """Open the source that a config names: ``kind`` is ``"phantom"`` or a folder of prepared scans.
+    """Open the source that a config names.
 
-    ``count`` limits a folder's split to its first scans (0: all) and is the number of phantoms. ``seed`` is the
-    phantoms' seed. A training set of few scans is reported on stderr, once. Raises UserError as the sources do, and for
-    a folder that does not exist.
+    A training set of few scans gives a warning on stderr, once.
+
+    Args:
+      kind: ``"phantom"``, or a folder of prepared scans.
+      split: name of the split.
+      size: voxels along each axis.
+      count: number of phantoms, or of scans to take from the start (0: all).
+      seed: seed of the phantoms.
+
+    Raises:
+      UserError: the folder does not exist, or as the sources do.
     """
     if kind == "phantom":
         return _phantoms(count, size, seed, split)
@@ -186,7 +209,7 @@ def _say_few(folder: str, scans: int) -> None:
 
 def _check_split(split: str) -> None:
     if split not in SPLITS:
-        raise UserError(f"split = {split!r}, want one of {SPLITS}")
+        raise UserError(f"split is {split!r}; allowed: {', '.join(SPLITS)}")
 
 
 def _stream(split: str) -> int:
@@ -199,8 +222,10 @@ def _image(file: Path) -> nib.Nifti1Image:
 
 
 def _voxels(file: Path) -> np.ndarray:
-    """(W, H, D) as stored. A packed file is unpacked by one call, beside which other threads go on: nibabel's own
-    reading takes Python's lock every few KiB.
+    """Return the voxels (W, H, D) as stored.
+
+    A compressed file is unpacked by one call, which lets other threads run. nibabel's own reading takes Python's lock
+    every few KiB.
     """
     packed = file.suffix == ".gz"
     image = nib.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes())) if packed else _image(file)

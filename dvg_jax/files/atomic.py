@@ -45,9 +45,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it takes the name, on failure it goes away.
+    """Yield a temporary folder next to ``path``; on success it takes the name, on failure it goes away.
 
-    Raises UserError where ``path`` is a file or holds anything: a folder's old and new files are never mixed.
+    Raises UserError where ``path`` is a file or a folder that is not empty: old and new files are never mixed.
     """
     check_free(path)
     path = Path(os.path.realpath(path))  # a folder cannot replace a link
@@ -85,7 +85,7 @@ def said(removed: Iterable[Path]) -> list[str]:
 
 
 def check_free(path: Path) -> None:
-    """Refuse a folder's name that a file has, or a folder with something in it."""
+    """Raise UserError if ``path`` is a file or a folder that is not empty."""
     if os.path.exists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise UserError(f"{path} is there already; allowed: a new or an empty folder")
 
@@ -147,7 +147,7 @@ def _commit(moves: list[tuple[Path, Path]], stale: list[Path]) -> None:
 
 
 def _put_aside(path: Path, undo: ExitStack) -> None:
-    """Keep an existing ``path`` under a second name, and let ``undo`` restore it."""
+    """Store an existing ``path`` under a second name, and let ``undo`` restore it."""
     if path.is_dir() and not path.is_symlink():
         path.rmdir()  # fails if the folder is no longer empty
         undo.callback(path.mkdir)
@@ -197,7 +197,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove the folders that are empty; they are given the outermost first."""
+    """Remove the empty ones of some folders, which are listed the outermost first."""
     for folder in reversed(folders):
         with suppress(OSError):
             folder.rmdir()

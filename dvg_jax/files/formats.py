@@ -36,7 +36,7 @@ def format_of(path: Path) -> Format | None:
 
 
 def is_gzip(path: Path) -> bool:
-    """Tell whether the file is compressed as a whole. Raises OSError where it cannot be read."""
+    """Return True if the file is compressed as a whole. Raises OSError where it cannot be read."""
     with path.open("rb") as file:
         return file.read(2) == GZIP
 
@@ -69,7 +69,7 @@ def format_of_bytes(raw: bytes) -> Format | None:
 
 
 def _dicom_without_preamble(raw: bytes) -> bool:
-    """Tell whether ``raw`` begins with a data element of the file's meta group or of the identifying group.
+    """Return True if ``raw`` begins with a data element of the file's meta group or of the identifying group.
 
     The element has an explicit value representation, or, where that is implicit, a short even length with another
     element after it.

@@ -38,13 +38,13 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
     without locks gives a warning on stderr.
 
     Raises:
-      UserError: another process has the lock, or the folder cannot be created or written.
+      UserError: another process has the lock, or the folder cannot be made or written.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         descriptor = _acquire(folder, what)
     except OSError as error:
-        _remove_empty(made)
+        _remove_empty(created)
         refused = f"{folder}: cannot be made or written ({error.strerror})"
         raise UserError(f"{refused}; allowed: a folder that this user may write") from error
     try:
@@ -56,7 +56,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         with suppress(OSError):
             (folder / NAME).unlink()
         os.close(descriptor)
-        _remove_empty(made)
+        _remove_empty(created)
 
 
 def _acquire(folder: Path, what: str) -> int:
@@ -72,11 +72,11 @@ def _acquire(folder: Path, what: str) -> int:
         except BlockingIOError:
             holder, _, running = os.read(descriptor, 200).decode(errors="replace").partition(" ")
             os.close(descriptor)
-            told = f"another {running or what} is running in it (pid {holder or 'not known'})"
-            raise UserError(f"{folder}: {told}; allowed: one at a time") from None
+            busy = f"another {running or what} is running in it (pid {holder or 'not known'})"
+            raise UserError(f"{folder}: {busy}; allowed: one at a time") from None
         except OSError as error:
-            told = f"its file system has no locks ({error.strerror}), so a second {what} in it would go unnoticed"
-            print(f"warning: {folder}: {told}", file=sys.stderr)
+            risk = f"its file system has no locks ({error.strerror}), so a second {what} in it would go unnoticed"
+            print(f"warning: {folder}: {risk}", file=sys.stderr)
             return descriptor
         if _has_name(descriptor, folder / NAME):
             return descriptor
@@ -85,7 +85,7 @@ def _acquire(folder: Path, what: str) -> int:
 
 
 def _has_name(descriptor: int, path: Path) -> bool:
-    """Tell whether the open file still has its name: its last holder may have removed it after we opened it."""
+    """Return True if the open file still has its name: its last holder may have removed it after we opened it."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

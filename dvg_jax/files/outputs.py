@@ -11,7 +11,7 @@ from dvg_jax.files.atomic import check_free, hidden, make_folder, missing_folder
 from dvg_jax.files.headers import data_files
 
 Paths = Mapping[str, Iterable[Path]]
-"""It maps a flag or a folder, as the user knows it, to paths."""
+"""Paths by the flag or folder that the user gave for them."""
 
 Named = tuple[str, Path]
 
@@ -25,24 +25,24 @@ def check_outputs(outputs: Paths, inputs: Paths, folders: Paths | None = None, r
       outputs: every file that may be written or removed; files derived from a flag's value are listed under that flag.
       inputs: files and folders that are read; nothing is written into such a folder.
       folders: folders that are created, so they must be absent or empty.
-      replaced: folders that are replaced, whatever they contain.
+      replaced: folders that are replaced with all their content.
 
     Raises:
-      UserError: names flag, path and the path it collides with; links and other spellings of a path do not hide it.
+      UserError: an output collides with another path, also through links and other spellings.
     """
-    made, written, read = _listed(folders), _listed(outputs), _listed(inputs)
-    for _, path in made:
+    created, written, read = _listed(folders), _listed(outputs), _listed(inputs)
+    for _, path in created:
         check_free(path)
     for flag, path in written:
         if os.path.isdir(path):
             raise UserError(f"{flag} would write {path}, which is a folder; allowed: a file")
-    _spare(read, [*written, *made], _listed(replaced))
-    _tell_apart([*made, *written])
-    check_room([(flag, path, 0) for flag, path in (*written, *made)])
+    _spare(read, [*written, *created], _listed(replaced))
+    _check_distinct([*created, *written])
+    check_room([(flag, path, 0) for flag, path in (*written, *created)])
 
 
 def check_room(wanted: Iterable[tuple[str, Path, int]]) -> None:
-    """Try whether files or folders of the given sizes can be written, all of them at once; leave nothing behind.
+    """Reserve room for files or folders of the given sizes, all at once, and release it again.
 
     Permissions say too little: root may write anywhere but on a read-only file system, and quotas are no permissions.
 
@@ -50,15 +50,15 @@ def check_room(wanted: Iterable[tuple[str, Path, int]]) -> None:
       wanted: flag, path and size in bytes of each.
 
     Raises:
-      UserError: names flag, path and reason.
+      UserError: one of them cannot be written; names flag, path and reason.
     """
-    with ExitStack() as held:
+    with ExitStack() as reserved:
         for flag, path, size in wanted:
             try:
                 for folder in missing_folders(path.parent):
-                    held.callback(_remove_folder, folder)
+                    reserved.callback(_remove_folder, folder)
                 make_folder(path.parent)
-                _reserve(path, size, held)
+                _reserve(path, size, reserved)
             except OSError as error:
                 room = f" of {size / 1e6:.1f} MB" if error.errno in _NO_ROOM else ""
                 raise UserError(
@@ -89,7 +89,7 @@ def _spare(read: list[Named], written: list[Named], replaced: list[Named]) -> No
                 )
 
 
-def _tell_apart(written: list[Named]) -> None:
+def _check_distinct(written: list[Named]) -> None:
     """Refuse outputs that are one file, or that lie in a folder that is an output itself."""
     taken: dict[str, str] = {}
     for flag, path in written:
@@ -106,11 +106,11 @@ def _listed(named: Paths | None) -> list[Named]:
     return [(name, path) for name, paths in (named or {}).items() for path in paths]
 
 
-def _reserve(path: Path, size: int, held: ExitStack) -> None:
-    """Reserve ``size`` bytes of disk under the temporary name of ``path`` until ``held`` is closed."""
+def _reserve(path: Path, size: int, reserved: ExitStack) -> None:
+    """Reserve ``size`` bytes of disk under the temporary name of ``path`` until ``reserved`` is closed."""
     probe = hidden(path, "partial-try")
     with probe.open("wb") as file:
-        held.callback(probe.unlink)
+        reserved.callback(probe.unlink)
         with suppress(FileNotFoundError):
             path.lstat()  # fails for a name that is too long: the temporary one is short
         if size:
@@ -133,7 +133,7 @@ def _remove_folder(folder: Path) -> None:
 
 
 def _touches(path: Path, place: Path) -> bool:
-    """Tell whether writing ``path`` changes ``place``: they are the same, or ``path`` lies in that folder."""
+    """Return True if writing ``path`` changes ``place``: they are the same, or ``path`` lies in that folder."""
     if _same(path, place):
         return True
     return os.path.isdir(place) and any(_same(parent, place) for parent in Path(os.path.realpath(path)).parents)

@@ -1,7 +1,7 @@
-"""A reconstruction as a DICOM CT series that any viewer opens, and that says in every slice what it is.
+"""Write a reconstruction as a DICOM CT series that any viewer opens and whose slices all say what they are.
 
-Derived, synthetic, not for diagnosis. Where the films are DICOM, the series joins their study and patient and refers to
-them. Identifiers are derived from voxels and settings: equal runs write equal files.
+They are marked derived, synthetic, not for diagnosis. Where the films are DICOM, the series joins their study and
+patient and refers to them. Identifiers are derived from voxels and settings: equal runs write equal files.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from dvg_jax.reconstruct.study import Study, quietly, read_study
 NOTICE = "SYNTHETIC - NOT FOR DIAGNOSIS"
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SERIES_NUMBER = 9000
-"""High, so that in a film's study the series stands after those that were acquired."""
+"""Series number, high so that in a film's study the series comes after those that were acquired."""
 
 _BLANK = np.zeros((1, 2, 2), np.int16)
 _MAX_SHEAR = 1e-4
@@ -37,8 +37,16 @@ _TEXT_LIMIT = 1024
 def check_series(folder: Path, films: Sequence[Path], affine: Affine) -> tuple[str, ...]:
     """Refuse, before any work is done, what :func:`save_series` would refuse; a slice is written on trial.
 
+    Args:
+      folder: folder for the series.
+      films: the X-rays, DICOM or not.
+      affine: ``(d, h, w)`` to RAS mm.
+
     Returns:
       Notes on the films' tags that cannot be used and are left out, one line each.
+
+    Raises:
+      UserError: the folder is not empty or has no parent, axes are sheared, or the films' tags cannot be written.
     """
     check_free(folder)
     if not folder.absolute().parent.is_dir():
@@ -63,13 +71,14 @@ def save_series(
     """Write HU ``(D, H, W)`` as a series, one file a slice from foot to head, whole or not at all.
 
     Args:
-      folder: new or empty.
+      folder: new or empty folder.
+      hu: HU ``(D, H, W)``.
       affine: ``(d, h, w)`` to RAS mm, axes at right angles.
-      films: the X-rays it was made from, DICOM or not.
-      settings: what else decided the result, as JSON holds it; goes into every slice.
+      films: the X-rays that the CT was reconstructed from, DICOM or not.
+      settings: JSON-able settings of the reconstruction, written into every slice.
 
     Raises:
-      UserError: a folder that holds anything, films of different patients, sheared axes.
+      UserError: a folder that is not empty, films of different patients, sheared axes.
     """
     check_series(folder, films, affine)
     voxels = to_int16(hu)
@@ -87,11 +96,11 @@ def _digests(films: Sequence[Path]) -> list[str]:
 def _common(
     voxels: np.ndarray, affine: Affine, films: Sequence[Path], study: Study, settings: Mapping[str, Any]
 ) -> Dataset:
-    """All that the slices share."""
+    """Return the tags that all slices share."""
     text, digests = json.dumps(settings, sort_keys=True), _digests(films)
     place, content = affine.tobytes().hex(), hashlib.sha256(voxels.tobytes()).hexdigest()
     series = Dataset()
-    # Tags of films come decoded, whatever character set they were stored in.
+    # Tags of films come decoded from their own character sets.
     series.SpecificCharacterSet = "ISO_IR 192"
     with quietly():
         for name, value in study.fields.items():
@@ -148,5 +157,5 @@ def _derivation(films: Sequence[Path], settings: Mapping[str, Any]) -> str:
 
 
 def _decimals(values: Sequence[float] | np.ndarray) -> list[DSfloat]:
-    """Decimal strings of at most 16 characters, as DICOM stores numbers."""
+    """Return decimal strings of at most 16 characters, as DICOM stores numbers."""
     return [DSfloat(float(value), auto_format=True) for value in values]

@@ -1,4 +1,4 @@
-"""From ``FILE@ANGLE`` to the view that a model expects, and a record of what was done on the way."""
+"""Fit films to a model's views, and record every change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ VIEWS = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LA
 
 
 class FilmRequest(NamedTuple):
-    """A film on the command line."""
+    """Hold a film of the command line: its file, its angle in degrees, and True if it must be mirrored."""
 
     path: Path
     angle: float
@@ -36,19 +36,19 @@ class FilmRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class FramedFilm:
-    """A view for the model: ``(h, w)`` in [0, 1], row 0 the foot end; ``record`` says how it came about, as JSON."""
+    """Hold a view for the model, ``(h, w)`` in [0, 1], row 0 the foot end, and a JSON-able record of its origin."""
 
     image: HostImage
     record: dict[str, Any]
 
     @property
     def warnings(self) -> list[str]:
-        """What the user should look at, one line each."""
+        """Return the warnings for the user, one line each."""
         return self.record["warnings"]
 
 
 def parse_film_request(text: str) -> FilmRequest:
-    """``FILE@ANGLE`` or ``FILE@ANGLE:flip``; the file's name may hold @ itself."""
+    """Parse ``FILE@ANGLE`` or ``FILE@ANGLE:flip``; the file's name may contain @. Raises UserError for other text."""
     name, _, rest = text.rpartition("@")
     angle, colon, word = rest.partition(":")
     try:
@@ -71,17 +71,17 @@ def frame_film(
     field_mm: float = FIELD_MM,
     verdict: Verdict | None = None,
 ) -> FramedFilm:
-    """Fit one film to how the model's geometry images a chest.
+    """Fit one film to the model's imaging geometry.
 
     Args:
       film: the film as ``read_film`` returns it.
-      request: its angle in degrees and whether to mirror it.
+      request: its angle in degrees, and True if it must be mirrored.
       geometry: the model's geometry.
-      frame: ``auto`` finds the thorax and brings it to where training views have it; ``none`` takes the largest centred
+      frame: ``auto`` finds the thorax and brings it to its place in training views; ``none`` takes the largest centred
         crop. Views that ``dvg_jax.data.drr`` rendered are never framed.
-      greys: grey levels of training views at that angle, to be matched; None keeps the film's own.
+      greys: grey levels of training views at that angle, to be matched; None leaves the film's own.
       field_mm: edge in mm of the cube that the model's volume covers.
-      verdict: what the other films of the patient show about this one.
+      verdict: findings on this film from the patient's other films.
     """
     verdict = verdict or Verdict()
     log = Log(list(film.facts.repairs), [*verdict.warnings, *film.facts.warnings])
@@ -126,21 +126,21 @@ def frame_films(
 
     Args:
       films: films as read.
-      requests: path, angle and flip that were asked for, one for each film.
+      requests: path, angle and mirroring that were asked for, one for each film.
       reconstructor: the model, whose geometry and training views the films are fitted to.
-      frame: ``auto`` or ``none``.
+      frame: ``auto`` or ``none``, as in :func:`frame_film`.
       intensity: ``match`` or ``none``; None matches where films are framed.
       field_mm: edge in mm of the cube that the volume covers.
-      strict: refuse a film that gives a warning.
+      strict: True to refuse a film that gives a warning.
 
     Raises:
-      UserError: angles that the model was not trained for; a warning under ``strict``.
+      UserError: the model was not trained for these angles, or there is a warning under ``strict``.
     """
     angles = [request.angle for request in requests]
     reconstructor.view_order(angles)
     verdicts = judge_films(films, [str(request.path) for request in requests], angles)
     _refuse_warnings(
-        strict, [f"{film.facts.file}: {told}" for film, v in zip(films, verdicts, strict=True) for told in v.warnings]
+        strict, [f"{film.facts.file}: {line}" for film, v in zip(films, verdicts, strict=True) for line in v.warnings]
     )
     wanted = (intensity or ("match" if frame == "auto" else "none")) == "match"
     to_match = [r.angle for r, film in zip(requests, films, strict=True) if wanted and film.facts.rendered is None]
@@ -159,7 +159,7 @@ def _refuse_warnings(strict: bool, warnings: Sequence[str]) -> None:
 
 
 def _greys(reconstructor: Reconstructor, angles: Sequence[float]) -> dict[float, Greys]:
-    """Of the source that the model was trained on, or of phantoms where that is not at hand."""
+    """Return grey levels of the model's training source, or of phantoms where that is not available."""
     config = reconstructor.config
     try:
         source, name = build_source(config, "train"), str(config.data.source)
@@ -169,8 +169,8 @@ def _greys(reconstructor: Reconstructor, angles: Sequence[float]) -> dict[float,
 
 
 def _check_tags(facts: FilmFacts, angle: float, log: Log) -> None:
-    said, kind = VIEWS.get((facts.view or "").upper()), kind_of(angle)
-    if said and kind and said != kind:
+    stated, kind = VIEWS.get((facts.view or "").upper()), kind_of(angle)
+    if stated and kind and stated != kind:
         log.warnings.append(f"its ViewPosition is {facts.view}, but its angle {angle:g} is {kind}")
     elif facts.view == "AP":
         log.warnings.append("is an AP film: the heart looks larger than in the PA views that models are trained on")

@@ -14,12 +14,12 @@ from dvg_jax.reconstruct.reconstructor import BATCH, Reconstructor
 
 @dataclass(frozen=True)
 class Request:
-    """Hold what is asked for: the flags of ``reconstruct.py`` by the same names.
+    """Hold the settings of a reconstruction: the flags of ``reconstruct.py`` by the same names.
 
     Attributes:
-      output: path of the sample of ``seed`` as NIfTI, whatever ``samples`` is; mean, spread and map go into its folder.
+      output: NIfTI to write, the sample of ``seed``; mean, spread and map of several samples go into its folder.
       like: a prepared CT whose cube the result shares.
-      compare: True if ``like`` is the truth, to which the result is compared.
+      compare: True if ``like`` is the truth, with which the result is compared.
     """
 
     workdir: Path
@@ -60,7 +60,7 @@ class ReadFilm:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """Return the part that the framing kept, in the form of :class:`dvg_jax.report.Film`."""
+        """Return the part of the film inside the frame, as in :class:`dvg_jax.report.Film`, or None."""
         box = self.framed.record["frame"].get("box")
         if box is None or self.request.flip:
             return None
@@ -69,9 +69,15 @@ class ReadFilm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold the model's result for the films: samples in [0, 1], their affine, and the truth where it is known.
+    """Hold the model's result for the films.
 
-    ``notes`` are warnings about outputs; warnings about films are in their records.
+    Attributes:
+      reconstructor: the model.
+      films: films as read and as framed.
+      samples: CTs (K, D, H, W) in [0, 1].
+      affine: ``(d, h, w)`` to RAS mm.
+      truth: reference CT (D, H, W) in [0, 1], or None.
+      notes: warnings about outputs; warnings about films are in their records.
     """
 
     reconstructor: Reconstructor
@@ -87,7 +93,7 @@ class Outcome:
         return tuple(film.request.angle for film in self.films)
 
     def results(self, request: Request) -> dict[str, HostVolume]:
-        """Return the CTs by the names that page and record give them; the sample of the seed first."""
+        """Return the CTs by their names in page and record; the sample of the seed first."""
         named = {f"sample of seed {request.seed}": self.samples[0]}
         return named | ({f"mean of {len(self.samples)}": self.samples.mean(axis=0)} if len(self.samples) > 1 else {})
 

@@ -27,12 +27,12 @@ from dvg_jax.report.cases import build_case, build_films, unseen, with_records
 
 NOTICE = "Synthetic. Not for diagnosis."
 SPREAD = ("mean", "std", "unseen")
-"""Several samples add one file of each of these next to the output."""
+"""Kinds of files that several samples add next to the output, one of each."""
 
 _UNSEEN_SHARE = 0.005
-"""A larger share of voxels that no ray crosses gives a warning."""
+"""Share of voxels that no ray crosses, above which there is a warning."""
 _PICTURE_BYTES, _RECORD_BYTES, _TAG_BYTES = 200_000, 16_384, 8_192
-"""These bound the bytes of a picture in the page, of the record, and of a slice's tags."""
+"""Upper bounds in bytes of a picture in the page, of the record, and of a slice's tags."""
 
 
 def check(request: Request) -> None:
@@ -68,7 +68,7 @@ def check_room(request: Request, shape: tuple[int, int, int]) -> None:
 
 
 def write(request: Request, outcome: Outcome) -> list[str]:
-    """Write all files, or none if one fails; return a line about each, and about those of an earlier run."""
+    """Write all files, or none if one fails; return a line about each, and about files of an earlier run."""
     metrics = {}
     if outcome.truth is not None:
         truth = jnp.asarray(outcome.truth)
@@ -76,9 +76,9 @@ def write(request: Request, outcome: Outcome) -> list[str]:
     settings, twin = _settings(request, outcome), _twin(request)
     left = _left_behind(request)
     with together([*_spread_files(request).values(), *([twin] if twin else [])]) as removed:
-        told = list(_write(request, outcome, settings, metrics))
-    told += said(removed)
-    return told + [f"{path} is of an earlier run, whose {request.output.name} this one has replaced" for path in left]
+        lines = list(_write(request, outcome, settings, metrics))
+    lines += said(removed)
+    return lines + [f"{path} is of an earlier run, whose {request.output.name} this one has replaced" for path in left]
 
 
 def _write(
@@ -96,7 +96,7 @@ def _write(
     if request.report is not None:
         write_page(request.report, _page(request, outcome, settings, metrics))
         yield f"{request.report}: page, open it in a browser"
-    # The record comes last: by its time a later run tells whether the others still belong to this one.
+    # The record comes last: by its time a later run recognises which of the others still belong to this one.
     record = request.beside(".json")
     with replacing(record) as part:
         compared = {name: without_nan(found) for name, found in metrics.items()}
@@ -174,19 +174,21 @@ def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
 
 
 def _warnings(outcome: Outcome) -> list[str]:
-    """List what a reader of the result should know and would not see."""
+    """List warnings about facts that the result does not show."""
     model = outcome.reconstructor
-    told = [warning for film in outcome.films for warning in film.framed.warnings]
+    warnings = [warning for film in outcome.films for warning in film.framed.warnings]
     if model.config.data.source == "phantom":
-        told.append("The model was trained on phantoms, not on patients.")
+        warnings.append("The model was trained on phantoms, not on patients.")
     for film, trained in zip(outcome.films, model.dvg.angles, strict=False):
         xray = film.request
         if xray.angle != trained and not model.dvg.random_views:
-            told.append(f"{xray.path.name} is at {xray.angle:g} degrees; the model was trained at {trained:g}.")
+            warnings.append(f"{xray.path.name} is at {xray.angle:g} degrees; the model was trained at {trained:g}.")
     share = float(unseen(outcome.angles, model.dvg.geometry).mean())
     if share > _UNSEEN_SHARE:
-        told.append(f"{100 * share:.0f} % of the volume is crossed by no ray of the films: it is guessed altogether.")
-    return [*told, *outcome.notes]
+        warnings.append(
+            f"{100 * share:.0f} % of the volume is crossed by no ray of the films: it is guessed altogether."
+        )
+    return [*warnings, *outcome.notes]
 
 
 def _page(request: Request, outcome: Outcome, settings: dict[str, Any], metrics: dict[str, dict[str, float]]) -> Page:

@@ -1,4 +1,4 @@
-"""A trained folder as one function: X-rays in, CT out."""
+"""Call a trained model as one function: X-rays in, CT out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,19 +22,19 @@ from dvg_jax.training.workdir import load_config, load_stages
 from dvg_jax.xray.views import minmax
 
 ANGLE_TOLERANCE = 20.0
-"""Degrees by which a view may differ from the angle that the model was trained for."""
+"""Largest difference in degrees of a view from the angle that the model was trained for."""
 
 BATCH = 8
-"""Samples made at a time: the paper's decoder holds 1.5 GiB a sample at 128^3."""
+"""Samples drawn at a time: the paper's decoder takes 1.5 GiB a sample at 128^3."""
 
 
 class Reconstructor:
-    """Calls a trained model; the first call compiles, later ones with the same angles and steps do not.
+    """Call a trained model; the first call compiles, later ones with the same angles and steps do not.
 
     Attributes:
-      config: what the model was trained with.
+      config: configuration of the training.
       dvg: the method, with its geometry and angles.
-      variables: what its stages have learned, on the device.
+      variables: learned variables by stage, on the device.
     """
 
     def __init__(self, config: ConfigDict, dvg: DVG, variables: dict[str, Variables]) -> None:
@@ -54,14 +54,15 @@ class Reconstructor:
         Args:
           xrays: views, bright where dense, row 0 at the FOOT end as ``forward_project`` gives them and ``read_film``
             reads them; h and w are the geometry's detector. Each is min-max normalised again.
-          angles_deg: angle of each view about the foot-head axis, 0 frontal, 90 lateral, in any order: a view goes
-            where its angle belongs. A model of ``random_views`` takes any angles.
-          key: decides the sample; ``jax.random.key(0)`` unless given. The same key gives the same volume.
+          angles_deg: angle of each view about the foot-head axis in degrees, 0 frontal, 90 lateral, in any order: views
+            are assigned to the model's by their angles. A model of ``random_views`` takes any angles.
+          key: random key of the sample; ``jax.random.key(0)`` unless given. The same key gives the same volume.
           steps: sampling steps, 1 to the model's timesteps; the config's number unless given.
           sampler: ``ancestral``, ``ddim`` or ``dpmpp_2m``; the config's unless given.
+          progress: called after each sampling step.
 
         Returns:
-          (D, H, W), float32 in [0, 1]; ``intensity_to_hu`` turns it to HU.
+          (D, H, W), float32 in [0, 1]; ``intensity_to_hu`` converts it to HU.
 
         Raises:
           UserError: wrong number, size or angles of views, values that are not finite, steps out of range, an unknown
@@ -84,15 +85,17 @@ class Reconstructor:
     ) -> Float[np.ndarray, "K D H W"]:
         """Draw one CT a key from the same views, ``batch`` at a time in one compiled call that encodes the views once.
 
-        Sample k is what a call with ``keys[k]`` gives, up to rounding. Memory on the device grows with ``batch``. Where
-        the samples of a call divide by the process's devices, each device makes an equal share of them.
+        Sample k equals a call with ``keys[k]``, up to rounding. Memory on the device grows with ``batch``. Where the
+        samples of a call divide by the process's devices, each device draws an equal share of them.
 
         Args:
-          keys: (K,); :func:`sample_keys` makes them.
-          batch: samples made at a time; the last call is filled up, so that all share one program.
+          xrays, angles_deg, steps, sampler: as in a call.
+          keys: (K,) random keys, as from :func:`sample_keys`.
+          progress: called after each sampling step, with the steps of all calls.
+          batch: samples drawn at a time; the last call is padded, so that all share one program.
 
         Raises:
-          UserError: as a call does, and for several samples of a model that draws nothing.
+          UserError: as a call does, and for several samples of a deterministic model.
         """
         views, angles = self._checked(xrays, angles_deg)
         dvg = replace(self.dvg, sampler=self.sampler(steps, sampler))
@@ -107,12 +110,12 @@ class Reconstructor:
             split = rows_split(mesh)
         for first in range(0, count, batch):
             rows = jax.device_put(keys[np.minimum(np.arange(first, first + batch), count - 1)], split)
-            told = _shifted(progress, first // batch, calls)
-            parts.append(np.asarray(dvg.reconstruct(variables, views, angles, rows, told)[..., 0]))
+            step = _shifted(progress, first // batch, calls)
+            parts.append(np.asarray(dvg.reconstruct(variables, views, angles, rows, step)[..., 0]))
         return np.concatenate(parts)[:count]
 
     def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
-        """DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it; None where none are made."""
+        """Return DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it, or None."""
         if not self.dvg.new_angles or "new_view" not in self.variables:
             return None
         views, angles = self._checked(xrays, angles_deg)
@@ -120,11 +123,11 @@ class Reconstructor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell what was learned from anything else that was."""
+        """Return a digest of the learned variables, 16 hexadecimal digits."""
         return fingerprint(self.variables)
 
     def sampler(self, steps: int | None = None, name: str | None = None) -> Sampler:
-        """The model's sampler, with other steps or as another one; UserError for one that cannot be."""
+        """Return the model's sampler, with other steps or another name; raise UserError for an invalid one."""
         chosen = self.dvg.sampler if name is None else self.dvg.sampler.called(name)
         if steps is not None:
             chosen = replace(chosen, steps=steps)
@@ -143,9 +146,9 @@ class Reconstructor:
         return minmax(jnp.asarray(views[list(order)]))[None, ..., None], tuple(angles[i] for i in order)
 
     def view_order(self, angles_deg: ArrayLike | Sequence[float]) -> tuple[int, ...]:
-        """Return the index of the given view for each place of the model, found by the angles in degrees alone.
+        """Return the index of the given view for each view of the model, paired by the angles in degrees alone.
 
-        Sorted by angle, the given views pair with the model's: of all pairings this has the least differences.
+        Both are sorted by angle: of all pairings this has the least differences.
 
         Raises:
           UserError: angles that the model was not trained for.
@@ -177,22 +180,22 @@ def _degrees(angles_deg: ArrayLike | Sequence[float]) -> tuple[float, ...]:
 
 
 def sample_keys(seed: int, count: int) -> Key:
-    """(K,) keys: of ``seed``, ``seed + 1`` and so on, so that each sample can be made again alone."""
+    """Return (K,) keys of ``seed``, ``seed + 1`` and so on, so that each sample can be drawn again alone."""
     return jnp.stack([jax.random.key(seed + k) for k in range(count)])
 
 
 def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | None:
-    """Progress of one of several equal calls, told as that of all."""
+    """Return a callback that reports one of several equal calls as a part of all."""
     if progress is None:
         return None
     return lambda done, total: progress(call * total + done, calls * total)
 
 
 def load_reconstructor(workdir: str | Path) -> Reconstructor:
-    """The model that ``train.py`` or ``torch_import`` left in ``workdir``.
+    """Load the model that ``train.py`` or ``torch_import`` wrote to ``workdir``.
 
     Raises:
-      UserError: the folder holds no config, a stage is missing, or a checkpoint cannot be read.
+      UserError: the folder contains no config, a stage is missing, or a checkpoint cannot be read.
     """
     workdir = Path(workdir)
     config = load_config(workdir)

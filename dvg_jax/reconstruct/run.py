@@ -1,4 +1,4 @@
-"""Reconstruct: X-ray files in, result files out.
+"""Run a reconstruction: X-ray files in, result files out.
 
     check outputs, read and check inputs --> model: one sample or K --> files, all or none
 
@@ -29,7 +29,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 def reconstruct(request: Request) -> list[str]:
-    """Do what ``request`` asks; return a line about each file.
+    """Reconstruct a CT as ``request`` asks; return a line about each file.
 
     Raises:
       UserError: a film, folder, CT or checkpoint that cannot be used, or an output that cannot be written, before the
@@ -40,7 +40,7 @@ def reconstruct(request: Request) -> list[str]:
 
 
 def _make(request: Request) -> Outcome:
-    """Check all that is given, then run the model."""
+    """Check all inputs, then run the model."""
     pictures = [read_film(xray.path) for xray in request.xrays]
     reconstructor = load_reconstructor(request.workdir)
     order = reconstructor.view_order([xray.angle for xray in request.xrays])
@@ -82,7 +82,7 @@ def _make(request: Request) -> Outcome:
 
 
 def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:
-    """The CT whose place the result takes."""
+    """Return the CT whose place the result takes, if there is one."""
     if request.like is None:
         return None
     scan = load_scan(request.like)

@@ -30,19 +30,19 @@ _FIELDS = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-"""A CT must state these attributes of patient and study, even if they are empty."""
+"""Attributes of patient and study that a CT must state, even if they are empty."""
 
 _STRICT = ("DA", "TM", "CS")
-"""Values of these kinds mean nothing in another form. Text, such as a patient's name, is passed on in any form."""
+"""Value representations that must be valid. Text, such as a patient's name, is passed on in any form."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-"""Strict readers also forbid leading zeros, but a film's study is found by the UID that the film states."""
+"""Form of a UID. Strict readers also forbid leading zeros, but a film's study is found by the UID it states."""
 _UID_LENGTH = 64
 
 
 @dataclass(frozen=True)
 class Study:
-    """Describe the study that a series made from films belongs to, as the films state it.
+    """Describe the study of a series that was reconstructed from films, as the films state it.
 
     Attributes:
       fields: values by DICOM keyword, ``""`` where nothing is stated.

@@ -1,4 +1,4 @@
-"""A result as one HTML file that needs nothing else: no network, no server, no second file."""
+"""Write a result as one HTML file that needs nothing else: no network, no server, no second file."""
 
 from dvg_jax.report.content import SPREAD_NOTE, Case, Difference, Film, Layer, Page, Picture, Table
 from dvg_jax.report.page import write_page

@@ -1,4 +1,4 @@
-"""A case of the page from what a model was shown and made; reconstruction and evaluation share it."""
+"""Build a case of the page from a model's inputs and results; reconstruction and evaluation share it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,21 +30,23 @@ def build_case(
     results: Mapping[str, HostVolume],
     affine: Affine,
     truth: HostVolume | None = None,
-    made: Views | None = None,
+    new_views: Views | None = None,
     spread_hu: HostVolume | None = None,
     metrics: Mapping[str, Row] | None = None,
 ) -> Case:
-    """What the page shows of one patient.
+    """Build the page's content about one patient.
 
     Args:
+      title: title of the case.
       dvg: the method.
       angles: of the films, in degrees.
-      films: as :func:`build_films` makes them.
-      results: CTs in [0, 1] by name; the first is the one that the page opens with.
-      truth: the CT in [0, 1], where it is known: adds itself and the error of each result.
-      made: synthesised views (1, V', h, w, 1) at ``dvg.new_angles``.
-      spread_hu: standard deviation over samples, HU.
-      metrics: figures by result.
+      films: input views, as from :func:`build_films`.
+      results: CTs (D, H, W) in [0, 1] by name; the page opens with the first.
+      affine: ``(d, h, w)`` to RAS mm.
+      truth: reference CT in [0, 1], if known; adds itself and the error of each result.
+      new_views: synthesised views (1, V', h, w, 1) at ``dvg.new_angles``.
+      spread_hu: standard deviation over samples, (D, H, W) in HU.
+      metrics: metrics by result.
     """
     layers: list[Layer | Difference] = [Layer(name, _hu(ct)) for name, ct in results.items()]
     if spread_hu is not None:
@@ -58,25 +60,25 @@ def build_case(
         tuple(layers),
         unseen(angles, dvg.geometry),
         tuple(films),
-        _views(dvg, next(iter(results.items())), made, truth),
+        _views(dvg, next(iter(results.items())), new_views, truth),
         None if metrics is None else metrics_table(metrics),
     )
 
 
 def build_films(
-    dvg: DVG, angles: tuple[float, ...], titles: Sequence[str], shown: Views, result: HostVolume
+    dvg: DVG, angles: tuple[float, ...], titles: Sequence[str], views: Views, result: HostVolume
 ) -> list[Film]:
-    """Show each input view next to the same view of a result.
+    """Pair each input view with the same view of a result.
 
     Args:
       dvg: the method, which renders the result.
       angles: of the views, in degrees.
-      titles: of the views.
-      shown: the input views, (1, V, h, w, 1).
-      result: a CT (D, H, W) in [0, 1].
+      titles: title of each view.
+      views: input views, (1, V, h, w, 1) in [0, 1].
+      result: CT (D, H, W) in [0, 1].
     """
     again = _render(dvg, result, angles)
-    pairs = zip(titles, np.asarray(shown[0, ..., 0]), again, strict=True)
+    pairs = zip(titles, np.asarray(views[0, ..., 0]), again, strict=True)
     return [Film(title, film, reprojection) for title, film, reprojection in pairs]
 
 
@@ -86,7 +88,14 @@ def with_records(
     originals: Sequence[np.ndarray | None],
     boxes: Sequence[tuple[float, float, float, float] | None],
 ) -> list[Film]:
-    """The films with what is known of how each was read and framed."""
+    """Add to each film how it was read and framed.
+
+    Args:
+      films: films of a case.
+      records: JSON-able record of each.
+      originals: each film before it was framed, (h, w) in [0, 1], or None.
+      boxes: part of each original that was kept, or None; see :class:`Film`.
+    """
     return [
         replace(film, record=record, original=original, box=box)
         for film, record, original, box in zip(films, records, originals, boxes, strict=True)
@@ -100,8 +109,8 @@ def unseen(angles: tuple[float, ...], geometry: ConeBeamGeometry) -> Bool[np.nda
     return ~np.asarray(jax.jit(lambda: ray_coverage(poses, geometry))())
 
 
-def metrics_table(metrics: Mapping[str, Row], title: str = "This case beside the truth") -> Table:
-    """A row a result, a column a figure; ``docs/metrics.md`` says what each is."""
+def metrics_table(metrics: Mapping[str, Row], title: str = "This case compared with the truth") -> Table:
+    """Tabulate metrics, one row for each result; ``docs/metrics.md`` defines them."""
     names = figure_names(next(iter(metrics.values())))
     rows = [[result, *(f"{row[n]:.{decimals(n)}f}" for n in names)] for result, row in metrics.items()]
     return Table(title, ["", *names], rows)
@@ -110,24 +119,30 @@ def metrics_table(metrics: Mapping[str, Row], title: str = "This case beside the
 def means_tables(
     title: str, rows: Mapping[str, list[Row]], tables: Mapping[str, Sequence[str]] | None = None
 ) -> list[Table]:
-    """Means over cases from the rows of each method; ``tables`` are figures by heading, all in one unless given."""
+    """Tabulate means over cases, one row for each method.
+
+    Args:
+      title: first part of each table's title.
+      rows: metrics of each case by method.
+      tables: names of metrics by heading, one table for each heading; None puts all metrics into one table.
+    """
     summary = {method: summarise(cases) for method, cases in rows.items()}
     every = {"": list(next(iter(summary.values())))}
-    made = []
+    tabulated = []
     for heading, names in (tables or every).items():
         head, *body = table_cells(summary, names)
-        made.append(Table(": ".join(filter(None, (title, heading, SHOWN))), head, body))
-    return made
+        tabulated.append(Table(": ".join(filter(None, (title, heading, SHOWN))), head, body))
+    return tabulated
 
 
 def _views(
-    dvg: DVG, result: tuple[str, HostVolume], made: Views | None, truth: HostVolume | None
+    dvg: DVG, result: tuple[str, HostVolume], new_views: Views | None, truth: HostVolume | None
 ) -> tuple[Picture, ...]:
-    """The synthesised views, each beside that view of the result and of the truth."""
-    if made is None:
+    """Return the synthesised views, each followed by that view of the result and of the truth."""
+    if new_views is None:
         return ()
     columns = {
-        "synthesised by DVG-Net": np.asarray(minmax(made[0, ..., 0])),
+        "synthesised by DVG-Net": np.asarray(minmax(new_views[0, ..., 0])),
         f"of {result[0]}": _render(dvg, result[1], dvg.new_angles),
     }
     if truth is not None:
@@ -140,7 +155,7 @@ def _views(
 
 
 def _render(dvg: DVG, ct: HostVolume, angles: tuple[float, ...]) -> np.ndarray:
-    """(V, h, w), each in [0, 1]."""
+    """Return views (V, h, w) of a CT, each in [0, 1]."""
     return np.asarray(dvg.render(jnp.asarray(ct)[None, ..., None], angles)[0, ..., 0])
 
 

@@ -1,4 +1,7 @@
-"""What a page shows. Arrays are as everywhere: volumes (D, H, W), X-rays with row 0 at the FOOT end."""
+"""Define the content of a page.
+
+Arrays are as everywhere in the project: volumes (D, H, W), X-rays with row 0 at the FOOT end.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ SPREAD_NOTE = (
     "The spread of samples is not an error bar: a nominal 90 % interval from 16 samples covered 7 % of body voxels on "
     "phantoms and 4 % on real scans, as samples hardly differ while the error is eleven to twenty times their spread."
 )
-"""Page, record and printed lines repeat this note wherever they give the spread."""
+"""Note on the spread that page, record and printed lines repeat wherever they state it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Difference:
-    """The absolute difference of two layers, by name; the browser computes it, so it takes no room in the file."""
+    """Describe the absolute difference of two layers by their names; the browser computes it, which saves room."""
 
     name: str
     of: str
@@ -41,13 +44,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Film:
-    """An input view beside the same view of the result, both min-max normalised to [0, 1].
+    """Hold an input view and the same view of the result, both min-max normalised to [0, 1].
 
     Attributes:
-      original: the film before it was framed, [0, 1], if it is to be shown.
-      box: what the framing kept of ``original``: top, left, bottom, right in its pixels, counted with the HEAD AT THE
-        TOP as people see it.
-      record: any further facts, as JSON holds them; shown as they are.
+      title: title of the view.
+      shown: the view that the model sees, (h, w).
+      reprojection: the same view of the result, (h, w).
+      original: the film before it was framed, (h, w) in [0, 1], if it is displayed.
+      box: part of ``original`` that framing kept: top, left, bottom, right in its pixels, counted with the HEAD AT THE
+        TOP as it is displayed.
+      record: further JSON-able facts, displayed unchanged.
     """
 
     title: str
@@ -60,7 +66,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Picture:
-    """A single X-ray in [0, 1]."""
+    """Hold a single X-ray (h, w) in [0, 1] and its title."""
 
     title: str
     image: HostImage
@@ -68,7 +74,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are to be read; the first column names the row."""
+    """Hold formatted cells; the first column names the row."""
 
     title: str
     head: list[str]
@@ -77,13 +83,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Case:
-    """One patient or phantom.
+    """Hold the content about one patient or phantom.
 
     Attributes:
+      title: title of the case.
       affine: ``(d, h, w)`` of every layer to RAS mm.
-      layers: in the order in which they are offered; the first is shown first.
+      layers: volumes in the order of the menu; the page opens with the first.
       unseen: voxels that no ray of the input views crosses.
+      films: input views with reprojections.
       views: synthesised views and what they are compared with.
+      metrics: metrics of the case.
     """
 
     title: str
@@ -97,7 +106,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page; ``settings`` are shown as they are, ``tables`` are about all cases."""
+    """Hold a whole page; ``settings`` are displayed unchanged, ``tables`` are about all cases."""
 
     title: str
     cases: tuple[Case, ...]

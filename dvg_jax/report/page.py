@@ -1,7 +1,7 @@
-"""From content to one self-contained HTML file.
+"""Write a page's content as one self-contained HTML file.
 
-The three planes are drawn on plain canvases by ``viewer.js``: slices of a volume in memory, which is less code than a
-viewer library's settings, next to the 1.5 MB and more that NiiVue (WebGL2) would add to every page.
+The three planes are drawn on plain canvases by ``viewer.js``, as slices of a volume in memory. That is less code than
+the settings of a viewer library; NiiVue (WebGL2) would add 1.5 MB and more to every page.
 
 A page makes no request: its content security policy allows nothing but pictures in the page, this style and this
 script, each by its hash. So text from file names or DICOM tags, which is escaped anyway, could run nothing.
@@ -60,7 +60,7 @@ def _hash(text: str) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever its strings hold."""
+    """Return JSON that cannot end its script element, whatever its strings contain."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
@@ -170,7 +170,7 @@ def _table(table: Table) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    """Names and values of any depth, as a table."""
+    """Format names and values of any depth as a table."""
     rows = "".join(f'<tr><th scope="row">{escape(str(k))}</th><td>{_value(v)}</td></tr>' for k, v in facts.items())
     return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
 

@@ -100,7 +100,7 @@ BAD = {
     "header.dicom": (_cut_header, "header "),
     "mr": (_modality("MR"), "modality is MR"),
     "pet": (_modality("PT"), "modality is PT"),
-    "two": (lambda p: made.write_series(p, HU, AFFINE, skip=range(2, 100)), "2 slices, want at least 8"),
+    "two": (lambda p: made.write_series(p, HU, AFFINE, skip=range(2, 100)), "2 slices; allowed: 8 or more"),
     "gap": (lambda p: made.write_series(p, HU, AFFINE, skip=(17,)), "step of 10.00 mm"),
     "flat_pixels": (
         lambda p: made.write_series(p, HU, AFFINE, change=lambda item, d: setattr(item, "PixelSpacing", [0, 0])),
@@ -119,8 +119,8 @@ BAD = {
     "alone.mhd": (lambda p: _meta_image(p, "40 40 40", "gone.raw"), "cannot be read"),
     "huge.nrrd": (lambda p: _nrrd(p, "3000 3000 3000"), "3000 x 3000 x 3000 voxels"),
     "short.nrrd": (lambda p: _nrrd(p, "1000 1000 1000"), "the file holds"),
-    "time.nii.gz": (lambda p: _nifti(p, np.stack([HU, HU], -1)), "want three axes"),
-    "colour.nii.gz": (lambda p: _nifti(p, np.zeros(HU.shape, [(c, "u1") for c in "RGB"])), "want one number"),
+    "time.nii.gz": (lambda p: _nifti(p, np.stack([HU, HU], -1)), "allowed: three axes"),
+    "colour.nii.gz": (lambda p: _nifti(p, np.zeros(HU.shape, [(c, "u1") for c in "RGB"])), "allowed: one number"),
     "constant.nii.gz": (lambda p: _nifti(p, np.zeros_like(HU)), "values from 0 to 0; allowed: HU"),
     "air.nii.gz": (lambda p: _nifti(p, np.full_like(HU, -1000)), "no body"),
     "grey.nii.gz": (lambda p: _nifti(p, np.clip(HU, 0, 255)), "allowed: HU"),
@@ -135,7 +135,7 @@ BAD = {
     "link.nii.gz": (lambda p: p.symlink_to("nowhere"), "not a file"),
     "pipe.nii.gz": (os.mkfifo, "not a file"),
     "pipe.dcm": (os.mkfifo, "not a file"),
-    "flat.mha": (lambda p: SimpleITK.WriteImage(SimpleITK.GetImageFromArray(HU[0]), str(p)), "want 3-D"),
+    "flat.mha": (lambda p: SimpleITK.WriteImage(SimpleITK.GetImageFromArray(HU[0]), str(p)), "allowed: 3-D"),
     "bad.h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "cannot be read"),
 }  # fmt: skip
 

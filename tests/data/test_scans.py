@@ -83,8 +83,8 @@ def _bad(tmp_path, kind):
     ("kind", "says"),
     [
         ("missing", "no such file"),
-        ("flat", "want three axes"),
-        ("four", "want three axes"),
+        ("flat", "allowed: three axes"),
+        ("four", "allowed: three axes"),
         ("thin", "at least 8"),
         ("nan", "NaN"),
         ("inf", "infinite"),
@@ -93,7 +93,7 @@ def _bad(tmp_path, kind):
         ("lost", "orientation"),
         ("folder", "0 DICOM series"),
         ("suffix", "not a CT file"),
-        ("flat_itk", "want 3-D"),
+        ("flat_itk", "allowed: 3-D"),
     ],
 )
 def test_bad_files_get_one_line_that_names_them(tmp_path, kind, says):

@@ -100,7 +100,7 @@ def test_lists_of_another_data_set_are_refused():
 
 @pytest.mark.parametrize(("test", "val"), [(1.0, 0.0), (-0.1, 0.0), (0.1, 1.0), (0.6, 0.5)])
 def test_impossible_fractions(test, val):
-    with pytest.raises(UserError, match="want"):
+    with pytest.raises(UserError, match="allowed"):
         SplitRule(test, val)
 
 

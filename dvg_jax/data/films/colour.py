@@ -5,14 +5,20 @@ import numpy as np
 from dvg_jax.errors import UserError
 
 PHOTO_CHROMA = 0.05
-"""A picture counts as a colour photo from this mean chroma (largest minus smallest channel, as a share of white)."""
+"""Least mean chroma of a colour photo (largest minus smallest channel, as a share of white)."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def grey_of(colours: np.ndarray, white: float, repairs: list[str]) -> np.ndarray:
-    """Return the brightness (h, w) of ``colours`` (h, w, 3): red, green and blue from 0 to ``white``.
+    """Return the brightness (h, w) of a colour picture.
 
-    A faint colour adds a line to ``repairs``. Raises UserError for a colour photo.
+    Args:
+      colours: red, green and blue (h, w, 3) from 0 to ``white``.
+      white: value of white.
+      repairs: receives a line if there is a faint colour.
+
+    Raises:
+      UserError: the picture is a colour photo.
     """
     chroma = float((colours.max(axis=-1) - colours.min(axis=-1)).mean(dtype=np.float64)) / white
     if chroma > PHOTO_CHROMA:

@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset
 
 from dvg_jax.data.films.dicom_greys import film_greys
 from dvg_jax.data.films.dicom_pixels import stored_pixels
-from dvg_jax.data.films.dicom_tags import pair, positive, shown, text, whole
+from dvg_jax.data.films.dicom_tags import brief, pair, positive, text, whole
 from dvg_jax.errors import UserError
 
 MODALITIES = {
@@ -23,19 +23,19 @@ MODALITIES = {
     "OT": "other",
     "SC": "secondary capture",
 }
-"""Projections, and the two that say nothing: secondary captures are often digitised films."""
+"""Modalities of projections, and two unspecific ones: secondary captures are often digitised films."""
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""A file without preamble begins with these bytes: group 2, or group 8 in either byte order."""
+"""First bytes of a file without preamble: group 2, or group 8 in either byte order."""
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell by content whether a file is a DICOM object with a preamble."""
+    """Return True if the file's content is a DICOM object with a preamble."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def is_bare_dicom(path: Path) -> bool:
-    """Tell whether a file is a DICOM object without preamble. Other formats must have been ruled out before."""
+    """Return True for a DICOM object without preamble. Other formats must have been ruled out before."""
     with path.open("rb") as file:
         if file.read(2) not in FIRST_GROUPS:
             return False
@@ -57,7 +57,7 @@ def read_dicom(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any]]
         film = _opened(path)
         modality = text(film, "Modality")
         if modality and modality not in MODALITIES:
-            raise UserError(f"DICOM modality is {shown(modality)}; allowed: {', '.join(MODALITIES)}")
+            raise UserError(f"DICOM modality is {brief(modality)}; allowed: {', '.join(MODALITIES)}")
         if text(film, "NumberOfFrames"):
             frames = whole(film, "NumberOfFrames", 1, 1_000_000)
             if frames != 1:

@@ -16,11 +16,11 @@ from pydicom.multival import MultiValue
 from dvg_jax.data.films.colour import grey_of
 from dvg_jax.data.films.dicom_pixels import COLOUR, Stored
 from dvg_jax.data.films.dicom_tables import palette, table
-from dvg_jax.data.films.dicom_tags import number, shown, stated, text, unchecked
+from dvg_jax.data.films.dicom_tags import brief, number, stated, text, unchecked
 from dvg_jax.errors import UserError
 
 LEAST_SHOWN = 0.02
-"""A window must leave this share of the pixels neither black nor white; files that know none may state width 1."""
+"""Least share of pixels that a window must leave neither black nor white: some files state a dummy width of 1."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -61,7 +61,7 @@ def film_greys(film: FileDataset, stored: Stored) -> Greys:
 
 
 def _modality_values(film: FileDataset, stored: Stored) -> tuple[np.ndarray, bool]:
-    """Apply the modality table or rescaling; also tell whether the result is known to rise with the stored values."""
+    """Apply the modality table or rescaling; return True with it if it is known to rise with the stored values."""
     mapped = table(film, "ModalityLUTSequence")
     if mapped is not None:
         return mapped(stored.values), False
@@ -75,7 +75,7 @@ def _rescale(film: FileDataset, name: str, default: float) -> float:
     value = stated(film, f"Rescale{name}", "allowed: a number")
     found = default if value is None else number(value)
     if found is None:
-        raise UserError(f"its Rescale{name} is {shown(value)}; allowed: a number")
+        raise UserError(f"its Rescale{name} is {brief(value)}; allowed: a number")
     return found
 
 
@@ -87,12 +87,13 @@ def _windowed(values: np.ndarray, film: FileDataset, repairs: list[str]) -> tupl
         if np.ptp(seen) == 0:
             raise UserError("its VOILUTSequence leaves one grey; allowed: a table for the values of the film")
         return seen, "VOI table"
-    said = [_first(unchecked(film, name)) for name in ("WindowCenter", "WindowWidth")]
-    if all(value in (None, "") for value in said):
+    window = [_first(unchecked(film, name)) for name in ("WindowCenter", "WindowWidth")]
+    if all(value in (None, "") for value in window):
         return values, None
     function = text(film, "VOILUTFunction") or "LINEAR"
-    centre, width = (number(value) for value in said)
-    name = f"centre {_brief(said[0])} width {_brief(said[1])}" + ("" if function == "LINEAR" else f" {function}")
+    centre, width = (number(value) for value in window)
+    name = f"centre {_written(window[0])} width {_written(window[1])}"
+    name += "" if function == "LINEAR" else f" {function}"
     if centre is None or width is None or width <= 0 or function not in FUNCTIONS:
         repairs.append(f"window not applied, it cannot be meant: {name}")
         return values, None
@@ -117,7 +118,7 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
 
 
 def _inverted(film: FileDataset, stored: Stored, rises: bool, warnings: list[str]) -> str | None:
-    """Say why greys must be inverted; None where they are bright where dense already.
+    """Return why greys must be inverted; None where they are bright where dense already.
 
     Films for display are bright where dense. MONOCHROME1 and the shape INVERSE, alone or together, say that low values
     are displayed bright. Raw films are not for display: there the sign of the intensity relationship decides.
@@ -138,7 +139,7 @@ def _inverted(film: FileDataset, stored: Stored, rises: bool, warnings: list[str
 
 
 def _raw(film: FileDataset) -> bool:
-    """Tell whether a film is raw: as the detector gave it, not processed for display."""
+    """Return True for a raw film, which is as the detector gave it and not processed for display."""
     return text(film, "PresentationIntentType") == "FOR PROCESSING"
 
 
@@ -163,6 +164,6 @@ def _first(value: Any) -> Any:
     return (value[0] if len(value) else None) if isinstance(value, MultiValue | list) else value
 
 
-def _brief(value: Any) -> str:
+def _written(value: Any) -> str:
     found = number(value)
-    return ("missing" if value in (None, "") else shown(value)) if found is None else f"{found:g}"
+    return ("missing" if value in (None, "") else brief(value)) if found is None else f"{found:g}"

@@ -1,4 +1,4 @@
-"""Decode the stored values of a DICOM film, the same from every decoder.
+"""Decode the stored values of a DICOM film, with equal results from every decoder.
 
 pydicom decodes uncompressed pixels and RLE, and with Pillow baseline JPEG and JPEG 2000. GDCM, inside SimpleITK, also
 decodes JPEG-LS, lossless and 12 bit JPEG, but its reader inverts MONOCHROME1, rescales and applies palettes too. It
@@ -22,7 +22,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from dvg_jax.data.films.dicom_tags import shown, stated, text, whole
+from dvg_jax.data.films.dicom_tags import brief, stated, text, whole
 from dvg_jax.errors import UserError
 
 GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
@@ -66,7 +66,7 @@ def stored_pixels(film: FileDataset, max_pixels: int) -> Stored:
         raise UserError(f"{columns} x {rows} pixels; allowed: {max_pixels:,} in all")
     photometric = text(film, "PhotometricInterpretation")
     if photometric not in GREY + COLOUR:
-        value = shown(photometric) if photometric else "missing"
+        value = brief(photometric) if photometric else "missing"
         raise UserError(f"its PhotometricInterpretation is {value}; allowed: {', '.join(GREY + COLOUR)}")
     samples = 1 if photometric in GREY else 3
     whole(film, "SamplesPerPixel", samples, samples)
@@ -76,7 +76,7 @@ def stored_pixels(film: FileDataset, max_pixels: int) -> Stored:
 
 
 def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[FileDataset, int, int]:
-    """Copy only what decoding needs; also return the bits of a value and the number of unused bits below it."""
+    """Copy the attributes that decoding needs; also return the bits of a value and the unused bits below it."""
     allocated = whole(film, "BitsAllocated", 1, 32)
     if allocated not in ALLOCATED:
         raise UserError(f"its BitsAllocated is {allocated}; allowed: {', '.join(map(str, ALLOCATED))}")
@@ -117,9 +117,9 @@ def _is_compressed(syntax: UID) -> bool:
 def _decoded(pixels: FileDataset, shape: tuple[int, ...]) -> tuple[np.ndarray, str | None]:
     syntax = pixels.file_meta.TransferSyntaxUID
     compressed = _is_compressed(syntax)
-    held, needed = len(pixels.PixelData), get_expected_length(pixels)
-    if not compressed and held < needed:
-        raise UserError(f"its pixels are cut short: {held} of {needed} bytes")
+    present, needed = len(pixels.PixelData), get_expected_length(pixels)
+    if not compressed and present < needed:
+        raise UserError(f"its pixels are cut short: {present} of {needed} bytes")
     values: np.ndarray | None = None
     by = None
     try:
@@ -128,7 +128,7 @@ def _decoded(pixels: FileDataset, shape: tuple[int, ...]) -> tuple[np.ndarray, s
         if compressed:
             values, by = _by_gdcm(pixels), "GDCM"
     if values is None or values.shape != shape:
-        name = f"{'compressed' if compressed else 'stored'} as {shown(syntax.name)}"
+        name = f"{'compressed' if compressed else 'stored'} as {brief(syntax.name)}"
         raise UserError(f"its pixels, {name}, cannot be decoded: they are damaged or of a kind not known here")
     return values, by
 

@@ -11,17 +11,18 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import apply_color_lut
 
-from dvg_jax.data.films.dicom_tags import shown, stated
+from dvg_jax.data.films.dicom_tags import brief, stated
 from dvg_jax.errors import UserError
 
 Table = Callable[[np.ndarray], np.ndarray]
-"""It maps values (rows, columns) to table entries of the same shape, float32."""
+"""Function from values (rows, columns) to table entries of the same shape, float32."""
 
 
 def table(film: FileDataset, name: str) -> Table | None:
-    """Return the first table of the sequence ``name``, None without one; values beyond its ends get its end entries.
+    """Return the first lookup table of the sequence ``name``, or None without one.
 
-    Raises UserError for a table that is cut short or whose parts contradict each other.
+    Values beyond the table's ends get its end entries. Raises UserError for a table that is cut short or whose parts
+    contradict each other.
     """
     sequence = stated(film, name, "allowed: one table")
     if not sequence:
@@ -57,11 +58,11 @@ def palette(film: FileDataset, values: np.ndarray) -> tuple[np.ndarray, float]:
 def _descriptor(name: str, item: Dataset) -> tuple[int, int, int]:
     """Return the number of entries, the value that the first one is for, and the bits of an entry."""
     allowed = "allowed: three whole numbers"
-    told = stated(item, "LUTDescriptor", allowed)
+    descriptor = stated(item, "LUTDescriptor", allowed)
     try:
-        count, first, bits = (int(part) for part in told)
+        count, first, bits = (int(part) for part in descriptor)
     except (TypeError, ValueError):
-        raise UserError(f"its {name} has the LUTDescriptor {shown(told)}; {allowed}") from None
+        raise UserError(f"its {name} has the LUTDescriptor {brief(descriptor)}; {allowed}") from None
     # 65536 is written as 0. After a signed first value a large number reads as a negative one.
     return count % 65536 or 65536, first, bits
 

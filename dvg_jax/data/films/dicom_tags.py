@@ -1,4 +1,4 @@
-"""Read attributes of a DICOM object, or say plainly why one cannot be used.
+"""Read attributes of a DICOM object, and report one that cannot be used.
 
 pydicom converts an attribute on first access, and raises any of a dozen types if its bytes make no sense.
 """
@@ -15,7 +15,16 @@ UNREADABLE = "unreadable"
 
 
 def stated(film: Dataset, name: str, allowed: str) -> Any:
-    """Return an attribute's value, None if it is absent or empty; UserError if its bytes make no sense."""
+    """Return an attribute's value, or None if it is absent or empty.
+
+    Args:
+      film: the DICOM object.
+      name: the attribute's keyword.
+      allowed: end of the error message, which names the allowed values.
+
+    Raises:
+      UserError: the attribute's bytes make no sense.
+    """
     value = unchecked(film, name)
     if value is UNREADABLE:
         raise UserError(f"its {name} is {UNREADABLE}; {allowed}")
@@ -31,7 +40,17 @@ def unchecked(film: Dataset, name: str) -> Any:
 
 
 def whole(film: Dataset, name: str, lowest: int, highest: int, default: int | None = None) -> int:
-    """Return a whole number from ``lowest`` to ``highest``, ``default`` where it is absent; UserError otherwise."""
+    """Return an attribute that is a whole number.
+
+    Args:
+      film: the DICOM object.
+      name: the attribute's keyword.
+      lowest, highest: allowed range, both ends included.
+      default: value of an absent attribute; None makes it an error.
+
+    Raises:
+      UserError: the attribute is absent without a default, not a whole number, or out of range.
+    """
     allowed = f"allowed: {lowest}" if lowest == highest else f"allowed: a whole number from {lowest} to {highest}"
     value = stated(film, name, allowed)
     if value is None and default is not None:
@@ -40,7 +59,7 @@ def whole(film: Dataset, name: str, lowest: int, highest: int, default: int | No
         raise UserError(f"its {name} is missing; {allowed}")
     found = number(value)
     if found is None or found != int(found) or not lowest <= found <= highest:
-        raise UserError(f"its {name} is {shown(value)}; {allowed}")
+        raise UserError(f"its {name} is {brief(value)}; {allowed}")
     return int(found)
 
 
@@ -66,7 +85,13 @@ def positive(film: Dataset, name: str) -> float | None:
 
 
 def pair(film: Dataset, name: str, repairs: list[str]) -> tuple[float, float] | None:
-    """Return an attribute of two numbers above 0, None where it is absent; other values add a line to ``repairs``."""
+    """Return an attribute that is two numbers above 0, or None.
+
+    Args:
+      film: the DICOM object.
+      name: the attribute's keyword.
+      repairs: receives a line for an attribute that is present but of another form.
+    """
     value = unchecked(film, name)
     if not value:
         return None
@@ -74,11 +99,11 @@ def pair(film: Dataset, name: str, repairs: list[str]) -> tuple[float, float] | 
     row, column = numbers if len(numbers) == 2 else (None, None)
     if row and column and min(row, column) > 0:
         return row, column
-    repairs.append(f"{name} not used, it is not two numbers above 0: {shown(value)}")
+    repairs.append(f"{name} not used, it is not two numbers above 0: {brief(value)}")
     return None
 
 
-def shown(value: Any) -> str:
+def brief(value: Any) -> str:
     """Format an attribute's value for a message: short, on one line."""
     parts = [str(part) for part in value] if isinstance(value, MultiValue) else [str(value)]
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join("\\".join(parts).split()))

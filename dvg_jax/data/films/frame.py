@@ -1,4 +1,4 @@
-"""Frame a film: bring the thorax to its place in training views, and warn of what looks wrong."""
+"""Frame a film: bring the thorax to its place in training views, and warn of doubtful findings."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,19 +13,19 @@ from dvg_jax.data.films.template import field_share, thorax_template
 from dvg_jax.xray import ConeBeamGeometry
 
 WORKING_SIDE = 1024
-"""Larger films are shrunk to this many pixels first: no detector of a model has more than a few hundred."""
+"""Longest side in pixels to which larger films are shrunk: a model's detector has at most a few hundred."""
 CROP_SIDE = 512
-"""Marks are looked for in a crop of this edge in pixels."""
+"""Edge in pixels of the crop in which marks are searched."""
 
 FOUND = 0.55
-"""A lower score means that no thorax is found; the lowest of 10 real films and 16 views of real CTs is 0.57."""
+"""Least score of a thorax; the lowest of 10 real films and 16 views of real CTs is 0.57."""
 MIRROR_GAIN = {"frontal": 0.08, "lateral": 0.06}
-"""The mirrored template must win by this score. A frontal view is nearly symmetric, so its sign says less."""
+"""Least gain of the mirrored template for a warning. A frontal view is nearly symmetric, so it needs more."""
 OTHER_GAIN = 0.03
 NEGATIVE_GAIN = 0.08
 OUTSIDE = 0.2
 SIZE_RANGE = (0.75, 1.35)
-"""Tags are believed if scale by tags over scale by anatomy lies within: adults' lungs differ by less."""
+"""Allowed ratio of the scale by tags to the scale by anatomy: adults' lungs differ by less."""
 AS_IS = 0.1
 NEAR_DEG = 30.0
 NOMINAL = {"frontal": 0.0, "lateral": 90.0}
@@ -33,7 +33,7 @@ NOMINAL = {"frontal": 0.0, "lateral": 90.0}
 
 @dataclass
 class Log:
-    """Collect lines about one film: what was done, and what the user should look at."""
+    """Collect lines about one film: repairs that were made, and warnings for the user."""
 
     repairs: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Working(NamedTuple):
 
 
 def working_film(image: HostImage) -> Working:
-    """Shrink a film and peel its constant borders off."""
+    """Shrink a film and leave out its constant borders."""
     scale = min(1.0, WORKING_SIDE / max(image.shape))
     work = resized(image, (round(image.shape[0] * scale), round(image.shape[1] * scale))) if scale < 1 else image
     return Working(work, scale, *trim_borders(work))
@@ -69,26 +69,26 @@ def framed_view(
     log: Log,
     exchanged: bool | None = None,
 ) -> tuple[HostImage, dict[str, Any]]:
-    """Bring the thorax to where training views at ``angle`` have it.
+    """Bring the thorax to its place in training views at ``angle``.
 
     Args:
-      image: the film, mirrored already if the user asked for it.
-      facts: what its file says.
+      image: the film (h, w), already mirrored if the user asked for it.
+      facts: facts that its file states.
       angle: angle of its view in degrees.
       geometry: the model's geometry.
       field_mm: edge in mm of the cube that the model's volume covers.
-      log: receives what is done and found.
+      log: receives repairs and warnings.
       exchanged: True if another film was judged to have this one's view, False if each has its own, None if no other
         film could decide.
 
     Returns:
-      The view, and how it was found, as JSON.
+      The view (h, w), and a JSON-able record of how it was found.
     """
     work = working_film(image)
     if work.inside.shape != work.image.shape:
         log.repairs.append("constant borders removed")
     share = field_share(geometry)
-    # The largest centred crop, as fit_film takes it, and the square that the template covers in that case.
+    # The largest centred crop, as in fit_film, and the square that the template covers in that case.
     largest = min(n / s for n, s in zip(work.image.shape, share, strict=True))
     middle = work.image.shape[0] / 2 - work.rows.start, work.image.shape[1] / 2 - work.columns.start
     as_is = Match(0, *middle, *(largest * thorax_template(angle)[1],) * 2)
@@ -137,7 +137,7 @@ def _examined(
     """Return the film as a positive, and the findings on it."""
     templates = {a: thorax_template(a)[0] for a in dict.fromkeys((angle, *NOMINAL.values()))}
     seen = examine(inside, angle, templates, as_is)
-    # Air next to the body tells a lateral negative better than the lungs, which are dark in either.
+    # In a lateral film, air next to the body reveals a negative better than the lungs, which are dark in either.
     lateral = kind_of(angle) == "lateral"
     negative = side_rank(inside) > 0.5 if lateral else seen.negative_gain > NEGATIVE_GAIN
     # A view under another view's angle can look like its negative: no exchanged view is inverted.
@@ -170,7 +170,7 @@ def kind_of(angle: float) -> str | None:
 
 
 def _check_reading(seen: Examination, kind: str | None, alone: bool, log: Log) -> None:
-    """Warn if a film looks mirrored and, where no other film could decide it, if it looks like another view."""
+    """Warn of a film that looks mirrored or, where no other film could decide it, like another view."""
     if kind is None:
         return
     for other, gain in seen.other_gain.items():

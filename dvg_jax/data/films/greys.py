@@ -1,9 +1,9 @@
-"""A film's greys made those of the views that the model was trained on.
+"""Match a film's grey levels to the model's training views.
 
-A film is roughly the logarithm of the exposure, under a curve that nobody wrote down; a training view is the line
-integral itself. Both rise with what the ray passed, so some monotone curve leads from one to the other: here the one
-of straight pieces that gives the framed film the mean quantiles of the training views (histogram matching at a few
-levels: the darkest and the brightest hundredth, which marks and metal may hold, are cut).
+A film is roughly the logarithm of the exposure, under an unknown curve; a training view is the line integral itself.
+Both rise with attenuation, so some monotone curve maps one to the other. The curve used here is piecewise linear and
+gives the framed film the mean quantiles of the training views: histogram matching at a few levels. The darkest and the
+brightest hundredth are cut, since they may contain marks and metal.
 """
 
 import numpy as np
@@ -13,18 +13,21 @@ from dvg_jax.ct.frame import HostImage
 from dvg_jax.data.films.template import LEVELS, Greys
 
 MARK_SHARE = 0.015
-"""Half the widest stroke of a letter, as a share of the picture's edge."""
+"""Half the width of a letter's widest stroke, as a share of the picture's edge."""
 MARK_CONTRAST = 0.25
 MARK_EXTENT = 0.15
-"""The largest letter, as a share of the edge: longer things are bones and edges of clothes."""
+"""Largest extent of a letter, as a share of the edge: longer pieces are bones and edges of clothes."""
 
 
 def without_marks(image: HostImage, chest: np.ndarray) -> tuple[HostImage, int]:
-    """Letters and other small bright strokes outside ``chest`` painted over with what surrounds them; how many.
+    """Paint letters and other small bright strokes outside the chest over with their surroundings.
 
     Args:
       image: (h, w) in [0, 1].
       chest: (h, w), True where nothing may be changed.
+
+    Returns:
+      The image, and the number of marks.
     """
     edge = max(image.shape)
     picture = SimpleITK.GetImageFromArray(np.ascontiguousarray(image, np.float32))
@@ -40,11 +43,11 @@ def without_marks(image: HostImage, chest: np.ndarray) -> tuple[HostImage, int]:
 
 
 def match_greys(image: HostImage, greys: Greys) -> tuple[HostImage, tuple[list[float], list[float]]]:
-    """Histogram matching over the rays that pass the cube whole, then the cube's silhouette.
+    """Match the histogram over rays that cross the whole cube, then apply the cube's silhouette.
 
-    Monotone: what was brighter stays brighter, or becomes equal. Returns the view and the curve, (from, to).
+    The curve is monotone: brighter pixels stay brighter or become equal. Returns the view and the curve, (from, to).
     """
-    # A share of each step keeps levels apart where a film is saturated.
+    # The added steps keep levels distinct where a film is saturated.
     found = np.quantile(image[greys.whole], LEVELS) + 1e-6 * LEVELS
     matched = np.interp(image, found, greys.quantiles).astype(np.float32)
     return matched * greys.silhouette, (found.round(4).tolist(), greys.quantiles.round(4).tolist())

@@ -1,4 +1,4 @@
-"""Judge the films of one patient together: find swapped views, and one film given twice.
+"""Compare the films of one patient, to find swapped views and one film given twice.
 
 One film alone shows its view less clearly than two do: an odd chest or a weak film lowers both of its scores. Both
 assignments are scored on the films as given, not inverted: a view under another view's angle can look like its own
@@ -18,29 +18,29 @@ from dvg_jax.data.films.search import likeness, readings
 from dvg_jax.data.films.template import thorax_template
 
 EXCHANGE_GAIN = 0.06
-"""One assignment must win by this summed score.
+"""Least difference of summed scores by which one assignment wins.
 
 It is a third of the smallest difference, 0.18, over views of 10 cubes of 5 real CTs and of 16 phantoms, half of them
 disturbed, and one pair of real films.
 """
 SAME = 0.97
-"""Two films count as one from this likeness.
+"""Least likeness of two copies of one film.
 
 Of 44 real films, copies as JPEG of quality 30 have at least 0.98, two films of one patient at most 0.90; views of a
 phantom 18 degrees apart have 0.96.
 """
 
 Readings = dict[float, tuple[float, float]]
-"""It maps a nominal angle in degrees to the scores of a film as it is and of its negative."""
+"""Scores of a film as it is and of its negative, by nominal angle in degrees."""
 
 
 @dataclass
 class Verdict:
-    """Say what the other films show about one film.
+    """Describe what the other films show about one film.
 
     Attributes:
       exchanged: True if another film has this one's view, False if each has its own, None where that is not clear.
-      warnings: what the user should look at, one line each.
+      warnings: warnings for the user, one line each.
     """
 
     exchanged: bool | None = None
@@ -51,12 +51,12 @@ def judge_films(films: Sequence[Film], names: Sequence[str], angles: Sequence[fl
     """Judge every film by the others and return one verdict each.
 
     Args:
-      films: films as read, before they are mirrored or inverted. Rendered views state their own angle and are left out.
+      films: films as read, not yet mirrored or inverted. Rendered views state their own angle and are left out.
       names: names of the films for messages.
       angles: angles of their views in degrees.
     """
     verdicts = [Verdict() for _ in films]
-    told: dict[int, Readings] = {}
+    scores: dict[int, Readings] = {}
     for a, b in combinations(range(len(films)), 2):
         if _is_one(films[a].image, films[b].image, angles[a] - angles[b]):
             verdicts[b].warnings.append(f"is the same film as {names[a]}; every view needs a film of its own")
@@ -64,9 +64,9 @@ def judge_films(films: Sequence[Film], names: Sequence[str], angles: Sequence[fl
         rendered = any(films[i].facts.rendered is not None for i in (a, b))
         if rendered or {kind_of(angles[a]), kind_of(angles[b])} != set(NOMINAL):
             continue
-        told |= {i: film_readings(films[i].image) for i in (a, b) if i not in told}
+        scores |= {i: film_readings(films[i].image) for i in (a, b) if i not in scores}
         frontal, lateral = (a, b) if kind_of(angles[a]) == "frontal" else (b, a)
-        verdict, gain = compare_assignments(told[frontal], told[lateral])
+        verdict, gain = compare_assignments(scores[frontal], scores[lateral])
         if verdict:
             verdicts[a].warnings.append(
                 f"the views are swapped: {names[frontal]} looks lateral and {names[lateral]} frontal (by {gain:.2f}); "

@@ -17,7 +17,7 @@ RENDERED_KEY = "dvg_jax"
 """``write_picture`` records how a view was rendered in the PNG text with this key."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
-"""Pillow's other formats run external programs (EPS) or contain no films."""
+"""Formats that are read. Pillow's others run external programs (EPS) or contain no films."""
 WANTED = "allowed: PNG, JPEG, TIFF or DICOM"
 
 STARTS = {
@@ -71,7 +71,7 @@ def read_picture(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any
 
 
 def what_it_is(path: Path) -> str:
-    """Say by its first bytes, never by its name, why a file that no reader accepted is no film."""
+    """Return why a file that no reader accepted is not a film, judged by its first bytes and never by its name."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -129,7 +129,7 @@ def _rendered(info: dict[Any, Any]) -> dict[str, float] | None:
 
 
 def _source(path: Path) -> tuple[Path | BinaryIO, bool]:
-    """Return what Pillow must open, and whether to invert its values: a TIFF may say that 0 is white.
+    """Return the source for Pillow, and True if its values must be inverted: a TIFF may say that 0 is white.
 
     In that case Pillow inverts some kinds of pixels, leaves others as they are and refuses the rest. It gets the file
     with that one number changed, so that it returns the stored values of all kinds.

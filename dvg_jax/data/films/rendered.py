@@ -14,14 +14,14 @@ from dvg_jax.xray.geometry import check_angles
 
 CUBE = "ct.nii.gz"
 NOTE = "dvg_jax.data.drr"
-"""The cube's header contains this note, which tells it from a CT that somebody keeps under the same name."""
+"""Note in the cube's header, which distinguishes it from a CT that somebody stores under the same name."""
 
 _FILM = re.compile(r"xray_-?\d[\d.]*\.png")
 _DIGITS = 3
 
 
 def name_films(output: Path, angles: Sequence[float]) -> list[Path]:
-    """Return a film's file for each angle in degrees.
+    """Return the file of each film, one for each angle in degrees.
 
     Raises UserError for an invalid angle, and for two that are one view: 0 and 360, or 90 and 90.00001.
     """
@@ -30,11 +30,19 @@ def name_films(output: Path, angles: Sequence[float]) -> list[Path]:
 
 
 def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
-    """Check that films and cube (``side`` voxels an axis) can be written and replace only an earlier rendering.
+    """Check that films and cube can be written and replace only an earlier rendering.
+
+    Args:
+      ct: the scan that is rendered.
+      films: films to write.
+      cube: cube to write, in the same folder.
+      side: voxels along each axis of the cube, and pixels along each side of a film.
 
     Returns:
-      The films of an earlier rendering in that folder. Raises UserError as ``check_outputs`` does, and for files that
-      this module has not written.
+      The films of an earlier rendering in that folder.
+
+    Raises:
+      UserError: as ``check_outputs`` does, and for files that this module has not written.
     """
     written = [*films, cube]
     check_outputs({"--output": written}, {"--ct": files_of(ct)})
@@ -48,7 +56,7 @@ def check(ct: Path, films: Sequence[Path], cube: Path, side: int) -> list[Path]:
 
 
 def _foreign(path: Path) -> bool:
-    """Tell whether a file is somebody else's: anything that does not say that a rendering wrote it."""
+    """Return True for a file that does not say that a rendering wrote it, so that it may be somebody else's."""
     if path.name == CUBE:
         return NOTE not in (note_of(path) or "")
     try:

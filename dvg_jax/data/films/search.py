@@ -1,10 +1,9 @@
-"""Where in a film the thorax lies, found by matching what training views show on average.
+"""Find the thorax in a film by template matching.
 
 A template is the mean view of phantoms and their mean thickness of lung, over the lungs and a margin around them. A
 film is trimmed of constant borders, equalised, shrunk, and compared by weighted normalised cross-correlation with the
 template at every place, over a range of sizes and proportions. The best place is where the cube that the model
-reconstructs would lie. The same score answers the other questions: is the mirrored template better, that of another
-angle, that of a negative?
+reconstructs would lie. The same score compares other readings: the mirrored template, another angle's, the negative.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,29 +18,32 @@ from dvg_jax.ct.frame import HostImage
 from dvg_jax.data.films.read import resized
 
 WORKING_SIDE = 48
-"""Pixels of a film's longer side while it is searched."""
+"""Pixels of the longer side to which a film is shrunk for the search."""
 PADDING = 24
 TRANSFORM = 96
-"""Edge of the Fourier transforms: the padded film (96) and no less, so that nothing wraps into the answer."""
+"""Edge of the Fourier transforms: at least the padded film (96), so that correlations do not wrap around."""
 SIZES = np.geomspace(0.5, 1.5, 13)
-"""Edge of the template as a share of the film's longer side."""
+"""Edges of the template to try, as shares of the film's longer side."""
 PROPORTIONS = np.geomspace(0.75, 1.33, 5)
-"""Height over width; people are not phantoms."""
+"""Ratios of height to width to try, since patients differ from phantoms."""
 STRETCH_COST = 0.3
-"""Score lost per squared logarithm of the proportion."""
+"""Penalty on the score per squared logarithm of the proportion."""
 FLATTEST = 1e-3
-"""Variance of equalised values (1/12 over the whole film) below which a place is taken as flat."""
+"""Least variance of equalised values at a place; it is 1/12 over the whole film."""
 BORDER_TOLERANCE = 0.02
 AIR = 0.1
-"""Of white, up to which the edge of a film is taken for air beside the patient."""
+"""Edge pixels darker than this share of white count as air."""
 SIDE_SHARE = 0.06
-"""A lateral film shows air in this share of its width, on either side."""
+"""Share of a lateral film's width that shows air, on either side."""
 SMALLEST_SHARE = 0.2
-"""Trimming stops when this share of a side is left."""
+"""Share of a side at which trimming stops."""
 
 
 class Layer(NamedTuple):
-    """A square picture to look for, how much each of its pixels counts, and how much the layer does; row 0 the foot."""
+    """Hold a square picture to search for, the weight of each pixel, and the layer's share of the score.
+
+    Row 0 is the foot end.
+    """
 
     picture: Float[np.ndarray, "n n"]
     weight: Float[np.ndarray, "n n"]
@@ -49,14 +51,14 @@ class Layer(NamedTuple):
 
 
 Template = tuple[Layer, ...]
-"""Layers of one angle, over the same square; their shares sum to 1."""
+"""Layers of one angle over the same square, whose shares sum to 1."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The best place of a template, in pixels of the film; (row, column) is its middle.
+    """Describe the best place of a template, in pixels of the film; (row, column) is its middle.
 
-    ``negative_score`` is that of the negative's best place, which may be another.
+    ``negative_score`` is the best score of the negative, which may be at another place.
     """
 
     score: float
@@ -68,13 +70,21 @@ class Match:
 
     @property
     def side(self) -> float:
-        """Edge of the square of the same area: films are not stretched."""
+        """Return the edge of the square of the same area, since films are not stretched."""
         return float(np.sqrt(self.height * self.width))
 
 
 @dataclass(frozen=True)
 class Examination:
-    """The thorax in a film, and by how much each other reading of the film scores better (below 0: worse)."""
+    """Describe the thorax in a film, and the score gains of other readings of the film (below 0: they are worse).
+
+    Attributes:
+      best: place of the thorax.
+      as_is_gain: gain of the place where the film would be framed already.
+      mirrored: True if the mirrored template is better.
+      mirror_gain, negative_gain: gains of the mirrored film and of the negative.
+      other_gain: gains of other views, by angle in degrees.
+    """
 
     best: Match
     as_is_gain: float
@@ -85,7 +95,7 @@ class Examination:
 
 
 def trim_borders(image: HostImage) -> tuple[slice, slice]:
-    """Rows and columns that are left when constant ones are peeled off the outside, nested frames too."""
+    """Return the rows and columns that are left without constant borders, including nested frames."""
     tolerance = BORDER_TOLERANCE * float(np.ptp(image))
     top, bottom, left, right = 0, image.shape[0], 0, image.shape[1]
     smallest = [max(1, round(SMALLEST_SHARE * n)) for n in image.shape]
@@ -93,7 +103,7 @@ def trim_borders(image: HostImage) -> tuple[slice, slice]:
     def constant(line: np.ndarray) -> bool:
         return float(np.subtract(*np.percentile(line, (99, 1)))) <= tolerance
 
-    # Corners belong to two sides: go round until no side gives way, so that a frame inside a frame goes too.
+    # Corners belong to two sides: repeat until no side changes, so that a frame inside a frame is removed too.
     moved = True
     while moved:
         before = (top, bottom, left, right)
@@ -110,13 +120,13 @@ def trim_borders(image: HostImage) -> tuple[slice, slice]:
 
 
 def examine(image: HostImage, angle: float, templates: Mapping[float, Template], as_is: Match) -> Examination:
-    """Look for the thorax as ``angle`` shows it, and for every other reading.
+    """Find the thorax as the view at ``angle`` shows it, and score every other reading.
 
     Args:
-      image: ``(h, w)``, row 0 the foot end, without borders.
-      angle: of the view, one of the templates'.
-      templates: by angle; every other one is tried too.
-      as_is: where the template would lie if the film were framed already; its score does not matter.
+      image: film ``(h, w)``, row 0 the foot end, without borders.
+      angle: angle of the view in degrees, one of the templates'.
+      templates: templates by angle in degrees; every other one is tried too.
+      as_is: place of the template if the film were framed already; its score is not used.
     """
     film, scale = _working(image)
     own = templates[angle]
@@ -146,7 +156,7 @@ def examine(image: HostImage, angle: float, templates: Mapping[float, Template],
 
 
 def readings(image: HostImage, templates: Mapping[float, Template]) -> dict[float, tuple[float, float]]:
-    """Score how well ``image`` shows each angle's view, mirrored or not, as (positive, negative).
+    """Score how well a film shows each angle's view, mirrored or not, as (positive, negative).
 
     Args:
       image: ``(h, w)``, row 0 the foot end, without borders.
@@ -181,10 +191,16 @@ def likeness(a: HostImage, b: HostImage) -> float:
 def crop_square(
     image: HostImage, centre: tuple[float, float], sides: tuple[float, float], shape: tuple[int, int]
 ) -> tuple[HostImage, float]:
-    """The box of edges ``sides`` around ``centre`` (row, column) in pixels, resized without aliasing to ``shape``.
+    """Crop a box from a film and resize it without aliasing; beyond the film its edge is repeated.
 
-    Where the box leaves the film, the film's edge goes on. Also returns the share of the box that was filled in so with
-    anything but air, which is black.
+    Args:
+      image: film (h, w).
+      centre: middle of the box, (row, column) in pixels.
+      sides: height and width of the box in pixels.
+      shape: rows and columns of the result.
+
+    Returns:
+      The crop, and the share of it that was filled in with anything but air, which is black.
     """
     low = [c - side / 2 for c, side in zip(centre, sides, strict=True)]
     high = [c + side / 2 for c, side in zip(centre, sides, strict=True)]
@@ -202,7 +218,7 @@ def crop_square(
 
 
 def _working(image: HostImage) -> tuple[HostImage, float]:
-    """Shrunk and equalised: any film curve, window or gamma gives the same. Also the scale."""
+    """Return a film shrunk and equalised, and the scale; any film curve, window or gamma gives the same."""
     scale = WORKING_SIDE / max(image.shape)
     small = resized(image, (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))))
     return _equalised(small), scale
@@ -218,7 +234,7 @@ def _mirror(template: Template) -> Template:
 
 
 def _score_at(film: HostImage, template: Template, place: Match, scale: float) -> float:
-    """The score at one place, given in pixels of the film before it was scaled."""
+    """Return the score at one place, given in pixels of the film before it was scaled."""
     side = max(1, round(place.side * scale))
     crop, _ = crop_square(film, (place.row * scale, place.column * scale), (side, side), (side, side))
     total = 0.0
@@ -258,7 +274,10 @@ def _search(
 
 
 def _scores(values: np.ndarray, squares: np.ndarray, layer: Layer, shape: tuple[int, int]) -> np.ndarray:
-    """Weighted correlation of the layer, resized to ``shape``, with the film at every offset, times its share."""
+    """Return the weighted correlation of a layer, resized to ``shape``, with the film at every offset.
+
+    It is weighted by the layer's share.
+    """
     picture, weight = resized(layer.picture, shape), resized(layer.weight, shape)
     weight = weight / weight.sum()
     centred = picture - (weight * picture).sum()
@@ -272,6 +291,6 @@ def _scores(values: np.ndarray, squares: np.ndarray, layer: Layer, shape: tuple[
 
 
 def blurred(image: HostImage, sigma: float) -> HostImage:
-    """Gaussian, sigma in pixels."""
+    """Blur an image (h, w) by a Gaussian of ``sigma`` pixels."""
     picture = SimpleITK.GetImageFromArray(np.ascontiguousarray(image, np.float32))
     return SimpleITK.GetArrayFromImage(SimpleITK.SmoothingRecursiveGaussian(picture, sigma))

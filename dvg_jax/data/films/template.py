@@ -1,4 +1,4 @@
-"""What the model's training views look like: where the thorax lies in them, and which greys they hold."""
+"""Measure the training views of a model: the place of the thorax in them, and their grey levels."""
 
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,28 +16,28 @@ from dvg_jax.data.sources import PhantomSource
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
 TEMPLATE_SIZE = 64
-"""At 32 the wall of the chest is too coarse to be seen: the scores of real frontal films fall from 0.6 to 0.45."""
+"""Voxels along each axis. At 32 the chest wall is not resolved: scores of real frontal films fall from 0.6 to 0.45."""
 TEMPLATE_CASES = 8
 RIND_MM = 15.0
-"""Taken off the body before its air is called lung: at the skin, voxels are half air."""
+"""Thickness of the rim of the body in which air does not count as lung: at the skin, voxels are half air."""
 LUNG_HU = -500.0
 LUNG_SHARE = 0.15
-"""Of the largest mean thickness, from which a pixel belongs to the lungs."""
+"""Least thickness of a pixel of the lungs, as a share of the largest mean thickness."""
 LEVELS = np.array([0.01, 0.25, 0.5, 0.75, 0.99])
-"""Quantiles that are matched. More of them would also take away how one patient's greys differ from the mean's."""
+"""Quantiles that are matched. More of them would also remove how one patient's greys differ from the mean."""
 WHOLE = 0.97
-"""Share of the longest path through the cube from which a ray counts as passing it whole."""
+"""Least path of a ray that crosses the whole cube, as a share of the longest path."""
 
 
 @dataclass(frozen=True)
 class Greys:
-    """Which greys the model's views hold at one angle.
+    """Describe the grey levels of a model's training views at one angle.
 
     Attributes:
       silhouette: (h, w), path of each ray through the model's cube, 1 the longest; a training view shows nothing else.
-      quantiles: at ``LEVELS``, over rays that pass the cube whole, the mean of the cases' own.
-      cases: how many views that is.
-      source: where their CTs are from.
+      quantiles: mean over the cases of the quantiles at ``LEVELS``, over rays that cross the whole cube.
+      cases: number of views.
+      source: name of the source of their CTs.
     """
 
     silhouette: HostImage
@@ -47,12 +47,12 @@ class Greys:
 
     @property
     def whole(self) -> np.ndarray:
-        """(h, w), the rays whose greys are compared."""
+        """Return a mask (h, w) of the rays whose greys are compared."""
         return self.silhouette >= WHOLE
 
 
 def field_share(geometry: ConeBeamGeometry) -> tuple[float, float]:
-    """Edges of what the detector sees at the volume's centre, (rows, columns), as shares of the volume's D and W."""
+    """Return the detector's field at the volume's centre, (rows, columns), as shares of the volume's D and W."""
     magnification = geometry.source_detector_mm / geometry.source_isocentre_mm
     rows, columns = (n * mm / magnification for n, mm in zip(geometry.detector_shape, geometry.pixel_mm, strict=True))
     return rows / geometry.extent_mm[0], columns / geometry.extent_mm[2]
@@ -60,11 +60,11 @@ def field_share(geometry: ConeBeamGeometry) -> tuple[float, float]:
 
 @cache
 def thorax_template(angle: float) -> tuple[Template, float]:
-    """What framing looks for at ``angle``, and the edge of its square as a share of the cube at the centre.
+    """Return the template of a view, and the edge of its square as a share of the cube at the centre.
 
-    From phantoms, whose lungs lie in the cube as ``prepare_volume`` places those of patients. Two layers: the mean view
-    over the lungs and a wide margin, which tells a chest from what is none, and the mean thickness of lung over a
-    narrow one, which is precise. They are correlated with films, where lungs are dark: the second is negated.
+    Templates are made from phantoms, whose lungs lie in the cube as ``prepare_volume`` places those of patients. There
+    are two layers. The mean view over the lungs and a wide margin distinguishes a chest from other pictures. The mean
+    thickness of lung over a narrow margin is precise; it is negated, since lungs are dark in films.
     """
     geometry = ConeBeamGeometry.covering(TEMPLATE_SIZE)
     project = jax.jit(partial(forward_project_views, poses=np.stack([view_pose(angle)]), geometry=geometry))
@@ -82,14 +82,17 @@ def thorax_template(angle: float) -> tuple[Template, float]:
 
 @cache
 def _mean_chest() -> tuple[np.ndarray, np.ndarray]:
-    """Mean intensity and mean lungs of phantoms, (D, H, W): projecting is linear, so the mean can be taken first."""
+    """Return mean intensity and mean lungs of phantoms, (D, H, W).
+
+    Projection is linear, so the mean can be taken first.
+    """
     source = PhantomSource(TEMPLATE_CASES, TEMPLATE_SIZE)
     volumes = [source[i]["ct"][..., 0] for i in range(TEMPLATE_CASES)]
     return np.mean(volumes, axis=0), np.mean([_lungs(volume) for volume in volumes], axis=0)
 
 
 def _lungs(volume: np.ndarray) -> np.ndarray:
-    """Where a cube's body holds air: ``(D, H, W)``, 0 or 1."""
+    """Return the air in a cube's body: ``(D, H, W)``, 0 or 1."""
     spacing = FIELD_MM / volume.shape[0]
     hu = np.asarray(intensity_to_hu(volume))
     body = SimpleITK.GetImageFromArray(body_mask(hu, (spacing,) * 3).astype(np.uint8))
@@ -98,7 +101,7 @@ def _lungs(volume: np.ndarray) -> np.ndarray:
 
 
 def _filled(weight: HostImage) -> HostImage:
-    """Each row set to 1 between its first and last pixel above a third: the mediastinum belongs to the thorax."""
+    """Set each row to 1 between its first and last pixel above a third, since the mediastinum belongs to the thorax."""
     above = weight > 1 / 3
     between = np.maximum.accumulate(above, axis=1) & np.maximum.accumulate(above[:, ::-1], axis=1)[:, ::-1]
     return np.where(between, np.float32(1), weight)

@@ -1,4 +1,4 @@
-"""Random chests in HU, drawn from a key: endless training data without a download.
+"""Draw random chests in HU from a key: endless training data without a download.
 
 A chest is a stack of solids in a cube of 320 mm, painted from the outside in. The same key gives the same chest at
 every size. Axes: d foot to head, h anterior to posterior, w patient right to left, in mm from the cube's centre.
@@ -22,7 +22,7 @@ NOISE_HU = 12.0
 
 
 def chest_hu(key: Key, size: int = 128) -> Volume:
-    """A chest in HU, (size, size, size). Pure and jittable for a fixed ``size``."""
+    """Draw a chest in HU, (size, size, size). The function is pure and can be jitted for a fixed ``size``."""
     voxel = FIELD_MM / size
     person = draw_person(key)
     p = _points(person, size)
@@ -36,17 +36,17 @@ def chest_hu(key: Key, size: int = 128) -> Volume:
     hu = pathology(hu, person, p, lung, voxel)
     hu = skeleton(hu, person, p, cage, voxel)
     noise = jax.random.normal(jax.random.fold_in(key, size), hu.shape)
-    # A voxel averages the noise of the finer voxels it stands for.
+    # A voxel averages the noise of the finer voxels that it covers.
     return jnp.where(hu > AIR + 50, hu + noise * NOISE_HU * (2.5 / voxel), hu)
 
 
 def chest(key: Key, size: int = 128) -> Volume:
-    """A chest as networks see it, in [0, 1]."""
+    """Draw a chest (size, size, size) as intensity in [0, 1]."""
     return hu_to_intensity(chest_hu(key, size))
 
 
 def _points(person: Person, size: int) -> Points:
-    """Voxel centres in the person's own coordinates: shifted, turned about d and scaled."""
+    """Return voxel centres in the person's own coordinates: shifted, turned about d and scaled."""
     axis = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (FIELD_MM / size) - FIELD_MM / 2
     d, h, w = axis[:, None, None], axis[None, :, None], axis[None, None, :]
     h, w = h - person.shift_h, w - person.shift_w

@@ -1,5 +1,8 @@
-"""What the rib cage holds: lungs with their vessels, heart and great vessels, airways, the organs under the domes,
-and disease."""
+"""Paint the contents of the rib cage: lungs, heart, vessels, airways, upper abdomen and disease.
+
+In these functions ``hu`` is (D, H, W) in HU, ``p`` the voxel centres (d, h, w) in mm, distances are signed and in mm,
+and ``voxel`` is the voxel size in mm.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +26,14 @@ from dvg_jax.data.phantom.wall import FAT, SPINE_H
 
 BLOOD, LIVER, SPLEEN, STOMACH, FLUID, GAS = 42.0, 58.0, 48.0, 25.0, 8.0, -960.0
 WALL = 7.0
-"""From the rib cage's outer surface to the lung, mm."""
+"""Distance in mm from the rib cage's outer surface to the lung."""
 
 BRANCHES, TWIGS = 7, 4
-"""Vessels that leave each hilum, and those that leave each of them."""
+"""Number of vessels that leave each hilum, and of twigs that leave each vessel."""
 
 
 def dome_height(person: Person, p: Points) -> Array:
-    """How high the diaphragm stands over each point of the axial plane, mm."""
+    """Return the height d in mm of the diaphragm at each point of the axial plane."""
     _, h, w = p
     right = person.right_dome - person.dome_depth * (((h + 12.0) / 92.0) ** 2 + ((w + 62.0) / 72.0) ** 2)
     left = (
@@ -40,7 +43,15 @@ def dome_height(person: Person, p: Points) -> Array:
 
 
 def abdomen(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
-    """Fat, liver, spleen and stomach under the diaphragm."""
+    """Paint fat, liver, spleen and stomach under the diaphragm.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      person: the person's numbers.
+      p: voxel centres (d, h, w) in mm.
+      cage: signed distance in mm to the rib cage.
+      voxel: voxel size in mm.
+    """
     d, _, _ = p
     under = d - dome_height(person, p) + 2.0
     inside = common(cage + WALL, under)
@@ -58,7 +69,18 @@ def abdomen(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) 
 
 
 def lungs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> tuple[Array, Distance]:
-    """Both lungs with vessels; also the distance to them, for what lies in them."""
+    """Paint both lungs with their vessels.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      person: the person's numbers.
+      p: voxel centres (d, h, w) in mm.
+      cage: signed distance in mm to the rib cage.
+      voxel: voxel size in mm.
+
+    Returns:
+      The volume, and the signed distance in mm to the lungs.
+    """
     d, h, w = p
     gap = 6.0 + 11.0 * smooth(d, 20.0, 70.0) * smooth(h, -45.0, -15.0) * (1 - smooth(d, 118.0, 140.0))
     lung = common(cage + WALL, gap - jnp.abs(w), dome_height(person, p) - d)
@@ -68,7 +90,7 @@ def lungs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) ->
 
 
 def _vessels(person: Person, p: Points) -> Distance:
-    """Branches from each hilum towards the lung's surface, twigs from the branches, thinner as they go."""
+    """Return the distance to branches from each hilum towards the lung's surface and to their twigs, which taper."""
     first: list[Array] = []
     for side in (-1.0, 1.0):
         key = jax.random.fold_in(person.key, int(side) + 1)
@@ -97,7 +119,14 @@ def _vessels(person: Person, p: Points) -> Distance:
 
 
 def heart_and_vessels(hu: Array, person: Person, p: Points, voxel: float) -> Array:
-    """Heart with its fat, aorta, caval veins, pulmonary arteries, and the tissue that they lie in."""
+    """Paint heart with its fat, aorta, caval veins, pulmonary arteries, and the tissue around them.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      person: the person's numbers.
+      p: voxel centres (d, h, w) in mm.
+      voxel: voxel size in mm.
+    """
     d, h, w = p
     upper = ellipsoid(p, (person.top - 62.0, 0.0, 0.0), (96.0, 33.0, 25.0))
     hu = paint(hu, upper, FAT, voxel)
@@ -132,7 +161,14 @@ def heart_and_vessels(hu: Array, person: Person, p: Points, voxel: float) -> Arr
 
 
 def airways(hu: Array, person: Person, p: Points, voxel: float) -> Array:
-    """Trachea, main bronchi and their first branches: air in a wall."""
+    """Paint trachea, main bronchi and their first branches, as air in a wall.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      person: the person's numbers.
+      p: voxel centres (d, h, w) in mm.
+      voxel: voxel size in mm.
+    """
     carina: Triple = (28.0, 12.0, -2.0)
     trachea = capsule(p, (200.0, -8.0, 0.0), carina, 8.5)
     right, left = (2.0, 14.0, -36.0), (0.0, 16.0, 40.0)
@@ -150,7 +186,15 @@ def airways(hu: Array, person: Person, p: Points, voxel: float) -> Array:
 
 
 def pathology(hu: Array, person: Person, p: Points, lung: Distance, voxel: float) -> Array:
-    """Nodules in half of all, an effusion in a sixth, a consolidation in a quarter."""
+    """Paint nodules in half of all chests, an effusion in a sixth, a consolidation in a quarter.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      person: the person's numbers.
+      p: voxel centres (d, h, w) in mm.
+      lung: signed distance in mm to the lungs.
+      voxel: voxel size in mm.
+    """
     d, h, w = p
     keys = jax.random.split(jax.random.fold_in(person.key, 7), 4)
     for i in range(2):

@@ -1,4 +1,4 @@
-"""Who is drawn: the numbers that differ between one chest and the next."""
+"""Draw the numbers by which one chest differs from the next."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 class Person(NamedTuple):
-    """A draw from ``RANGES``, each a scalar, and what the rest of the drawing draws from."""
+    """Hold one draw from ``RANGES``, each number a scalar, and the key for the rest of the drawing."""
 
     numbers: dict[str, Array]
     female: Array
@@ -52,7 +52,7 @@ class Person(NamedTuple):
 
 
 def draw_person(key: Key) -> Person:
-    """Uniform in every range; half of all are women."""
+    """Draw a person: uniform in every range, a woman with probability one half."""
     key_numbers, key_sex, key_rest = jax.random.split(key, 3)
     share = jax.random.uniform(key_numbers, (len(RANGES),))
     low, high = jnp.asarray(list(RANGES.values())).T

@@ -1,4 +1,4 @@
-"""Bones: ribs, spine, sternum, clavicles, scapulae, humeral heads. Each has a dense shell around marrow."""
+"""Paint bones: ribs, spine, sternum, clavicles, scapulae, humeral heads. Each has a dense shell around marrow."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,7 +25,15 @@ VERTEBRA = 24.0
 
 
 def skeleton(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
-    """All bones over whatever is there."""
+    """Paint all bones over the volume so far.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      person: the person's numbers.
+      p: voxel centres (d, h, w) in mm.
+      cage: signed distance in mm to the rib cage.
+      voxel: voxel size in mm.
+    """
     hu = _shoulder(hu, person, p, cage, voxel)
     hu = _ribs(hu, person, p, cage, voxel)
     hu = _sternum(hu, person, p, cage, voxel)
@@ -38,7 +46,7 @@ def _bone(hu: Array, distance: Distance, person: Person, voxel: float, shell: fl
 
 
 def _ribs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
-    """All ribs at once: on the cage's surface, a rib is where the height minus the slope is near a whole spacing.
+    """Paint all ribs at once, where the height minus the rib's slope is near a multiple of the rib spacing.
 
     A rib leaves the spine, turns around the side and drops towards the sternum; its front end is cartilage. The last
     two end at the side.

@@ -1,4 +1,4 @@
-"""Signed distances of simple solids, in mm: negative inside. What the phantom is drawn with.
+"""Compute signed distances in mm of simple solids, negative inside, and paint solids into a volume.
 
 Points are a triple of arrays (d, h, w) that broadcast against each other; centres and radii are triples of scalars.
 """
@@ -15,13 +15,24 @@ Distance = Array
 
 
 def ellipsoid(p: Points, centre: Triple, radii: Triple) -> Distance:
-    """Close to exact near the surface, which is where edges are drawn."""
+    """Return the distance to an ellipsoid, close to exact near the surface, where edges are painted.
+
+    Args:
+      p: points (d, h, w) in mm.
+      centre: centre in mm.
+      radii: radii in mm along d, h, w.
+    """
     q = [(x - c) / r for x, c, r in zip(p, centre, radii, strict=True)]
     return _scaled(q, radii)
 
 
 def ellipse(x: Array, y: Array, rx: Scalar, ry: Scalar) -> Distance:
-    """In a plane; a cylinder in space."""
+    """Return the distance to an ellipse around the origin of a plane, which is a cylinder in space.
+
+    Args:
+      x, y: coordinates in the plane in mm.
+      rx, ry: radii in mm.
+    """
     return _scaled([x / rx, y / ry], (rx, ry))
 
 
@@ -32,7 +43,14 @@ def _scaled(q: list[Array], radii: tuple[Scalar, ...]) -> Distance:
 
 
 def capsule(p: Points, start: Triple, end: Triple, radius: Scalar, end_radius: Scalar | None = None) -> Distance:
-    """A round stick from ``start`` to ``end``, tapering to ``end_radius`` where given."""
+    """Return the distance to a round stick.
+
+    Args:
+      p: points (d, h, w) in mm.
+      start, end: ends of the stick's axis in mm.
+      radius: radius in mm, at ``start`` if the stick tapers.
+      end_radius: radius in mm at ``end``; None for ``radius``.
+    """
     end_radius = radius if end_radius is None else end_radius
     along = [e - s for s, e in zip(start, end, strict=True)]
     offset = [x - s for x, s in zip(p, start, strict=True)]
@@ -43,13 +61,19 @@ def capsule(p: Points, start: Triple, end: Triple, radius: Scalar, end_radius: S
 
 
 def path(p: Points, points: list[Triple], radius: Scalar) -> Distance:
-    """Capsules joined end to end."""
+    """Return the distance to capsules joined end to end.
+
+    Args:
+      p: points (d, h, w) in mm.
+      points: ends of the capsules in mm, two or more.
+      radius: radius in mm.
+    """
     parts = [capsule(p, a, b, radius) for a, b in pairwise(points)]
     return union(*parts)
 
 
 def union(*parts: Distance) -> Distance:
-    """Inside any."""
+    """Return the distance to the union of solids."""
     out = parts[0]
     for part in parts[1:]:
         out = jnp.minimum(out, part)
@@ -57,7 +81,7 @@ def union(*parts: Distance) -> Distance:
 
 
 def common(*parts: Distance) -> Distance:
-    """Inside all."""
+    """Return the distance to the intersection of solids."""
     out = parts[0]
     for part in parts[1:]:
         out = jnp.maximum(out, part)
@@ -65,12 +89,26 @@ def common(*parts: Distance) -> Distance:
 
 
 def paint(hu: Array, distance: Distance, value: Array | float, voxel: float, strength: Scalar = 1.0) -> Array:
-    """Set HU to ``value`` inside; the edge is one voxel wide, the share of a voxel that is inside."""
+    """Set HU to ``value`` inside a solid; the edge is one voxel wide and weighted by the share that is inside.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      distance: signed distance in mm to the solid, (D, H, W).
+      value: HU inside, one or for each voxel.
+      voxel: voxel size in mm.
+      strength: share of the new value, 0 to 1.
+    """
     inside = jnp.clip(0.5 - distance / voxel, 0, 1) * strength
     return hu + inside * (value - hu)
 
 
 def smooth(x: Array, low: Scalar, high: Scalar) -> Array:
-    """0 below ``low``, 1 above ``high``, and a smooth rise between."""
+    """Return the smoothstep of ``x``: 0 below ``low``, 1 above ``high``, a smooth rise between.
+
+    Args:
+      x: values of any shape.
+      low: upper end of the 0s.
+      high: lower end of the 1s.
+    """
     t = jnp.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)

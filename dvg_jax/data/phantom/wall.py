@@ -1,4 +1,4 @@
-"""The chest wall: skin, fat, muscle, breasts, and the rib cage's inner surface that everything else is placed by."""
+"""Paint the chest wall, and define the rib cage by which all other organs are placed."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -8,11 +8,11 @@ from dvg_jax.data.phantom.solids import Distance, Points, capsule, ellipse, elli
 
 FAT, MUSCLE, SKIN, GLAND = -100.0, 50.0, 10.0, 15.0
 SPINE_H = 46.0
-"""How far the vertebral bodies lie behind the middle of the chest, before the spine's bow, mm."""
+"""Distance in mm of the vertebral bodies behind the middle of the chest, before the spine's bow."""
 
 
 def cage_distance(person: Person, p: Points) -> Distance:
-    """From the rib cage's outer surface: a bell, narrow at the top, flattened at the back by the spine."""
+    """Return the distance in mm to the rib cage's outer surface: a bell, narrow at the top, flattened at the back."""
     d, h, w = p
     rise = jnp.clip((d + 40) / (person.top + 40), 0, 1)
     bell = jnp.sqrt(jnp.clip(1 - rise**2.6, 0.0, 1.0))
@@ -26,7 +26,15 @@ def cage_distance(person: Person, p: Points) -> Distance:
 
 
 def body(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
-    """Everything around the rib cage, and soft tissue inside it to be painted over."""
+    """Paint all tissue around the rib cage, and soft tissue inside it that organs are painted over.
+
+    Args:
+      hu: the volume so far, (D, H, W) HU.
+      person: the person's numbers.
+      p: voxel centres (d, h, w) in mm.
+      cage: signed distance in mm to the rib cage.
+      voxel: voxel size in mm.
+    """
     d, h, w = p
     fat, muscle = person.fat, person.muscle
     shoulder = smooth(d, 40.0, 130.0)
@@ -44,7 +52,7 @@ def body(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> 
     hu = paint(hu, outline, SKIN, voxel)
     hu = paint(hu, outline + 2.5, FAT, voxel)
     hu = paint(hu, breast + 18.0, GLAND, voxel, 0.7)
-    # The muscles of the shoulder girdle thicken the wall towards the top; those of the back run beside the spine.
+    # The muscles of the shoulder girdle thicken the wall towards the top; back muscles run along the spine.
     hu = paint(hu, outline + fat * (1 - 0.35 * shoulder), MUSCLE, voxel, 0.9 * shoulder)
     hu = paint(hu, cage - muscle * 0.8, MUSCLE, voxel)
     for side in (-1, 1):

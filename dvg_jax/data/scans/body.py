@@ -1,4 +1,4 @@
-"""The patient without the couch."""
+"""Find the patient in a CT and leave out the couch."""
 
 import numpy as np
 import SimpleITK
@@ -15,12 +15,12 @@ _WALL_MM = 16.0
 
 
 def body_mask(hu: HostVolume, spacing_mm: tuple[float, float, float]) -> HostMask:
-    """Mask of the patient, air inside included; all False where there is no tissue.
+    """Return a mask of the patient, air inside included; all False where there is no tissue.
 
-    Voxels above -500 HU, opened by 6 mm so that couch plates, blankets and tubes part from the skin; the
-    largest connected piece; a thin chest wall that the opening broke grown back through tissue; holes of each
-    axial slice filled, so that lungs and airway stay although they are open at the scan's ends; opened again,
-    so that what grew back of a couch goes; one working voxel added. The work is done on every n-th voxel, about
+    Voxels above -500 HU are opened by 6 mm, so that couch plates, blankets and tubes separate from the skin. Of the
+    largest connected piece a thin chest wall that the opening broke is grown back through tissue. Holes of each axial
+    slice are filled, so that lungs and airway stay although they are open at the scan's ends. A second opening
+    removes what grew back of a couch, and one working voxel is added. The work is done on every n-th voxel, about
     2 mm apart.
     """
     # An axis may be shorter than the stride: at least one voxel of each axis is sampled.

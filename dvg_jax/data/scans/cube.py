@@ -1,4 +1,4 @@
-"""One scan to the network's cube: couch removed, cut to 320 mm around the chest, resized to N^3, in [0, 1].
+"""Bring one scan to the network's cube: couch removed, cut to 320 mm around the chest, resized to N^3, in [0, 1].
 
 The protocol is X2CT-GAN's with one resampling step in place of its two (to 1 mm by cubic splines, to N^3 linearly
 without a low-pass): each new voxel is the mean of the scan over its extent, so nothing aliases.
@@ -28,7 +28,14 @@ _SAME_EDGE_MM = 1.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cube in [0, 1], its affine, the index of its middle in the scan, and what a reader of it should know."""
+    """Hold a prepared scan.
+
+    Attributes:
+      volume: the cube (D, H, W) in [0, 1].
+      affine: ``(d, h, w)`` to RAS mm.
+      middle: index of the cube's middle in the scan.
+      checks: remarks for a reader of the cube.
+    """
 
     volume: HostVolume
     affine: Affine
@@ -39,23 +46,39 @@ class Prepared:
 def prepare_volume(
     scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset: str = "x2ct"
 ) -> tuple[HostVolume, Affine]:
-    """One scan as ``(size,) * 3`` in [0, 1] and its affine to RAS mm: ``prepare_scan`` without its checks."""
+    """Prepare one scan like :func:`prepare_scan`, and return the cube in [0, 1] and its affine without remarks.
+
+    Args:
+      scan: the scan in HU.
+      size: voxels along each axis.
+      field_mm: edge of the cube in mm.
+      preset: ``x2ct`` or ``lung``.
+
+    Raises:
+      UserError: as :func:`prepare_scan` does.
+    """
     prepared = prepare_scan(scan, size, field_mm, preset)
     return prepared.volume, prepared.affine
 
 
 def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset: str = "x2ct") -> Prepared:
-    """Cut the cube of edge ``field_mm`` out of a scan, or pad it with air; value = clip(HU + 1024, 0, 2500) / 2500.
+    """Cut a cube out of a scan, or pad it with air, with values clip(HU + 1024, 0, 2500) / 2500.
 
-    ``preset="x2ct"`` follows X2CT-GAN: it takes the scan's middle in H and W; in D it keeps the head end, and pads a
-    shorter scan at both ends. ``"lung"`` takes the middle of the body in H and W and of the lungs in D (of the body
-    where there are no lungs). ``"published"`` takes the whole scan, couch included, for the cube: see ``published.py``.
-    Raises UserError for values that are not HU and where there is no body.
+    Args:
+      scan: the scan in HU.
+      size: voxels along each axis.
+      field_mm: edge of the cube in mm.
+      preset: ``x2ct`` takes the middle of the scan in H and W; in D it takes the head end, and pads a shorter scan at
+        both ends, as X2CT-GAN does. ``lung`` takes the middle of the body in H and W and of the lungs in D (of the body
+        where there are no lungs). ``published`` takes the whole scan, couch included: see ``published.py``.
+
+    Raises:
+      UserError: values are not HU, there is no body, or as :func:`check_cube` does.
     """
     check_cube(size, field_mm, preset)
     mask = body_mask(scan.checked().hu, scan.spacing_mm)
     if not mask.any():
-        raise UserError("no body: no connected tissue above -500 HU")
+        raise UserError("no body: no connected tissue above -500 HU; allowed: a CT of a patient in HU")
     lungs = find_lungs(scan.hu, mask, scan.spacing_mm)
     on_lungs = _lung_middle(lungs, mask)
     if preset == "published":
@@ -74,11 +97,20 @@ def prepare_scan(scan: Scan, size: int = 128, field_mm: float = FIELD_MM, preset
 
 
 def check_cube(size: int, field_mm: float, preset: str) -> None:
-    """Raise UserError for a size or an edge that is not above 0, or an unknown preset."""
+    """Check a cube's settings.
+
+    Args:
+      size: voxels along each axis.
+      field_mm: edge in mm.
+      preset: name of a rule for the cube's place.
+
+    Raises:
+      UserError: a size or edge is not above 0, or the preset is unknown.
+    """
     if size < 1 or not 0 < field_mm < np.inf:
-        raise UserError(f"size = {size}, field_mm = {field_mm}: want both above 0")
+        raise UserError(f"size is {size}, field_mm is {field_mm}; allowed: above 0 for both")
     if preset not in PRESETS:
-        raise UserError(f"preset = {preset!r}, want one of {PRESETS}")
+        raise UserError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}")
     if preset == "published" and field_mm != FIELD_MM:
         raise UserError(f"field_mm is {field_mm:g}; allowed: {FIELD_MM:g} with preset published, which cuts nothing")
 
@@ -86,7 +118,18 @@ def check_cube(size: int, field_mm: float, preset: str) -> None:
 def cut(
     hu: HostVolume, affine: Affine, middle: tuple[float, float, float], field_mm: float, size: int
 ) -> tuple[HostVolume, Affine]:
-    """The cube around ``middle`` in [0, 1] and its affine, with nothing removed."""
+    """Cut a cube out of a CT, with nothing removed.
+
+    Args:
+      hu: HU (D, H, W).
+      affine: ``(d, h, w)`` to RAS mm.
+      middle: index (d, h, w) of the cube's middle, fractional.
+      field_mm: edge of the cube in mm.
+      size: voxels along each axis.
+
+    Returns:
+      The cube in [0, 1], and its affine.
+    """
     intensity = np.asarray(hu_to_intensity(hu), np.float32)
     volume, follows = resample_cube(intensity, affine, middle, field_mm, size)
     return np.clip(volume, 0, 1), follows
@@ -97,7 +140,7 @@ def _lung_middle(lungs: Lungs | None, mask: HostMask) -> tuple[float, float, flo
 
 
 def _middle(mask: HostMask, axis: int) -> float:
-    """Half-way between the 2nd and 98th percentile of the mask along an axis: stray pieces do not count."""
+    """Return the middle of a mask along an axis, half-way between its 2nd and 98th percentile, without stray pieces."""
     share = np.cumsum(mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64)) / mask.sum(dtype=np.int64)
     return float(np.searchsorted(share, 0.02) + np.searchsorted(share, 0.98)) / 2
 
@@ -130,7 +173,7 @@ def _cube_checks(
     scan: Scan, mask: HostMask, middle: tuple[float, float, float], field_mm: float, partial: bool, whole: bool
 ) -> Iterator[str]:
     """Yield remarks on how the scan fills the cube; with ``whole`` all of it does, whatever its size."""
-    beside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
+    outside = max(_outside(mask, axis, middle[axis], field_mm / scan.spacing_mm[axis]) for axis in (1, 2))
     if partial:
         covered = scan.hu.shape[0] * scan.spacing_mm[0]
         yield f"{remarks.PARTIAL}: {covered:.0f} of {field_mm:g} mm foot to head: in no split without --keep_partial"
@@ -139,12 +182,12 @@ def _cube_checks(
     extent = [n * mm for n, mm in zip(scan.hu.shape, scan.spacing_mm, strict=True)]
     if whole and max(abs(mm - field_mm) for mm in extent) > _SAME_EDGE_MM:
         yield f"not a cube of {field_mm:g} mm: {' x '.join(f'{mm:.0f}' for mm in extent)} mm were taken for one"
-    if not whole and beside > _CUT_OFF:
-        yield f"{beside:.0%} of the body lie beside the cube"
+    if not whole and outside > _CUT_OFF:
+        yield f"{outside:.0%} of the body lie beside the cube"
 
 
 def _outside(mask: HostMask, axis: int, middle: float, width: float) -> float:
-    """The share of the mask that lies more than half of ``width`` voxels from ``middle`` along an axis."""
+    """Return the share of the mask that lies more than half of ``width`` voxels from ``middle`` along an axis."""
     counts = mask.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64)
     far = abs(np.arange(len(counts)) - middle) > width / 2
     return float(counts[far].sum() / counts.sum())

@@ -25,7 +25,7 @@ _INDEX_OF_A_DISC = "1.2.840.10008.1.3.10"
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-"""Of compressed pixels, whose end a mark tells; where that is missing the decoder complains."""
+"""Length of compressed pixels, whose end is a mark; the decoder reports a missing one."""
 _LONG_BYTES = 1024
 _SHOWN = 60
 _SHARP = re.compile(r"bone|lung|edge|sharp|detail|^[bhi]r?[5-9]\d", re.I)
@@ -39,10 +39,21 @@ _TAGS = [
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Hold what one slice's header says; ``place`` is the study and the frame of reference.
+    """Hold the facts that one slice's header states.
 
-    ``grid`` is equal within a volume: direction (6), spacing (2), rows and columns. ``rescale`` says why the scale of
-    values is in doubt.
+    Attributes:
+      path: the slice's file.
+      series: SeriesInstanceUID.
+      instance: SOPInstanceUID.
+      place: study and frame of reference.
+      patient: PatientID.
+      not_a_slice: why this is no slice of a volume; empty for a slice.
+      original: True if the slice is not derived.
+      kernel: name of the convolution kernel.
+      position: ImagePositionPatient, LPS in mm.
+      grid: direction (6), spacing in mm (2), rows and columns; equal within a volume.
+      padding_hu: lowest and highest HU of padding, or None.
+      rescale: why the scale of values is in doubt; empty if it is not.
     """
 
     path: Path
@@ -60,7 +71,10 @@ class Slice:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """Tell DICOM by suffix or content, since series are also exported as 000001 or 1.2.840. False if unreadable."""
+    """Return True for DICOM by suffix or content, since series are also exported as 000001 or 1.2.840.
+
+    Unreadable files without such a suffix give False.
+    """
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
@@ -70,7 +84,10 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Slice | str | None:
-    """A file's header without its pixels; the reason where it cannot be read; None for a disc's index (DICOMDIR)."""
+    """Read a file's header without its pixels.
+
+    Returns the reason where the header cannot be read, and None for a disc's index (DICOMDIR).
+    """
     try:
         if format_of(path) is not Format.DICOM:
             return NOT_DICOM
@@ -90,7 +107,7 @@ def read_header(path: Path) -> Slice | str | None:
 
 
 def is_sharp(kernel: str) -> bool:
-    """Tell whether a convolution kernel sharpens edges, by the names that makers give."""
+    """Return True if a convolution kernel sharpens edges, judged by the names that vendors use."""
     return bool(_SHARP.search(kernel))
 
 
@@ -131,7 +148,7 @@ def _patient(header: pydicom.Dataset) -> str:
 
 
 def _other_kind(header: pydicom.Dataset, kinds: tuple[str, ...]) -> str:
-    """Say why a file is of another kind than a CT slice; empty where it is one."""
+    """Return why a file is of another kind than a CT slice; empty for a CT slice."""
     modality = header.get("Modality") or "not stated"
     if modality != "CT":
         return f"modality is {modality}; allowed: CT"
@@ -189,7 +206,7 @@ def _scale(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, st
 
 
 def _padding_hu(header: pydicom.Dataset, slope: float, intercept: float) -> tuple[float, float] | None:
-    """Lowest and highest HU that stand for no measurement, by the header (PixelPaddingValue, -RangeLimit)."""
+    """Return the lowest and highest HU of padding (PixelPaddingValue, PixelPaddingRangeLimit), or None."""
     if header.get("PixelPaddingValue") is None:
         return None
     stored = [header.PixelPaddingValue, header.get("PixelPaddingRangeLimit", header.PixelPaddingValue)]

@@ -1,4 +1,4 @@
-"""Prepare every scan of a folder: in parallel, resumable, the same whatever the number of processes."""
+"""Prepare every scan of a folder in parallel; runs can be resumed and do not depend on the number of processes."""
 
 import hashlib
 import multiprocessing
@@ -37,22 +37,26 @@ CHANGES = "split_changes.txt"
 PICTURES = "pictures"
 
 _RULES = 2
-"""Increase it if the same scan and settings would give another file or other remarks: all are then prepared again."""
+"""Version of the protocol, to be raised when the same scan and settings give other files: all are prepared again."""
 
 _HEADERS_A_TASK = 64
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _GRACE_S = 20.0
-"""SIGTERM leaves this long: enough to finish a scan, and less than a cluster gives a job to end."""
+"""Seconds from SIGTERM to the end: enough to finish a scan, and less than a cluster grants."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a prepared file depends on besides its source.
+    """Hold the settings that a prepared file depends on besides its source.
 
-    A scan shorter than ``min_extent_mm`` foot to head is refused: a tenth of the cube or less is a test shot or a
-    fragment, and the rest of the cube would be made-up air.
+    Attributes:
+      size: voxels along each axis.
+      field_mm: edge of the cube in mm.
+      preset: rule for the cube's place.
+      min_extent_mm: least extent from foot to head in mm. A tenth of the cube or less is a test shot or a fragment, and
+        the rest of the cube would be invented air.
     """
 
     size: int = 128
@@ -61,7 +65,7 @@ class Settings:
     min_extent_mm: float = 32.0
 
     def __post_init__(self) -> None:
-        """Raises UserError for a cube that cannot be."""
+        """Check the settings. Raises UserError as ``check_cube`` does."""
         check_cube(self.size, self.field_mm, self.preset)
 
     def __str__(self) -> str:
@@ -71,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """Where prepared scans go and how they are made."""
+    """Hold the output folder of a preparation and its settings; ``pictures`` adds a PNG for each scan."""
 
     output: Path
     settings: Settings = field(default_factory=Settings)
@@ -85,18 +89,30 @@ def prepare_folder(
     all_series: bool = False,
     jobs: int = 1,
 ) -> tuple[list[Row], list[str]]:
-    """Prepare every scan below ``source``; return the manifest's rows and what was changed in the split's lists.
+    """Prepare every scan below a folder.
 
-    An output is kept if it still belongs to an unchanged source under the same settings, so an interrupted run goes on
-    where it stopped; the manifest is whole at any time. Of a patient's DICOM series the best usable one is prepared, or
-    every one with ``all_series``. Raises UserError for a folder that is absent, contains no scan or was written by this
-    program, and for an output that is the input, belongs to another input, or is being written.
+    A prepared file is reused if it still belongs to an unchanged source under the same settings, so an interrupted run
+    continues where it stopped. The manifest is whole at any time.
+
+    Args:
+      source: folder with scans.
+      job: output folder and settings.
+      rule: rule by which patients are divided into splits.
+      all_series: True to prepare every usable DICOM series, False for the best one of each patient.
+      jobs: number of processes.
+
+    Returns:
+      The manifest's rows, and the changes that were made to the split's lists, a line each.
+
+    Raises:
+      UserError: the input is absent, contains no scan or was written by this program; or the output is the input,
+        belongs to another input, or is being written.
     """
     rule = rule or SplitRule()
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     if jobs < 1:
-        raise UserError(f"jobs = {jobs}, want at least 1")
+        raise UserError(f"jobs is {jobs}; allowed: 1 or more")
     if job.output.resolve() == source.resolve():
         raise UserError(f"output {job.output} is the input itself; allowed: a folder inside it or elsewhere")
     with exclusive(job.output, "preparation"):
@@ -127,13 +143,13 @@ def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: in
 
 
 class _Ledger:
-    """The rows so far, in memory and in ``manifest.csv``."""
+    """Collect the rows so far, in memory and in ``manifest.csv``."""
 
     def __init__(self, job: Job, rule: SplitRule, known: dict[str, Row], source: str):
         self.job, self.rule, self.rows, self.old, self.source = job, rule, dict(known), known, source
 
     def needs(self, item: Candidate) -> bool:
-        """Whether a scan must be prepared; one that need not be gets its row."""
+        """Return True if a scan must be prepared; a row is added for one that cannot be read."""
         stamp, settings = item.stamp(), str(self.job.settings)
         if item.reason:
             status = "passed over" if item.passed_over else "refused"
@@ -143,7 +159,7 @@ class _Ledger:
         return row is None or not self._current(row, stamp, settings)
 
     def add(self, row: Row) -> None:
-        """Take a row in and write the manifest."""
+        """Add a row and write the manifest."""
         self.rows[row.source] = row
         self.write(list(self.rows.values()))
 
@@ -154,7 +170,7 @@ class _Ledger:
         return rows, changes
 
     def finish(self, sources: list[str]) -> tuple[list[Row], list[str]]:
-        """Write the manifest of what the folder holds now, and what was changed in the lists."""
+        """Write the manifest of the scans that the folder contains now, and the changes in the lists."""
         rows, changes = self.write([self.rows[source] for source in sources])
         (self.job.output / CHANGES).unlink(missing_ok=True)
         if changes:
@@ -172,7 +188,7 @@ class _Ledger:
 
 
 def prepare_one(item: Candidate, job: Job) -> Row:
-    """Prepare one scan and write its files; the row says how it went. Runs in any process."""
+    """Prepare one scan, write its files, and return a row with the outcome; this may run in any process."""
     stamp, settings = item.stamp(), job.settings
     row = _row(item, stamp, str(settings))
     try:
@@ -180,7 +196,8 @@ def prepare_one(item: Candidate, job: Job) -> Row:
         extent = scan.hu.shape[0] * scan.spacing_mm[0]
         row = replace(row, spacing=" ".join(f"{mm:.4g}" for mm in scan.spacing_mm), orientation=scan.orientation)
         if extent < settings.min_extent_mm:
-            raise UserError(f"{extent:.0f} mm foot to head, want at least {settings.min_extent_mm:g} (--min_extent_mm)")
+            least = f"{settings.min_extent_mm:g} or more (--min_extent_mm)"
+            raise UserError(f"{extent:.0f} mm foot to head; allowed: {least}")
         prepared = prepare_scan(scan, settings.size, settings.field_mm, settings.preset)
     except UserError as error:
         return replace(row, status="refused", reason=" ".join(str(error).split()))
@@ -195,13 +212,20 @@ def prepare_one(item: Candidate, job: Job) -> Row:
 
 
 def draw(scan: Scan, prepared: Prepared, settings: Settings, path: Path) -> None:
-    """Three planes of the scan as it came and as it was prepared."""
+    """Draw three planes of a scan before and after preparation.
+
+    Args:
+      scan: the scan as read.
+      prepared: the prepared cube.
+      settings: settings of the cube.
+      path: PNG to write.
+    """
     before, _ = cut(scan.hu, scan.affine, prepared.middle, settings.field_mm, settings.size)
     viz.slice_sheet({"scan": before, "prepared": prepared.volume}, path)
 
 
 def picture_path(output: Path, file: str) -> Path:
-    """Where the picture of a prepared file lies."""
+    """Return the picture's path for a prepared file."""
     return output / PICTURES / f"{file.removesuffix('.nii.gz')}.png"
 
 
@@ -240,9 +264,9 @@ def _headers(pool: Executor | None, read: Callable[[Path], Any], files: list[Pat
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[Executor | None]:
-    """Processes that start when there is work for them, one thread each; None for a single job.
+    """Yield a pool of processes that start when there is work, one thread each; None for a single process.
 
-    On an error or Ctrl-C scans in work are finished, those that wait are dropped.
+    On an error or Ctrl-C running scans are finished and waiting ones are dropped.
     """
     if jobs == 1:
         yield None
@@ -279,7 +303,7 @@ def _start_process() -> None:
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:
-    """End this process later: the parent, which gets the signal too, ends it once its scan is done.
+    """End this process after a delay, so that its scan can be finished; the parent, which gets the signal too, ends it.
 
     If it ended while it returns a result, the parent would wait for the rest for ever.
     """
@@ -289,7 +313,7 @@ def _end_later(number: int, frame: FrameType | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot tell its processes to stop: they would wait for work for ever."""
+    """End this process with its parent: a killed parent cannot stop it, and it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
@@ -306,7 +330,7 @@ def _cleared(output: Path) -> Iterator[None]:
 
 
 def _clear(output: Path) -> None:
-    """Remove what a killed run left half-written."""
+    """Remove half-written files of a killed run."""
     for folder in (output, output / PICTURES):
         for part in folder.glob(".partial-*"):
             part.unlink(missing_ok=True)

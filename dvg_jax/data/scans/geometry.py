@@ -1,6 +1,7 @@
-"""Check what a file says of its voxels' positions: units, missing fields and contradictions, alike for all formats.
+"""Check what a file states about its voxels' positions: units, missing fields and contradictions.
 
-No program may guess left from right: an affine that a file does not state is never invented.
+The checks are alike for all formats. No program may guess left from right: an affine that a file does not state is
+never invented.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ from dvg_jax.ct.frame import Affine, orientation, spacing
 from dvg_jax.errors import UserError
 
 MM = {"mm": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001}
-"""Millimetres in each unit that headers use."""
+"""Length in mm of each unit that headers use."""
 
 _NAMES = {
     "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "millimetres": "mm", "meter": "m", "metre": "m",
@@ -27,7 +28,19 @@ def no_orientation(path: object, why: str) -> UserError:
 
 
 def in_mm(path: object, affine: Affine, unit: str) -> tuple[Affine, tuple[str, ...]]:
-    """Convert an affine in ``unit`` to mm, with a note if that changes it. Raises UserError for unknown units."""
+    """Convert an affine to mm.
+
+    Args:
+      path: the file, for error messages.
+      affine: array indices to RAS in ``unit``.
+      unit: unit of length as the file states it.
+
+    Returns:
+      The affine in mm, and a note if that changed it.
+
+    Raises:
+      UserError: the unit is unknown.
+    """
     name = _NAMES.get(unit.strip().lower(), unit.strip().lower())
     if name not in MM:
         raise UserError(f"{path}: states lengths in {unit!r}; allowed: {', '.join(MM)}")
@@ -39,7 +52,16 @@ def in_mm(path: object, affine: Affine, unit: str) -> tuple[Affine, tuple[str, .
 
 
 def check_extent(path: object, shape: tuple[int, ...], affine: Affine) -> None:
-    """Raise UserError for voxels or a volume of a size that no CT of a person has: a wrong unit, invented steps."""
+    """Refuse voxels or volumes of a size that no CT of a person has, as wrong units or invented steps give.
+
+    Args:
+      path: the file, for error messages.
+      shape: voxels along each axis.
+      affine: array indices to RAS mm.
+
+    Raises:
+      UserError: a voxel or the longest axis is out of range.
+    """
     steps = np.array(spacing(affine))
     longest = float((steps * shape).max())
     if steps.min() < _LEAST_MM or steps.max() > _MOST_MM or longest > _LONGEST_MM:
@@ -51,9 +73,20 @@ def check_extent(path: object, shape: tuple[int, ...], affine: Affine) -> None:
 
 
 def check_same(path: object, shape: tuple[int, ...], one: Affine, other: Affine, names: str) -> tuple[str, ...]:
-    """Compare two affines of one file, the first of which is used; note a difference of over a voxel.
+    """Compare two affines that one file states.
 
-    Raises UserError where they disagree about the axes' directions: one of them mirrors or turns the patient.
+    Args:
+      path: the file, for error messages.
+      shape: voxels along each axis.
+      one: the affine that is used.
+      other: the affine to compare.
+      names: names of both, for messages.
+
+    Returns:
+      A note if the two place a corner more than a voxel apart.
+
+    Raises:
+      UserError: they disagree about the axes' directions, so one of them mirrors or turns the patient.
     """
     if not all(np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) for affine in (one, other)):
         return ()  # an invalid affine is refused where it is used

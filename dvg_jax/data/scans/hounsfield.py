@@ -1,4 +1,4 @@
-"""Tell Hounsfield units from other values: raw values, other scales, windows, wrapped integers.
+"""Distinguish Hounsfield units from raw values, other scales, windows and wrapped integers.
 
 values as read --padding left out--> samples --five questions--> a reason, or "" for HU
 
@@ -21,7 +21,7 @@ from dvg_jax.ct.frame import AIR_HU, HostVolume
 Values = Float[np.ndarray, "n"]
 
 LUNG_HU = -500.0
-"""Air, in lungs, bowels or around the body, lies below this value."""
+"""Upper limit of air, in lungs, bowels or around the body."""
 
 _AIR, _NEAR_AIR = -1000.0, 100.0
 _BONE_HU = 300.0
@@ -29,7 +29,7 @@ _SOFT_HU = 250.0
 _BRIGHT_HU = 500.0
 _BRIGHTEST_HU = 4500.0
 _DEEP_HU = -1500.0
-"""Noise and streaks leave few voxels below this value; scanners use such values for padding only."""
+"""Lower limit of noise and streaks but for few voxels; scanners use lower values for padding only."""
 
 _SPIKES = 4
 _MOST_DRAWN = 8
@@ -83,7 +83,7 @@ def edge_fill(hu: HostVolume) -> float | None:
 
 
 def why_no_hu(hu: HostVolume) -> str:
-    """Say why values, padding among them, cannot be HU; empty where they can. Looks at about two million voxels."""
+    """Return why values, padding included, cannot be HU; empty where they can. It samples about two million voxels."""
     stride = max(1, round((hu.size / _SAMPLES) ** (1 / 3)))
     samples = hu[::stride, ::stride, ::stride].ravel()
     fill = edge_fill(hu)
@@ -125,14 +125,14 @@ def _fault(values: Values, fill: float | None = None) -> str:
 
 
 def _is_padding(values: Values) -> bool:
-    """Tell whether the values below any noise are padding: a few values with many voxels, not a scale of their own."""
+    """Return True if the values below any noise are padding: a few values with many voxels, not another scale."""
     deep = values[values < _DEEP_HU]
     counts = np.sort(np.unique(deep, return_counts=True)[1])[::-1]
     return int(counts[_SPIKES:].sum()) <= _MOST_DEEP * values.size
 
 
 def _is_drawn(tissue: Values) -> bool:
-    """Tell whether a phantom was drawn with a few values, of which none need be bone."""
+    """Return True if a phantom was drawn with a few values, of which none need be bone."""
     return np.unique(tissue).size <= _MOST_DRAWN
 
 

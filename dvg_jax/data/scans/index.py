@@ -1,4 +1,4 @@
-"""What a folder holds: every file or DICOM series that is, or claims to be, a scan."""
+"""List the scans of a folder: every file or DICOM series that is, or claims to be, one."""
 
 import hashlib
 import os
@@ -17,16 +17,22 @@ from dvg_jax.files.formats import Format, format_of
 from dvg_jax.files.headers import data_files
 
 _MANY = 3
-"""This many unreadable files in one folder count as slices of one series."""
+"""Least number of unreadable files in one folder that count as slices of one series."""
 
 Mapper = Callable[[Callable[[Path], Any], list[Path]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One scan of a folder: ``source`` is its path below the folder, with ``#UID`` where series share one.
+    """Describe one scan of a folder.
 
-    ``reason`` is why it cannot or need not be read; ``passed_over`` tells the latter.
+    Attributes:
+      source: path below the folder, with ``#UID`` where several series share a folder.
+      path: the file, or the folder of a series.
+      patient: the patient's id as one word.
+      series: slices of a DICOM series; None for other formats.
+      reason: why the scan cannot or need not be read; empty for a usable one.
+      passed_over: True if it need not be read.
     """
 
     source: str
@@ -38,15 +44,15 @@ class Candidate:
 
     @property
     def uid(self) -> str:
-        """The SeriesInstanceUID, empty for other formats."""
+        """Return the SeriesInstanceUID; empty for other formats."""
         return self.series.uid if self.series else ""
 
     def load(self) -> Scan:
-        """Read it. Raises UserError as ``load_scan`` does."""
+        """Read the scan. Raises UserError as ``load_scan`` does."""
         return load_series(self.series, self.path) if self.series else load_scan(self.path)
 
     def stamp(self) -> str:
-        """Digest the names, sizes and modification times of all its files: it changes whenever the source does."""
+        """Return a digest of names, sizes and modification times of all files, which changes when the source does."""
         digest = hashlib.sha256()
         for file in self._files():
             try:
@@ -66,12 +72,19 @@ class Candidate:
 
 
 def find_scans(folder: str | Path, skip: Path | None = None, mapper: Mapper = map) -> list[Candidate]:
-    """Find every scan below ``folder`` but not below ``skip``, in order of ``source``.
+    """Find every scan below a folder, in order of ``source``.
 
     The content of a file decides its format; a file with a scan's name but other content gets a ``reason``. Hidden
-    files are left out, links are followed. ``mapper`` reads the headers of DICOM files (a pool's ``map`` reads many at
-    once). Files that this program wrote are passed over: prepared folders, ``skip``, rendered and reconstructed CTs.
-    Raises UserError where ``folder`` itself is a prepared one.
+    files are left out, links are followed. Files that this program wrote are passed over: prepared folders, ``skip``,
+    rendered and reconstructed CTs.
+
+    Args:
+      folder: folder to search.
+      skip: folder that is left out, such as the output.
+      mapper: function like ``map`` that reads the headers of DICOM files, such as a pool's.
+
+    Raises:
+      UserError: ``folder`` itself is a prepared one.
     """
     folder = Path(folder)
     if own.holds_manifest(folder):
@@ -128,9 +141,9 @@ def _may_be_a_scan(path: Path) -> bool:
 
 
 def choose_series(found: list[Candidate], refused: frozenset[str] = frozenset()) -> list[Candidate]:
-    """One DICOM series a patient by ``Series.rank``; the others are passed over and say for which.
+    """Choose one DICOM series of each patient by ``Series.rank``; the others are passed over and name the chosen one.
 
-    Sources in ``refused`` turned out to be unreadable and are not chosen. Image files are all kept: somebody chose
+    Sources in ``refused`` turned out to be unreadable and are not chosen. Image files are all used: somebody chose
     them already.
     """
     usable = defaultdict(list)
@@ -189,7 +202,7 @@ def _unreadable(folder: Path, files: list[tuple[Path, str]]) -> list[Candidate]:
 
 
 def _walk(folder: Path, skip: Path | None) -> Iterator[tuple[Path, str]]:
-    """Files below ``folder``, each with what makes it unreadable; and folders called like files."""
+    """Yield files below ``folder``, and folders named like files, each with the reason why it is unreadable."""
     trouble: list[tuple[Path, str]] = []
     seen = {folder.resolve()}
     skipped = skip.resolve() if skip else None
@@ -201,7 +214,7 @@ def _walk(folder: Path, skip: Path | None) -> Iterator[tuple[Path, str]]:
         for name in sorted(names):
             path = Path(place, name)
             if name.startswith(".") or path.resolve() in seen:
-                names.remove(name)  # seen: links that lead round in a circle
+                names.remove(name)  # seen before: a circle of links
                 continue
             seen.add(path.resolve())
             ours = own.OUTPUT if path.resolve() == skipped else own.PREPARED if own.holds_manifest(path) else ""
@@ -231,7 +244,7 @@ def _candidate(folder: Path, path: Path, reason: str = "") -> Candidate:
 
 
 def _first_folder(folder: Path, place: Path) -> str:
-    """Who a series without a PatientID belongs to: the first folder on the way to it."""
+    """Return the patient of a series without a PatientID: the first folder on the way to it."""
     parts = place.relative_to(folder).parts
     return parts[0] if parts else folder.resolve().name
 

@@ -40,7 +40,7 @@ def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, .
         reader.ReadImageInformation()
         size, values = reader.GetSize(), reader.GetNumberOfComponents()
         if len(size) != 3 or values != 1:
-            raise UserError(f"{path}: size {size} with {values} values a voxel, want 3-D with one")
+            raise UserError(f"{path}: size {size} with {values} values a voxel; allowed: 3-D with one")
         check_claim(path, size, 1)
         image = reader.Execute()
     affine = np.eye(4)
@@ -56,7 +56,7 @@ def read_itk(path: Path, kind: Format) -> tuple[np.ndarray, Affine, tuple[str, .
 def itk_name(path: Path, separate: bool = False) -> Iterator[str]:
     """Yield a name for ``path`` that SimpleITK accepts: its own, or a link's where its own is not UTF-8.
 
-    ``separate``: the file names others in its folder.
+    ``separate`` is True if the file names others in its folder.
     """
     try:
         str(path).encode()

@@ -1,4 +1,4 @@
-"""Headers that claim more than their file can hold, found before anything is allocated."""
+"""Refuse headers that state more voxels than their file can contain, before anything is allocated."""
 
 import math
 from pathlib import Path
@@ -7,23 +7,30 @@ from dvg_jax.errors import UserError
 from dvg_jax.files.headers import data_files
 
 MAX_VOXELS = 2**30
-"""A scan of 1024^3; as float32 it takes 4 GiB."""
+"""Voxels of the largest scan, 1024^3; as float32 it takes 4 GiB."""
 
 _MOST_OF_A_BYTE = 1032
-"""Deflate, which every compressed format here uses, makes at most so many bytes of one."""
+"""Largest expansion by Deflate, which every compressed format here uses."""
 
 
 def check_claim(path: Path, shape: tuple[int, ...], bytes_a_voxel: int, packed: bool = True) -> None:
-    """Raise UserError for a header's ``shape`` that is above the limit or that its files' bytes cannot hold.
+    """Check the shape that a header states.
 
-    ``packed``: the voxels may be compressed.
+    Args:
+      path: the file.
+      shape: voxels along each axis, as stated.
+      bytes_a_voxel: bytes of a voxel.
+      packed: True if the voxels may be compressed.
+
+    Raises:
+      UserError: the shape is above the limit, or the files are too short for it.
     """
     voxels = math.prod(shape)
     if voxels > MAX_VOXELS:
         raise UserError(f"{path}: header states {_times(shape)} voxels, allowed: {MAX_VOXELS} (1024 x 1024 x 1024)")
-    held = sum(file.stat().st_size for file in check_data(path))
-    if voxels * bytes_a_voxel > held * (_MOST_OF_A_BYTE if packed else 1):
-        raise UserError(f"{path}: cannot be read (header states {_times(shape)} voxels, the file holds {held} bytes)")
+    size = sum(file.stat().st_size for file in check_data(path))
+    if voxels * bytes_a_voxel > size * (_MOST_OF_A_BYTE if packed else 1):
+        raise UserError(f"{path}: cannot be read (header states {_times(shape)} voxels, the file holds {size} bytes)")
 
 
 def check_data(path: Path) -> tuple[Path, ...]:

@@ -19,7 +19,7 @@ _OPENED_MM = 4.0
 _GAS_HU = -940.0
 _ALMOST_ALL = 75
 _ALMOST_ALL_HU = -930.0
-"""Measured medians are -951 to -992 HU in bowel gas and airways (one airway -928), and -758 to -891 in lungs."""
+"""Limit of gas. Measured medians are -951 to -992 HU in bowels and airways (one -928), -758 to -891 in lungs."""
 _SMALL_ML = 250.0
 _BLOB_MM = 6.0
 _BLOB_ML = 20.0
@@ -27,10 +27,10 @@ _BLOB_ML = 20.0
 _LEAST_ML = 50.0
 _LEAST_OF_FIRST = 0.1
 _LEAST_OF_BODY = 0.1
-"""Lungs fill more than this share of the body in some slice; a share suits children too."""
+"""Least share of the body that lungs fill in some slice; a share suits children too."""
 
 _CUT_CM2 = 100.0
-"""Lungs with more air in the first or last slice are cut: 23 whole thoraces have up to 75 cm^2, cut ones 150 and up."""
+"""Least air in the first or last slice of cut lungs: 23 whole thoraces have up to 75 cm^2, cut ones 150 and up."""
 _LEAST_CUT_CM2 = 40.0
 _WIDEST = 0.9
 _LEAST_HEIGHT_MM = 120.0
@@ -59,12 +59,17 @@ class Lungs:
 
 
 def find_lungs(hu: HostVolume, body: HostMask, spacing_mm: Steps) -> Lungs | None:
-    """Find the lungs within the mask of a body; None where it shows none, such as a head or an abdomen.
+    """Find the lungs in a body; None where it shows none, such as a head or an abdomen.
 
     Air under -500 HU is opened by 4 mm, which removes air on the skin and separates lungs from neighbours behind a thin
-    wall. Of the pieces that are not gas the largest is a lung; so is the next if it has a tenth of the first's volume
-    and lies at its height. Gas below the diaphragm that a coarse scan joins with them, in their lower half, is cut off.
-    The work is done on means over about 2 mm.
+    wall. The largest piece that is not gas is a lung. So is the next if it has a tenth of the first's volume and lies
+    at its height. Gas below the diaphragm that a coarse scan joins with the lungs, in their lower half, is cut off. The
+    work is done on means over about 2 mm.
+
+    Args:
+      hu: HU (D, H, W).
+      body: mask of the body.
+      spacing_mm: voxel size in mm along D, H, W.
     """
     strides = [max(1, round(_WORKING_MM / step)) for step in spacing_mm]
     depth, height, width = (step * stride for step, stride in zip(spacing_mm, strides, strict=True))
@@ -114,13 +119,13 @@ def _lungs_of(air: HostMask, means: HostVolume, steps: Steps) -> HostMask:
             continue
         if not first:
             lungs, first = piece, size
-        elif _beside(piece, lungs):
+        elif _at_height_of(piece, lungs):
             return lungs | piece
     return lungs
 
 
 def _is_gas(values: np.ndarray, millilitres: float) -> bool:
-    """Tell whether a piece contains nothing but gas: stomach, bowel, airway.
+    """Return True if a piece contains nothing but gas: stomach, bowel, airway.
 
     Lungs contain tissue, emphysematous ones too. Much of a small piece is wall in its outer voxels, so its median alone
     must decide.
@@ -129,8 +134,8 @@ def _is_gas(values: np.ndarray, millilitres: float) -> bool:
     return middle < _GAS_HU and (millilitres < _SMALL_ML or almost_all < _ALMOST_ALL_HU)
 
 
-def _beside(piece: HostMask, first: HostMask) -> bool:
-    """Tell whether the middle of a piece is at the height of the first."""
+def _at_height_of(piece: HostMask, first: HostMask) -> bool:
+    """Return True if the middle of a piece is at the height of the first."""
     low, high = _between(first.sum(axis=(1, 2), dtype=np.float64))
     return low <= sum(_between(piece.sum(axis=(1, 2), dtype=np.float64))) / 2 <= high
 
@@ -154,7 +159,7 @@ def _without_gas(lungs: HostMask, means: HostVolume, steps: Steps) -> HostMask:
 
 
 def _ends(lungs: Profile, air: Profile) -> tuple[bool, bool]:
-    """Tell whether lungs go on beyond the foot and the head end: all air there counts if some of it is theirs."""
+    """Return whether lungs extend beyond the foot and the head end; all air there counts if some belongs to them."""
     foot, head = (bool(air[end] > _CUT_CM2 and lungs[end] > _LEAST_CUT_CM2) for end in (0, -1))
     return foot, head
 

@@ -27,8 +27,8 @@ _CHUNK = 2**20
 def check_meta_image(path: Path, fields: dict[str, str]) -> str:
     """Check a header's fields and its compressed data; return the unit of its lengths.
 
-    Raises UserError for other than three axes, no orientation or voxel sizes, numbers and texts beyond all measure,
-    more voxels than the file can hold, and damaged compressed data, of which ITK would return the part that unpacks.
+    Raises UserError for other than three axes, no orientation or voxel sizes, numbers or texts out of range, more
+    voxels than the file can contain, and damaged compressed data, of which ITK would return the part that unpacks.
     """
     long = next((name for name in ("name", "comment") if len(fields.get(name, "")) > _LONGEST), "")
     if long:
@@ -36,13 +36,13 @@ def check_meta_image(path: Path, fields: dict[str, str]) -> str:
     size = tuple(int(word) for word in fields.get("dimsize", "").split() if word.isdigit())
     if fields.get("ndims") != "3" or len(size) != 3:
         raise UserError(
-            f"{path}: NDims = {fields.get('ndims')}, DimSize = {fields.get('dimsize')}, want 3-D with one value"
+            f"{path}: NDims is {fields.get('ndims')}, DimSize {fields.get('dimsize')}; allowed: 3-D with one value"
         )
     check_claim(path, size, 1)
     if not set(_MATRIX) & set(fields):
         claim = fields.get("anatomicalorientation", "???")
-        beside = "" if "?" in claim else f"; AnatomicalOrientation = {claim} alone is read both ways"
-        raise no_orientation(path, f"no TransformMatrix{beside}")
+        more = "" if "?" in claim else f"; AnatomicalOrientation = {claim} alone is read both ways"
+        raise no_orientation(path, f"no TransformMatrix{more}")
     if not set(_STEPS) & set(fields):
         raise UserError(f"{path}: states no voxel sizes; allowed: ElementSpacing in mm")
     for name in set(_NUMBERS) & set(fields):
@@ -54,7 +54,7 @@ def check_meta_image(path: Path, fields: dict[str, str]) -> str:
 
 
 def claimed(fields: dict[str, str], affine: Affine) -> tuple[str, ...]:
-    """Note where AnatomicalOrientation, in either of its two readings, contradicts the matrix."""
+    """Return a note if AnatomicalOrientation, in either of its two readings, contradicts the matrix."""
     claim = fields.get("anatomicalorientation", "").upper()
     codes = "".join(code or "?" for code in nib.aff2axcodes(affine))
     if len(claim) != 3 or "?" in claim + codes or claim in (codes, codes.translate(_OPPOSITE)):

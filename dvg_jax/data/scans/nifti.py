@@ -20,7 +20,7 @@ _UNITS = {0: "mm", 1: "m", 2: "mm", 3: "um"}
 _SAME_STEP = 0.01
 _CHUNK = 2**20
 _LONGEST_QUATERNION = 1.00001
-"""The vector part of a unit quaternion has a square of at most 1; rounding may take it a little over."""
+"""Largest square of a unit quaternion's vector part: 1, and a little more by rounding."""
 
 Header = Nifti1Header | Nifti1PairHeader
 
@@ -73,7 +73,7 @@ def _affine(path: Path, header: Header, shape: tuple[int, ...]) -> tuple[Affine,
 
 
 def _qform(path: Path, header: Header) -> Affine:
-    """Return the qform's affine; a quaternion that rounding made too long is shortened, as NIfTI's own code does."""
+    """Return the qform's affine; a quaternion that is too long by rounding is shortened, as NIfTI's own code does."""
     names = ("quatern_b", "quatern_c", "quatern_d")
     vector = np.array([float(header[name]) for name in names])
     square = float(vector @ vector)

@@ -14,15 +14,24 @@ _PRESET = re.compile(r"\bpreset=(\w+)")
 
 
 def name_of(source: Path) -> str:
-    """Return the manifest's name of an input: its absolute path, with escapes for bytes that are not UTF-8."""
+    """Return an input's name in the manifest: its absolute path, with escapes for bytes that are not UTF-8."""
     return str(source.resolve()).encode("utf-8", "backslashreplace").decode()
 
 
 def check(output: Path, source: Path, known: list[Row], found: set[str]) -> None:
-    """Raise UserError where ``output`` belongs to another input.
+    """Check that an output folder belongs to an input.
 
-    ``known`` are the rows of its manifest, ``found`` the scans below ``source``. The same folder may have changed in
-    any way. Another folder counts as the same one, moved, if it has half of the known scans under their names.
+    The same folder may have changed in any way. Another folder counts as the same one, moved, if it has half of the
+    known scans under their names.
+
+    Args:
+      output: folder of prepared scans.
+      source: the input.
+      known: rows of the output's manifest.
+      found: scans below the input.
+
+    Raises:
+      UserError: the output belongs to another input.
     """
     earlier = {row.input for row in known}
     again = sum(row.source in found for row in known)

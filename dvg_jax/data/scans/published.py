@@ -15,7 +15,7 @@ DECIMALS = 6
 
 
 def prepare_ct(raw: Shaped[np.ndarray, "d h w"], shape: tuple[int, int, int] = (128, 128, 128)) -> HostVolume:
-    """Resize, clip to 0..2500, divide by 2500, round to 6 decimals: float32 in [0, 1].
+    """Resize a CT, clip it to 0..2500, divide by 2500 and round to 6 decimals: float32 in [0, 1].
 
     ``raw`` is in HU shifted so that air is 0. Raises UserError unless it has three axes and finite values.
     """

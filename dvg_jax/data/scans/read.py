@@ -22,7 +22,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.files.formats import Format, format_of, head
 
 IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", *x2ct.SUFFIXES)
-"""Files with these suffixes claim to be scans: if their content is something else, they are refused by name."""
+"""Suffixes of files that claim to be scans: if their content is something else, they are refused by name."""
 
 _KNOWN = "NIfTI, MetaImage, NRRD, X2CT's HDF5 or a folder with a DICOM series"
 
@@ -31,11 +31,16 @@ Read = tuple[np.ndarray, Affine, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Scan:
-    """Hold a CT in the frame: HU, voxel steps in mm along D, H, W, and the affine of that array to RAS mm.
+    """Hold a CT in the patient frame.
 
-    ``orientation`` is the file's own (such as ``LPS``). ``patient`` is the id its header states, if any. ``notes`` say
-    what was done to the values or assumed. ``doubt`` says why the values cannot be HU, with the file's name; call
-    ``checked`` where HU are needed.
+    Attributes:
+      hu: HU (D, H, W).
+      spacing_mm: voxel size in mm along D, H, W.
+      affine: ``(d, h, w)`` to RAS mm.
+      orientation: anatomical directions of the file's own axes, such as ``LPS``.
+      patient: id that the header states, or None.
+      notes: conversions and assumptions, one each.
+      doubt: why the values cannot be HU, with the file's name; call :meth:`checked` where HU are needed.
     """
 
     hu: HostVolume
@@ -58,8 +63,9 @@ def load_scan(path: str | Path) -> Scan:
 
     Values that cannot be HU are reported in ``Scan.doubt`` and not refused, so that a poor model's output can be read.
 
-    Raises UserError naming the file: absent, unreadable, larger than it can be, not three-dimensional, fewer than 8
-    slices along an axis, NaN or infinite values, unusable spacing, or no stated orientation.
+    Raises:
+      UserError: the file is absent, unreadable, larger than it can be, not three-dimensional, has fewer than 8 slices
+        along an axis, NaN or infinite values, unusable spacing, or no stated orientation.
     """
     path = Path(path)
     if not path.exists():
@@ -71,7 +77,7 @@ def load_scan(path: str | Path) -> Scan:
 
 
 def load_series(series: Series, path: Path) -> Scan:
-    """Read one series of an index; ``path`` is what errors call it. Raises UserError as ``load_scan`` does."""
+    """Read one series of an index; ``path`` is its name in error messages. Raises UserError as ``load_scan`` does."""
     if series.reason:
         raise UserError(f"{path}: {series.reason}")
     array, affine, notes = _tried(path, lambda: read_slices(series.slices), named=False)
@@ -100,10 +106,10 @@ def _only_series(folder: Path) -> Series:
     if len(volumes) == 1:
         return volumes[0]
     if len(volumes) > 1:
-        raise UserError(f"{folder}: {len(volumes)} DICOM series, want one; dvg_jax.data.prepare chooses by rule")
+        raise UserError(f"{folder}: {len(volumes)} DICOM series; allowed: one (dvg_jax.data.prepare chooses by rule)")
     refused = [series.reason for series in found if not series.passed_over] or [series.reason for series in found]
     unreadable = [header for header in headers if isinstance(header, str)]
-    raise UserError(f"{folder}: {(refused or unreadable or ['0 DICOM series, want one'])[0]}")
+    raise UserError(f"{folder}: {(refused or unreadable or ['0 DICOM series; allowed: one'])[0]}")
 
 
 def _read_file(path: Path) -> Read:
@@ -132,14 +138,14 @@ def _no_scan(path: Path) -> str:
 
 def _framed(array: np.ndarray, affine: Affine, name: str, patient: str | None, notes: tuple[str, ...]) -> Scan:
     if array.ndim != 3 or min(array.shape) < MIN_SLICES:
-        raise UserError(f"{name}: shape {array.shape}, want three axes of at least {MIN_SLICES} voxels")
+        raise UserError(f"{name}: shape {array.shape}; allowed: three axes of at least {MIN_SLICES} voxels")
     if not np.isrealobj(array) or array.dtype.fields is not None:
-        raise UserError(f"{name}: values are {array.dtype}, want one number a voxel")
+        raise UserError(f"{name}: values are {array.dtype}; allowed: one number a voxel")
     turned, ours = to_frame(array, affine, name)
     check_extent(name, turned.shape, ours)
     hu = np.ascontiguousarray(turned, np.float32)
     if not np.isfinite(hu).all():
-        raise UserError(f"{name}: holds NaN or infinite values, want finite HU")
+        raise UserError(f"{name}: holds NaN or infinite values; allowed: finite HU")
     why = why_no_hu(hu)
     doubt = f"{name}: {'; '.join((why, *notes))}" if why else ""
     hu, padded = (np.maximum(hu, AIR_HU), ()) if why else padding_to_air(hu)  # padding is recognised in HU only

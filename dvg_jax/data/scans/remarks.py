@@ -14,18 +14,18 @@ _LAST = len(_FIRST) + 1
 
 
 def ranked(checks: Iterable[str]) -> list[str]:
-    """Sort remarks: those that decide about a scan first, in a fixed order; the common one that padding is air last."""
+    """Sort remarks: the gravest first, in a fixed order, and the common one that padding is air last."""
     return sorted(checks, key=rank)
 
 
 def rank(check: str) -> int:
-    """Return the place of a remark among all; less is graver."""
+    """Return the place of a remark in the order of gravity; less is graver."""
     place = next((place for place, begins in enumerate(_FIRST) if check.startswith(begins)), _LAST - 1)
     return _LAST if check.startswith(PADDING) else place
 
 
 def no_split(checks: str, keep_partial: bool) -> str:
-    """Say why a scan with these remarks is neither trained on nor tested with; empty where nothing bars it.
+    """Return why a scan with these remarks belongs to no split; empty where nothing bars it.
 
     Heads and abdomens show no chest. A scan that covers less than half of the field is allowed by ``keep_partial``.
     """

@@ -9,12 +9,21 @@ from dvg_jax.ct.frame import Affine, HostVolume, spacing
 def resample_cube(
     volume: HostVolume, affine: Affine, centre: tuple[float, float, float], field_mm: float, size: int
 ) -> tuple[HostVolume, Affine]:
-    """The cube of edge ``field_mm`` around the (fractional) index ``centre``, as ``size`` voxels an axis.
+    """Cut a cube out of a volume and resize it.
 
     Each new voxel is the mean, over its own extent, of the linear interpolant of the old ones: down-sampling
     does not alias, up-sampling is linear, and a constant stays the constant. Beyond the scan's outermost
-    voxel centres values fall to 0 within one voxel, so pass values whose background is 0. The affine follows:
-    both arrays overlay in world space.
+    voxel centres values fall to 0 within one voxel, so pass values whose background is 0.
+
+    Args:
+      volume: values (D, H, W) with background 0.
+      affine: ``(d, h, w)`` to RAS mm.
+      centre: index (d, h, w) of the cube's middle, fractional.
+      field_mm: edge of the cube in mm.
+      size: voxels along each axis.
+
+    Returns:
+      The cube, and its affine: both arrays overlay in world space.
     """
     step = field_mm / size
     corner = np.array(centre) - np.array([field_mm / 2 / mm for mm in spacing(affine)])
@@ -31,12 +40,12 @@ def resample_cube(
 
 
 def _weights(edges: np.ndarray, length: int) -> Float[np.ndarray, "size length"]:
-    """Row i: how much each old voxel, a hat of half-width 1 at its index, adds to the mean over cell i."""
+    """Return in row i the weight of each old voxel, a hat of half-width 1 at its index, in the mean over cell i."""
     upto = _hat_integral(edges[:, None] - np.arange(length))
     return np.diff(upto, axis=0) / np.diff(edges)[:, None]
 
 
 def _hat_integral(x: np.ndarray) -> np.ndarray:
-    """Integral of max(0, 1 - abs(t)) from -infinity to x."""
+    """Return the integral of max(0, 1 - abs(t)) from -infinity to x."""
     x = np.clip(x, -1, 1)
     return 0.5 + x - np.sign(x) * x**2 / 2

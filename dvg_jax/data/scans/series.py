@@ -1,4 +1,4 @@
-"""Group CT slices that make one volume, whatever their files and UIDs say.
+"""Group CT slices into volumes, independent of their files and UIDs.
 
 Slices --group--> Series (foot to head, or a reason) --slice_pixels.read_slices--> array
 """
@@ -13,7 +13,7 @@ from dvg_jax.data.scans.dicom import Slice, is_sharp
 from dvg_jax.data.scans.slice_pixels import same_pixels
 
 MIN_SLICES = 8
-"""Fewer along any axis make a localiser or a fragment, not a volume."""
+"""Least number of voxels along an axis of a volume; fewer are a localiser or a fragment."""
 
 _GAP_TOLERANCE = 0.1
 _SAME_PLACE_MM = 0.01
@@ -23,10 +23,15 @@ _AXIAL = 0.8
 
 @dataclass(frozen=True)
 class Series:
-    """Hold the slices of one series from foot to head (or along their normal); ``reason`` says why it is no volume.
+    """Hold the slices of one series from foot to head (or along their normal).
 
-    ``passed_over`` marks series that nobody expects to be prepared (localisers, other modalities). ``notes`` say what
-    was left out of a good series.
+    Attributes:
+      uid: SeriesInstanceUID.
+      patient: PatientID.
+      slices: slices in order.
+      reason: why the series is no volume; empty for a volume.
+      passed_over: True for series that nobody expects to be prepared (localisers, other modalities).
+      notes: what was left out of a good series.
     """
 
     uid: str
@@ -76,7 +81,7 @@ def _joined(members: dict[str, list[Slice]]) -> dict[str, list[Slice]]:
 
 
 def _checked(uid: str, members: list[Slice]) -> Series:
-    """Order the slices and find what makes the series unusable."""
+    """Order the slices and find the reason why a series is unusable."""
     patient = next((item.patient for item in members if item.patient), "")
     good = [item for item in members if not item.not_a_slice]
     reasons = Counter(item.not_a_slice for item in members if item.not_a_slice)
@@ -118,7 +123,7 @@ def _ordered(series: Series) -> Series:
         notes = (*notes, f"{len(ordered) - len(single)} slices that were sent twice left out")
     series = replace(series, slices=tuple(single), notes=notes)
     if len(single) < MIN_SLICES:
-        return replace(series, reason=f"{len(single)} slices, want at least {MIN_SLICES} (a localiser or a fragment)")
+        return replace(series, reason=f"{len(single)} slices; allowed: {MIN_SLICES} or more (a fragment, a localiser?)")
     return replace(series, reason=_uneven(series.slices))
 
 
@@ -146,7 +151,7 @@ def _alike(slices: Iterable[Slice]) -> list[list[Slice]]:
 
 
 def _uneven(slices: tuple[Slice, ...]) -> str:
-    """Say where slices are missing, double, or not in one line; empty where they are even."""
+    """Return where slices are missing, double, or not in one line; empty where they are even."""
     points = np.array([item.position for item in slices])
     steps = np.diff(_along(slices))
     usual = float(np.median(steps))
@@ -157,10 +162,10 @@ def _uneven(slices: tuple[Slice, ...]) -> str:
     odd = np.flatnonzero(abs(steps - usual) > _GAP_TOLERANCE * usual)
     if odd.size:
         where = f"slice {odd[0] + 1} is followed by a step of {steps[odd[0]]:.2f} mm"
-        return f"{where}, usual step {usual:.2f} mm, want even steps (missing slices?)"
+        return f"{where}, usual step {usual:.2f} mm; allowed: even steps (missing slices?)"
     line = points[0] + np.linspace(0, 1, len(points))[:, None] * (points[-1] - points[0])
     aside = float(np.linalg.norm(points - line, axis=1).max())
-    return f"slices lie up to {aside:.1f} mm beside one line, want a straight stack" if aside > usual else ""
+    return f"slices lie up to {aside:.1f} mm beside one line; allowed: a straight stack" if aside > usual else ""
 
 
 def _normal(item: Slice) -> np.ndarray:

@@ -19,7 +19,7 @@ PADDING_HU = -2048.0
 
 _NEAR_AIR_HU = -900.0
 _LEAST_PART = 0.0025
-"""A connected part with the padding's value counts as measured if it is smaller than this share of the slice."""
+"""Share of the slice below which a connected part with the padding's value counts as measured."""
 
 
 def read_slices(slices: tuple[Slice, ...]) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
@@ -40,7 +40,7 @@ def read_slices(slices: tuple[Slice, ...]) -> tuple[np.ndarray, Affine, tuple[st
 
 
 def same_pixels(one: Path, other: Path) -> bool:
-    """Tell whether two files show the same: stored pixels and the scale that makes them HU."""
+    """Return True if two files show the same: stored pixels and the scale that makes them HU."""
     tags = ["PixelData", "RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored"]
     a, b = (pydicom.dcmread(path, specific_tags=tags, force=True) for path in (one, other))
     return all(a.get(tag) == b.get(tag) for tag in tags)
@@ -52,7 +52,7 @@ def _pixels(item: Slice) -> np.ndarray:
         values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(name, SimpleITK.sitkFloat32, "GDCMImageIO"))
     shape = tuple(map(int, item.grid[8:]))
     if values.shape != (1, *shape):
-        raise UserError(f"{item.path.name}: pixels have shape {values.shape}, want {shape} as the header says")
+        raise UserError(f"{item.path.name}: pixels have shape {values.shape}; allowed: {shape} as the header says")
     return values[0]
 
 
@@ -63,7 +63,7 @@ def _without_blanks(slices: tuple[Slice, ...], hu: np.ndarray) -> tuple[tuple[Sl
         return slices, hu, ()
     shown = np.flatnonzero(~blank)
     if not shown.size:
-        raise UserError("all slices are blank")
+        raise UserError("all slices are blank; allowed: blank ones at the ends")
     part = slice(shown[0], shown[-1] + 1)
     if blank[part].any():
         names = [item.path.name for item, empty in zip(slices[part], blank[part], strict=True) if empty]

@@ -1,4 +1,4 @@
-"""Which patients train and which test: by chance, or by lists that name scans, and never one patient in two sets."""
+"""Divide patients into training and test sets, by chance or by lists, and never one patient into two sets."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -10,19 +10,23 @@ from dvg_jax.data.scans import remarks
 from dvg_jax.errors import UserError
 
 STRICTEST_FIRST = ("test", "val", "train")
-"""A patient named for several sets stays in the first of these: what is tested must not have been trained on."""
+"""Order in which sets claim a patient that several lists name: test patients must not be trained on."""
 
 
 @dataclass(frozen=True)
 class SplitRule:
     """Set how patients are divided into splits.
 
-    Without ``lists`` a hash of the patient and ``seed`` alone decides, so that new scans do not move old patients.
-    ``lists`` maps a split to lines, each of which names a scan or a patient. A patient goes to the split that lists its
-    id, to the first of test, val, train where several do, and to no split where none does (to train if no list for
-    train is given). ``val_fraction`` of the training patients is then drawn for val where no list names val. Scans that
-    show no chest belong to no split, nor do those that cover less than half of the field unless ``keep_partial`` is
-    set.
+    Scans that show no chest belong to no split.
+
+    Attributes:
+      test_fraction, val_fraction: shares of patients. With lists, ``val_fraction`` of the training patients is drawn
+        for val where no list names val.
+      seed: without lists a hash of the patient and ``seed`` alone decides, so that new scans do not move old patients.
+      lists: lines by split, each of which names a scan or a patient. A patient goes to the split that lists its id, to
+        the first of test, val, train where several do, and to no split where none does (to train if no list for train
+        is given).
+      keep_partial: True to use scans that cover less than half of the field.
     """
 
     test_fraction: float = 0.1
@@ -32,16 +36,19 @@ class SplitRule:
     keep_partial: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError for shares that leave nothing for training."""
+        """Check the shares. Raises UserError for shares that leave nothing for training."""
         for name, share in (("test_fraction", self.test_fraction), ("val_fraction", self.val_fraction)):
             if not 0 <= share < 1:
-                raise UserError(f"{name} = {share}, want 0 <= {name} < 1")
-        if self.test_fraction + self.val_fraction >= 1:
-            raise UserError(f"test_fraction + val_fraction = {self.test_fraction + self.val_fraction:g}, want below 1")
+                raise UserError(f"{name} is {share}; allowed: 0 to below 1")
+        if (both := self.test_fraction + self.val_fraction) >= 1:
+            raise UserError(f"test_fraction + val_fraction is {both:g}; allowed: below 1")
 
 
 def read_lists(paths: Mapping[str, Path | None]) -> dict[str, tuple[str, ...]]:
-    """Lines of each split's list, without blank ones and comments (``#``); UserError for one absent or empty."""
+    """Read the lines of each split's list, without blank ones and comments (``#``).
+
+    Raises UserError for a list that is absent or empty.
+    """
     lists = {}
     for split, path in paths.items():
         if path is None:
@@ -52,13 +59,13 @@ def read_lists(paths: Mapping[str, Path | None]) -> dict[str, tuple[str, ...]]:
             raise UserError(f"{path}: the list for {split} cannot be read ({error})") from error
         lines = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
         if not lines:
-            raise UserError(f"{path}: the list for {split} is empty, want one scan or patient a line")
+            raise UserError(f"{path}: the list for {split} is empty; allowed: one scan or patient a line")
         lists[split] = lines
     return lists
 
 
 def split_patients(patients: set[str], rule: SplitRule) -> tuple[dict[str, str], list[str]]:
-    """Patient -> ``train``, ``val``, ``test`` or ``""``; and what had to be changed in the lists, a line each.
+    """Map each patient to ``train``, ``val``, ``test`` or ``""``; also return the changes made to the lists.
 
     No set that is asked for is left empty where there are patients enough: then the nearest one changes sides.
     """
@@ -75,7 +82,7 @@ def split_patients(patients: set[str], rule: SplitRule) -> tuple[dict[str, str],
 
 
 def assign_splits(rows: list[Row], rule: SplitRule) -> tuple[list[Row], list[str]]:
-    """Fill in ``split`` in all rows; also return what was changed in the lists.
+    """Fill in ``split`` in all rows; also return the changes made to the lists.
 
     Scans that are not prepared, or that a remark bars, are in no split.
     """
@@ -93,7 +100,7 @@ def assign_splits(rows: list[Row], rule: SplitRule) -> tuple[list[Row], list[str
 
 
 def check_lists(patients: set[str], rule: SplitRule) -> None:
-    """Raise UserError for a list of which no line names any of ``patients``: another data set's, or another naming."""
+    """Raise UserError for a list of which no line names any of ``patients``, such as the list of another data set."""
     for split, lines in rule.lists.items():
         if not any(patient_in(line, patients) for line in lines):
             compared = f"{lines[0]!r} against {min(patients, default='')!r}"
@@ -135,7 +142,7 @@ def _by_lists(patients: set[str], lists: Mapping[str, tuple[str, ...]]) -> tuple
 
 
 def patient_in(line: str, patients: Iterable[str]) -> str | None:
-    """The patient whose id stands in a line between separators or its ends; the longest where several do."""
+    """Return the patient whose id a line contains between separators or its ends; the longest of several."""
     known = patients if isinstance(patients, (set, dict)) else set(patients)
     words = slug(line).split("-")
     for length in range(len(words), 0, -1):

@@ -1,4 +1,4 @@
-"""Scans whose axes are not at right angles, as a tilted gantry makes them, on a grid whose axes are."""
+"""Resample scans whose axes are not at right angles, as a tilted gantry makes them, to a grid whose axes are."""
 
 import itertools
 
@@ -9,14 +9,17 @@ import SimpleITK
 from dvg_jax.ct.frame import AIR_HU, Affine, HostVolume, spacing
 
 _RIGHT_ANGLE_DEG = 0.5
-"""Less is what rounded header values give; over 300 mm it moves nothing by more than 3 mm."""
+"""Largest angle that rounded header values give; over 300 mm it moves nothing by more than 3 mm."""
 
 
 def straighten(hu: HostVolume, affine: Affine) -> tuple[HostVolume, Affine, float]:
-    """The scan on a grid at right angles, its affine, and by how many degrees it was askew (0: left as it is).
+    """Resample a scan to a grid at right angles, if it is not on one.
 
     W and the direction of travel, D, stay; H becomes square to both, so that a tilted gantry's slices become axial.
-    Linear interpolation at the same steps; air fills the corners.
+    Interpolation is linear, at the same voxel size; air fills the corners.
+
+    Returns:
+      HU (D, H, W), the affine, and by how many degrees the scan was askew (0: unchanged).
     """
     steps = np.array(spacing(affine))
     unit = affine[:3, :3] / steps

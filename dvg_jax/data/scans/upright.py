@@ -1,6 +1,6 @@
-"""Tell whether a chest is upside down: compare it with the mean phantom, as it is and with its ends exchanged.
+"""Detect a chest that is upside down: compare it with the mean phantom, as it is and with its ends exchanged.
 
-    python -m dvg_jax.data.upright
+    python -m dvg_jax.data.scans.upright
 
 draws the mean anew (``mean_phantom.npy``, 2.6 kB), which is needed after a change of the phantom. It is stored because
 preparing imports no JAX. Left and right cannot be checked this way: a mirrored chest is as like the mean as the chest
@@ -22,23 +22,36 @@ FILE = Path(__file__).with_name("mean_phantom.npy")
 
 _SIZE = 16
 _ROWS = slice(3, 13)
-"""These rows cover 200 mm around the lungs' middle, so that the extent of the scan beyond does not matter."""
+"""Rows that cover 200 mm around the lungs' middle, so that the extent of the scan beyond does not matter."""
 _WORKING_MM = 4.0
 _PHANTOMS = 64
 _CLEARLY = 0.01
-"""Real scans and phantoms differ from their flips by 0.05 and more; a volume with two like ends by nearly nothing."""
+"""Least margin. Real scans and phantoms have 0.05 and more; a volume with two like ends has nearly none."""
 
 
 def is_upside_down(hu: HostVolume, body: HostMask, affine: Affine, middle: tuple[float, float, float]) -> bool:
-    """Tell whether the flip of a chest is clearly more like the mean phantom than the chest; see ``margin``."""
+    """Return True if the flip of a chest is clearly more like the mean phantom than the chest; see :func:`margin`.
+
+    Args:
+      hu: HU (D, H, W).
+      body: mask of the body.
+      affine: ``(d, h, w)`` to RAS mm.
+      middle: index in D of the lungs' middle, in H and W of the body's.
+    """
     return margin(hu, body, affine, middle) < -_CLEARLY
 
 
 def margin(hu: HostVolume, body: HostMask, affine: Affine, middle: tuple[float, float, float]) -> float:
-    """Return how much more like the mean phantom a chest is than its flip: a difference of correlations.
+    """Return how much more like the mean phantom a chest is than its flip; below 0 if it is upside down.
 
-    It is below 0 if the chest is upside down. ``middle`` is the index in D of the lungs' middle, in H and W of the
-    body's.
+    Args:
+      hu: HU (D, H, W).
+      body: mask of the body.
+      affine: ``(d, h, w)`` to RAS mm.
+      middle: index in D of the lungs' middle, in H and W of the body's.
+
+    Returns:
+      Difference of two correlations.
     """
     strides = [max(1, round(_WORKING_MM / step)) for step in spacing(affine)]
     every = tuple(slice(stride // 2, None, stride) for stride in strides)
