@@ -76,10 +76,10 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def save(name: str, results: dict[str, Any]) -> Path:
-    """Write ``results`` with their surroundings to ``benchmarks/results/NAME.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def save(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write ``results`` with their surroundings to ``NAME.json`` in ``folder``, ``benchmarks/results`` unless given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(surroundings() | {"results": results}, indent=2) + "\n")
     return path
 

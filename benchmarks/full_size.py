@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.common import RESULTS, save
 from configs.paper import get_config
@@ -77,19 +78,16 @@ def whole(size: int, steps: int) -> dict[str, float]:
         return {"seconds": time.perf_counter() - start, "steps": steps}
 
 
-def parts(size: int) -> dict[str, float]:
-    """Seconds of every block of the picture, each from its second call."""
-    config = get_config("biplanar")
-    config.size = size
-    dvg = build_dvg(config)
-    variables = jax.device_put(random_variables(dvg))
-    views = jax.random.uniform(jax.random.key(1), (1, 2, size, size, 1))
-    volume = dvg.lift(views, dvg.angles)
-    z = dvg.view_latent(variables, views, dvg.angles)
+def blocks(dvg: DVG, variables: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Return calls of every block of the picture for one case, by name; the first call of each compiles it."""
+    size = dvg.geometry.volume_shape[0]
+    views = jax.random.uniform(jax.random.key(1), (1, len(dvg.angles), size, size, 1))
+    volume = jnp.zeros((1, size, size, size, 1))
+    z = jnp.zeros(latent_shape(dvg.ct_vqgan, volume.shape[:4]))
     t = jnp.zeros(1, jnp.int32)
     denoise = jax.jit(dvg.denoiser.predict)
     arguments = (variables["diffusion"]["params"], (z, z))
-    blocks: dict[str, Callable[[], Any]] = {
+    return {
         "back projection of two views": lambda: dvg.lift(views, dvg.angles),
         "back projection and encoder": lambda: dvg.view_latent(variables, views, dvg.angles),
         "G_z": lambda: dvg.first_latent(variables["new_view"]["params"], z),
@@ -97,29 +95,56 @@ def parts(size: int) -> dict[str, float]:
         "forward projection of one view": lambda: dvg.render(volume, dvg.new_angles),
         "g_theta, one step": lambda: denoise(arguments, z, t),
     }
-    return {name: _second_call(block) for name, block in blocks.items()}
+
+
+def parts(size: int) -> dict[str, float]:
+    """Seconds of every block of the picture, each from its second call."""
+    config = get_config("biplanar")
+    config.size = size
+    dvg = build_dvg(config)
+    return {name: _second_call(block) for name, block in blocks(dvg, jax.device_put(random_variables(dvg))).items()}
+
+
+class Trainer:
+    """A stage's training step on one random example, from random weights."""
+
+    def __init__(self, stage_name: str, config: ConfigDict) -> None:
+        dvg = build_dvg(config)
+        stage = build_stage(stage_name, config, dvg)
+        training = Training(**config[stage_name].train)
+        self.batch, self._program = training.batch_size, Step(stage.task, training.recipe)
+        ct = jax.random.uniform(jax.random.key(2), (self.batch, *dvg.geometry.volume_shape, 1))
+        frozen = jax.device_put({k: v for k, v in random_variables(dvg).items() if k in stage.requires})
+        self.example = jax.block_until_ready(stage.prepare(frozen, ct, jax.random.key(5)))
+        self.state = create(self._program, jax.random.key(3), self.example)
+        self._fixed = Fixed({}, stage.task.constants(), jax.random.key(4))
+        self._rate = jnp.asarray(training.learning_rate)
+
+    def compile(self) -> None:
+        """Compile the step without taking it."""
+        update.lower(*self._arguments()).compile()
+
+    def step(self) -> dict[str, jax.Array]:
+        """Take a step and return its metrics."""
+        self.state, metrics = update(*self._arguments())
+        return metrics
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self._program, self.state, self._fixed, self.example, self._rate
 
 
 def training_step(stage_name: str, size: int, dtype: str) -> dict[str, float]:
-    """Two steps of a stage at full width; the loss of the second, and its seconds."""
+    """Take two steps of a stage at full width; return the loss of the second, and its seconds."""
     config = get_config("biplanar")
     config.size, config.dtype = size, dtype
     if "loss" in config[stage_name]:
         config[stage_name].loss.gan_start = 0  # with the critics at work
-    dvg = build_dvg(config)
-    stage = build_stage(stage_name, config, dvg)
-    training = Training(**config[stage_name].train)
-    ct = jax.random.uniform(jax.random.key(2), (training.batch_size, *dvg.geometry.volume_shape, 1))
-    frozen = jax.device_put({k: v for k, v in random_variables(dvg).items() if k in stage.requires})
-    example = jax.block_until_ready(stage.prepare(frozen, ct, jax.random.key(5)))
-    step, fixed = Step(stage.task, training.recipe), Fixed({}, stage.task.constants(), jax.random.key(4))
-    state, rate = create(step, jax.random.key(3), example), jnp.asarray(training.learning_rate)
+    trainer = Trainer(stage_name, config)
     for _ in range(2):
         start = time.perf_counter()
-        state, metrics = update(step, state, fixed, example, rate)
-        loss = float(metrics["loss"])
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
-    return {"seconds": time.perf_counter() - start, "loss": loss, "finite": finite, "batch": training.batch_size}
+        loss = float(trainer.step()["loss"])
+    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(trainer.state.params))
+    return {"seconds": time.perf_counter() - start, "loss": loss, "finite": finite, "batch": trainer.batch}
 
 
 def _second_call(block: Callable[[], Any]) -> float:

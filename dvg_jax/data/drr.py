@@ -21,7 +21,8 @@ import jax
 import numpy as np
 
 from dvg_jax import runtime
-from dvg_jax.cli.flags import Parser
+from dvg_jax.cli.flags import Parser, number
+from dvg_jax.cli.rules import Number
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.films import rendered
@@ -76,7 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line that the module's docstring describes."""
     parser = Parser(__doc__, "python -m dvg_jax.data.drr")
     parser.add_argument("--ct", type=Path, required=True, help="NIfTI, MetaImage, NRRD or a folder with a DICOM series")
-    parser.add_argument("--angle", type=float, action="append", required=True, help="degrees; once a view")
+    parser.add_argument(
+        "--angle", type=number(Number(-360, 360)), action="append", required=True, help="degrees; once a view"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder, made if it is missing")
     parser.add_argument("--size", type=int, default=128, help="voxels and pixels an axis (default %(default)s)")
     parser.add_argument("--geometry", choices=GEOMETRIES, default="paper", help="default %(default)s")

@@ -167,8 +167,8 @@ def test_films_of_an_earlier_scan_go(scan, tmp_path, capsys):
         ((0, 360), "--angle has 0.0 and 360.0"),
         ((-90, 270), "--angle has -90.0 and 270.0"),
         ((0, -0.0), "which show the same view"),
-        (("nan",), "--angle has nan; allowed: angles from -360 to 360 degrees"),
-        (("inf",), "--angle has inf"),
+        (("nan",), "--angle is 'nan'; allowed: a number from -360 to 360"),
+        (("inf",), "--angle is 'inf'"),
         ((720,), "--angle has 720"),
     ],
 )
