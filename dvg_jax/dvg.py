@@ -94,14 +94,15 @@ class DVG:
         Args:
           ct: volumes, (B, D, H, W, 1), [0, 1].
           angles: of the views, in degrees.
-          normalize: scale each view by its own minimum and maximum to [0, 1], as films are; otherwise return line integrals.
+          normalize: scale each view by its own minimum and maximum to [0, 1], as films are; else return line integrals.
         """
         return self.turned_views(self._project(self.turned(ct), angles, normalize))
 
     def lift(self, views: Views, angles: Angles) -> Volumes:
-        """Return V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2); with ``random_views`` their mean.
+        """Return V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2).
 
-        It is scaled so that a uniform view of 1 gives about 1 (default projector; see ``xray/views.py``).
+        With ``random_views`` it is the mean of the views. It is scaled so that a uniform view of 1 gives about 1
+        (default projector; see ``xray/views.py``).
         """
         return self.turned(self._lift(self.turned_views(views), angles))
 

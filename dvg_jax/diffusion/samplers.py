@@ -120,7 +120,7 @@ def log_snr(abar: np.ndarray) -> np.ndarray:
 
 
 def _even_in_lambda(schedule: Schedule, steps: int) -> np.ndarray:
-    """Return different times that divide lambda as evenly as whole numbers can, from ``NOISE`` on; T - 1 comes first."""
+    """Return different times that divide lambda as evenly as whole numbers can, from ``NOISE`` on; T - 1 is first."""
     lam = log_snr(schedule.alphas_cumprod)
     wanted = np.linspace(max(NOISE, lam[-1]), lam[0], steps)
     found = np.abs(lam[:, None] - wanted).argmin(axis=0)

@@ -244,7 +244,7 @@ class _Kernel(nn.Module):
     form: Form = "auto"
 
     def parameters(self, channels: int, window: tuple[int, ...] | None = None) -> tuple[Array, Array | None]:
-        """Return the kernel (*window, Cin, Cout) in the compute type, and the bias. The window is ``kernel_size`` by default."""
+        """Return kernel (*window, Cin, Cout) in the compute type, and bias; the window defaults to ``kernel_size``."""
         shape = (*(window or self.kernel_size), channels, self.features)
         kernel = self.param("kernel", fan_in_uniform, shape, self.param_dtype).astype(self.dtype)
         if not self.use_bias:

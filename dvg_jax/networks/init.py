@@ -43,7 +43,7 @@ TORCH_DEFAULT = UniformFanIn()
 
 @dataclass(frozen=True)
 class Normal:
-    """Draw kernels from N(0, std^2), biases 0. Without ``std`` a kernel's variance is 2 / (its window x output channels)."""
+    """Draw kernels from N(0, std^2), biases 0. Without ``std`` the variance is 2 / (window x output channels)."""
 
     std: float | None = None
 
