@@ -177,7 +177,7 @@ def reconstruction(options: Options) -> dict[str, Case]:
     cases = {}
     for steps in SAMPLING_STEPS:
         chosen = dataclasses.replace(dvg, sampler=Sampler(steps, eta=0.0))
-        cases[f"{steps} steps"] = Case(partial(chosen.reconstruct, variables, views, jax.random.key(0)))
+        cases[f"{steps} steps"] = Case(partial(chosen.reconstruct, variables, views, dvg.angles, jax.random.key(0)))
     return cases
 
 

@@ -1,4 +1,4 @@
-"""DVG-Diffusion on one page (Xie et al., IEEE TIP 2026, arXiv 2503.17804).
+"""Put DVG-Diffusion on one page (Xie et al., IEEE TIP 2026, arXiv 2503.17804).
 
     views --lift--> V_bp --E_bp--> z_in --------------------------------.
                                     |                                   |
@@ -9,7 +9,7 @@
                                                    '--lift--> E_new --> z_new
 
 Training, evaluation and reconstruction all call the methods below; there is no second pipeline. ``variables`` maps a
-stage's name to what that stage has learned: ``{"ct_vqgan": {"params": ..., "codebook": ..., "statistics": ...}, ...}``.
+stage's name to its learned variables: ``{"ct_vqgan": {"params": ..., "codebook": ..., "statistics": ...}, ...}``.
 
 The blocks of the picture are compiled one by one, so that stages, evaluation and reconstruction share them; inside a
 larger compiled program they are inlined.
@@ -39,11 +39,11 @@ from dvg_jax.xray.views import (
 )
 
 Condition = tuple[jax.Array, ...]
-"""What g_theta is shown beside z_t: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
+"""The condition of g_theta: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
 
 
 class NewView(NamedTuple):
-    """What DVG-Net makes of the input views."""
+    """Hold the output of DVG-Net: the first CT, and the new views that are rendered from it."""
 
     ct: Volumes
     views: Views
@@ -54,12 +54,12 @@ class DVG:
     """Combine geometry, networks and switches into the method. No learned numbers are stored here.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
-    ``random_views`` is for one model of 1 up to so many views. ``projector``, ``normalize_new_view``, ``head_first``
-    and ``floor`` are where the released code departs from the paper; see ``config/defaults.py``.
+    ``random_views`` is the largest number of views of a model for any number. ``projector``, ``normalize_new_view``,
+    ``head_first`` and ``floor`` are where the released code departs from the paper; see ``config/defaults.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral. ``angles`` are the views that the model is
-    trained on; every method takes those of the views that it is given.
+    trained on; methods take the angles of their views as an argument.
 
-    Every method takes and gives volumes and views with the foot at index 0 of D and at row 0. With ``head_first`` the
+    Every method takes and returns volumes and views with the foot at index 0 of D and at row 0. With ``head_first`` the
     networks and the projector have the head there: the axis is reversed once, where volumes and views enter
     (``turned``, ``turned_views``) and where they leave. Latents and conditions stay in the networks' order.
     """
@@ -84,47 +84,65 @@ class DVG:
     floor: float
 
     def shown(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
-        """The X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
+        """Render the X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
         angles = random_view_sets(key, len(ct), self.random_views) if self.random_views else self.angles
         return self.render(ct, angles), angles
 
     def render(self, ct: Volumes, angles: Angles, normalize: bool = True) -> Views:
-        """X-rays of a CT, Eq. (9), each min-max normalised to [0, 1] as a film is unless ``normalize`` is off."""
+        """Render X-rays of a CT, Eq. (9).
+
+        Args:
+          ct: volumes, (B, D, H, W, 1), [0, 1].
+          angles: of the views, in degrees.
+          normalize: scale each view by its own minimum and maximum to [0, 1], as films are; else return line integrals.
+        """
         return self.turned_views(self._project(self.turned(ct), angles, normalize))
 
     def lift(self, views: Views, angles: Angles) -> Volumes:
-        """V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2); with ``random_views`` their mean.
+        """Return V_bp: every view spread back along its rays, Eq. (1), and summed, Eq. (2).
 
-        Scaled so that a uniform view of 1 gives about 1 (default projector; see ``xray/views.py``).
+        With ``random_views`` it is the mean of the views. It is scaled so that a uniform view of 1 gives about 1
+        (default projector; see ``xray/views.py``).
         """
         return self.turned(self._lift(self.turned_views(views), angles))
 
     def view_latent(self, variables: Variables, views: Views, angles: Angles) -> Latent:
-        """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
+        """Return z_in, the latent of the input views, Eq. (3), before quantisation, standardised per channel.
+
+        Args:
+          variables: of all stages, by name.
+          views: (B, V, h, w, 1), [0, 1].
+          angles: of the views, in degrees.
+        """
         lifted = self._lift(self.turned_views(views), angles)
         return encode(self.view_vqgan, variables["view_vqgan"], lifted)
 
     def ct_latent(self, variables: Variables, ct: Volumes) -> Latent:
-        """z_0: what g_theta learns to predict, standardised per channel."""
+        """Return z_0, the target of g_theta, standardised per channel."""
         return encode(self.ct_vqgan, variables["ct_vqgan"], self.turned(ct))
 
     def decode(self, variables: Variables, z: Latent) -> Volumes:
-        """The CT of a standardised latent, by way of the nearest codes unless ``decode_quantized`` is off."""
+        """Return the CT of a standardised latent, through the nearest codes unless ``decode_quantized`` is off."""
         return self.turned(self._decode(variables, z))
 
     def first_latent(self, params: Variables, z_in: Latent) -> Latent:
-        """G_z: z_in to the latent of a first CT, Eq. (8). Its U-Net's time input is held at 0."""
+        """Apply G_z: z_in to the latent of a first CT, Eq. (8). The time input of its U-Net is always 0."""
         return _first_latent(self.generator, params, z_in)
 
     def synthesize_view(self, variables: Variables, z_in: Latent) -> NewView:
-        """DVG-Net: the first CT, decoded, and the views nobody took, rendered from it."""
+        """Apply DVG-Net: decode the first CT, and render the new views from it."""
         made = self._new_view(variables, z_in)
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
     def condition(self, variables: Variables, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
-        Without VPGE the blocks are V_bp themselves, D in the networks' order as that of latents.
+        Without VPGE the blocks are V_bp themselves, with D in the networks' order as in latents.
+
+        Args:
+          variables: of all stages, by name.
+          views: (B, V, h, w, 1), [0, 1].
+          angles: of the views, in degrees.
         """
         lifted = self._lift(self.turned_views(views), angles)
         if self.use_vpge or self.new_angles:
@@ -138,22 +156,42 @@ class DVG:
         return tuple(blocks)
 
     def loss(self, params: Variables, condition: Condition, z0: Latent, key: Key) -> jax.Array:
-        """Eq. (6): squared error of the predicted z_0 at a random time, as a mean over elements."""
+        """Return Eq. (6): the squared error of the predicted z_0 at a random time, as a mean over elements.
+
+        Args:
+          params: of g_theta.
+          condition: from :meth:`condition`.
+          z0: the target latents, (B, d, h, w, c).
+          key: decides times and noise.
+        """
         key_t, key_noise = jax.random.split(key)
         t = jax.random.randint(key_t, z0.shape[:1], 0, self.schedule.timesteps)
         return self.loss_at(params, condition, z0, t, jax.random.normal(key_noise, z0.shape, z0.dtype))
 
     def loss_at(self, params: Variables, condition: Condition, z0: Latent, t: Times, noise: Latent) -> jax.Array:
-        """Eq. (6) at a given time with given noise."""
+        """Return Eq. (6) at a given time with given noise.
+
+        Args:
+          params: of g_theta.
+          condition: from :meth:`condition`.
+          z0: the target latents, (B, d, h, w, c).
+          t: times, (B,), from 0.
+          noise: standard normal, of the shape of ``z0``.
+        """
         z_t = add_noise(self.schedule, z0, t, noise)
         return jnp.mean((self.denoiser.predict((params, condition), z_t, t) - z0) ** 2)
 
     def reconstruct(
         self, variables: Variables, views: Views, angles: Angles, key: Key, progress: Progress | None = None
     ) -> Volumes:
-        """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1].
+        """Reconstruct CTs from X-rays; without diffusion the result is DVG-Net's. Values are in [0, 1].
 
-        With K keys, (K,), and one row of views: K samples, for which the views are encoded once.
+        Args:
+          variables: of all stages, by name.
+          views: (B, V, h, w, 1), [0, 1].
+          angles: of the views, in degrees.
+          key: decides the noise. K keys, (K,), with one row of views give K samples; the views are encoded once.
+          progress: is called after every step, as in :func:`dvg_jax.diffusion.sample`.
         """
         if not self.use_diffusion:
             return self.finish(self.synthesize_view(variables, self.view_latent(variables, views, angles)).ct)
@@ -172,7 +210,7 @@ class DVG:
         return self.finish(self.decode(variables, z))
 
     def finish(self, ct: Volumes) -> Volumes:
-        """Clip to [0, 1]; what lies under ``floor`` becomes air (the released code uses 0.04)."""
+        """Clip to [0, 1] and replace values under ``floor`` by air (the released code uses 0.04)."""
         ct = jnp.clip(ct, 0, 1)
         return jnp.where(ct < self.floor, 0, ct)
 
@@ -203,14 +241,27 @@ class DVG:
 
 @partial(jax.jit, static_argnums=0)
 def encode(vqgan: VQGAN3D, variables: Variables, x: Volumes) -> Latent:
-    """The latent before quantisation, standardised per channel by the statistics stored with the weights."""
+    """Return the latent before quantisation, standardised per channel by the statistics stored with the weights.
+
+    Args:
+      vqgan: the network.
+      variables: of its stage.
+      x: volumes, (B, D, H, W, 1), D in the networks' order.
+    """
     h = vqgan.apply(variables, x, method="encode")
     return (h - variables["statistics"]["mean"]) / variables["statistics"]["std"]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def decode(vqgan: VQGAN3D, quantized: bool, variables: Variables, z: Latent) -> Volumes:
-    """The inverse of :func:`encode`, by way of the nearest codes if ``quantized``."""
+    """Invert :func:`encode`.
+
+    Args:
+      vqgan: the network.
+      quantized: replace the latent by the nearest codes before decoding.
+      variables: of its stage.
+      z: standardised latents, (B, d, h, w, c).
+    """
     h = z * variables["statistics"]["std"] + variables["statistics"]["mean"]
     if quantized:
         h, _ = vqgan.apply(variables, h, method="quantize")
@@ -223,5 +274,5 @@ def _first_latent(generator: UNet3D, params: Variables, z_in: Latent) -> Latent:
 
 
 def latent_shape(vqgan: VQGAN3D, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
-    """(B, D, H, W) of a volume -> (B, d, h, w, c) of its latent."""
+    """Return the shape (B, d, h, w, c) of the latent of a volume of shape (B, D, H, W)."""
     return (shape[0], *(n // f for n, f in zip(shape[1:], vqgan.downsample, strict=True)), vqgan.embedding_dim)

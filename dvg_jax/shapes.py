@@ -1,4 +1,4 @@
-"""The shape vocabulary: every public signature uses these names.
+"""Name the shapes that public signatures use.
 
 Axes: ``D`` foot to head, ``H`` anterior to posterior, ``W`` patient right to left, ``h`` detector rows (along +D,
 so row 0 is the FOOT end in arrays; files and pictures have the head at row 0), ``w`` detector columns,

@@ -1,4 +1,4 @@
-"""The paper's comparison methods: one file each, trained by the loop and measured by the evaluation of DVG-Diffusion.
+"""Define the paper's comparison methods: one file each, trained and evaluated as DVG-Diffusion is.
 
 The variants Base-, NewView- and VPGE-Diffusion and DVG-Net are switches of the pipeline itself: ``use_vpge``,
 ``new_angles``, ``use_diffusion``.
@@ -27,12 +27,30 @@ __all__ = ["Baseline", "baseline_stage", "build_baseline"]
 
 
 def build_baseline(name: str, config: ConfigDict, dvg: DVG) -> Baseline:
-    """The method of that name, with the geometry and views of ``dvg``. Raises UserError if it has no such views."""
+    """Build a comparison method by name.
+
+    Args:
+      name: one of ``config.BASELINES``.
+      config: gives the method's settings.
+      dvg: gives geometry and views.
+
+    Raises:
+      UserError: the method cannot use these views, this size or these settings.
+    """
     return _BUILDERS[name](config, dvg)
 
 
 def baseline_stage(name: str, config: ConfigDict, dvg: DVG) -> Stage:
-    """The method of that name as a stage of the training loop."""
+    """Build a comparison method as a stage of the training loop.
+
+    Args:
+      name: one of ``config.BASELINES``.
+      config: gives the method's settings.
+      dvg: gives geometry and views.
+
+    Raises:
+      UserError: as in :func:`build_baseline`.
+    """
     baseline = build_baseline(name, config, dvg)
 
     def render(ct: Volumes) -> tuple[Views, Volumes | Views]:

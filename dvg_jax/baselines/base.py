@@ -1,9 +1,9 @@
-"""What a comparison method is, and how it becomes a stage of the one training loop.
+"""Define a comparison method, and turn it into a stage of the one training loop.
 
     views (B, V, h, w, 1) --prepare--> example["x"] --network--> CT (B, D, H, W, 1), or a view
 
-A file of this folder gives its network, its task where that is not :class:`Regression`, and ``build(config, dvg)``.
-X-rays come from ``dvg.render`` and V_bp from ``dvg.lift``, so every method sees what the DVG stages see.
+A file of this folder defines its network, its task where that is not :class:`Regression`, and ``build(config, dvg)``.
+X-rays come from ``dvg.render`` and V_bp from ``dvg.lift``, so every method has the inputs of the DVG stages.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ DISTANCES: dict[str, Callable[[Array], Array]] = {"mse": lambda e: jnp.mean(e**2
 
 @dataclass(frozen=True)
 class Baseline:
-    """A comparison method.
+    """Describe a comparison method.
 
     Attributes:
       name: of its stage and its section in ``config.baselines``.
@@ -52,7 +52,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Regression:
-    """A network that maps ``example["x"]`` to ``example["y"]``, by mean squared or mean absolute error.
+    """Train a network that maps ``example["x"]`` to ``example["y"]``, by mean squared or mean absolute error.
 
     The network is called as ``network(x, train)``; its collections besides ``params`` (running statistics) are the
     task's state. Dropout draws from the step's key.
@@ -73,6 +73,11 @@ class Regression:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
+        """Return the distance of prediction and target: see :meth:`dvg_jax.stages.base.Task.loss`.
+
+        Args:
+          example: ``x``, the network's input, and ``y``, its target.
+        """
         y, model_state = train_pass(self.network, params["model"], model_state, example["x"], key)
         return DISTANCES[self.distance](y - example["y"]), (model_state, {})
 
@@ -80,7 +85,15 @@ class Regression:
 def train_pass(
     network: nn.Module, params: Variables, model_state: Variables, x: Array, key: Key
 ) -> tuple[Array, Variables]:
-    """A network's output while it is trained, and its running statistics afterwards."""
+    """Return a network's output in training, and its running statistics afterwards.
+
+    Args:
+      network: is called as ``network(x, train)``.
+      params: of the network.
+      model_state: its running statistics.
+      x: its input.
+      key: of the dropout.
+    """
     variables = {"params": params, **model_state}
     y, changed = network.apply(variables, x, train=True, rngs={"dropout": key}, mutable=list(model_state))
     return y, dict(changed)
@@ -88,7 +101,13 @@ def train_pass(
 
 @partial(jax.jit, static_argnums=0)
 def evaluate_network(network: nn.Module, variables: Variables, x: Array) -> Array:
-    """A trained network's output, clipped to [0, 1]."""
+    """Return a trained network's output, clipped to [0, 1].
+
+    Args:
+      network: is called as ``network(x)``.
+      variables: parameters and running statistics.
+      x: its input.
+    """
     return jnp.clip(network.apply(variables, x), 0, 1)
 
 
@@ -101,7 +120,17 @@ def from_views(
     makes_views: bool = False,
     in_view_table: bool = False,
 ) -> Baseline:
-    """A method whose network takes the views themselves: to the CT or, if it ``makes_views``, to the new view."""
+    """Build a method whose network maps the views themselves to the CT or to the new view.
+
+    Args:
+      name: of its stage and its section in ``config.baselines``.
+      title: in the paper's tables.
+      task: trains the network.
+      network: is called as ``network(views)``.
+      dvg: gives geometry and views.
+      makes_views: the network predicts the views at ``dvg.new_angles``.
+      in_view_table: projections of its CT are compared with synthesised views.
+    """
 
     def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
         return {"x": dvg.render(ct, dvg.angles), "y": dvg.render(ct, dvg.new_angles) if makes_views else ct}
@@ -113,12 +142,18 @@ def from_views(
 
 
 def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
-    """A stage's variables: all that the network holds."""
+    """Return a stage's variables: all those of the network.
+
+    Args:
+      params: by optimiser group.
+      model_state: the network's running statistics.
+      examples: are not needed.
+    """
     return {"params": params, **model_state}
 
 
 def as_stage(baseline: Baseline, render: Callable[[Volumes], tuple[Views, Volumes | Views]]) -> Stage:
-    """The method as a stage of the training loop; ``render`` gives a CT's input views and what is to be predicted."""
+    """Turn a method into a stage of the training loop; ``render`` returns a CT's input views and the target."""
 
     def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Any]]:
         views, truth = render(ct)

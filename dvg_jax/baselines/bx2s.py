@@ -1,9 +1,9 @@
-"""BX2S-Net (Chen et al. 2023, Comput. Biol. Med. 154, 106615): both views lifted into one frame, then all in 3D.
+"""Define BX2S-Net (Chen et al. 2023, Comput. Biol. Med. 154, 106615): both views lifted into one frame, then all in 3D.
 
     views, z-scored, repeated along their rays --> encoder, 4 halvings --> decoder, guided at every level by all four
     encoder levels (full-scale feature attention) --> CT
 
-The lift has no parameters. The published network segments bone; its use for CT intensity is this project's choice: one
+The lift has no parameters. The published network segments bone. Its use for CT intensity is this project's choice: one
 linear output channel without norm, and squared error.
 """
 
@@ -23,21 +23,21 @@ from dvg_jax.networks.blocks import BatchNorm, ConvTranspose, max_pool
 from dvg_jax.shapes import Features, Views, Volumes
 
 LEVELS = 4
-"""Encoder levels that guide the decoder; one more lies below them."""
+"""Encoder levels that guide the decoder; there is one more below them."""
 
 FLAT = 1e-6
-"""A view that varies less than this is left at 0 by the z-score."""
+"""Standard deviation under which the z-score of a view is 0."""
 
 
 def lift(views: Views, angles: Angles) -> Features:
-    """Each view z-scored by itself and repeated along its rays; (B, D, H, W, V)."""
+    """Normalise each view by its own z-score and repeat it along its rays; (B, D, H, W, V)."""
     centred = views - views.mean(axis=(2, 3), keepdims=True)
     scores = centred / jnp.maximum(views.std(axis=(2, 3), keepdims=True), FLAT)
     return jnp.concatenate([replicate(scores[:, i], angle) for i, angle in enumerate(angles)], axis=-1)
 
 
 class BX2SNet(nn.Module):
-    """Views at ``angles`` -> CT. S is a multiple of 16; ``base``, the channels at full size, of 4."""
+    """Map views at ``angles`` to a CT. S is a multiple of 16; ``base``, the channels at full size, of 4."""
 
     angles: Angles = (FRONTAL, 90.0)
     base: int = 8
@@ -69,7 +69,7 @@ class BX2SNet(nn.Module):
 
 
 class Guidance(nn.Module):
-    """All encoder maps brought to the decoder's ``level``, weighted by a vector made from them, joined to it."""
+    """Resize all encoder maps to the decoder's ``level``, weight them by channel, and join them to the decoder."""
 
     level: int
     dtype: DTypeLike = jnp.float32
@@ -77,6 +77,13 @@ class Guidance(nn.Module):
 
     @nn.compact
     def __call__(self, maps: list[Features], x: Features, train: bool) -> Features:
+        """Return the guided features of the level.
+
+        Args:
+          maps: the encoder's levels, (B, D, H, W, C) each, fine to coarse.
+          x: the decoder's features at this level.
+          train: normalise by the batch and update the running statistics.
+        """
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = x.shape[-1]
 
@@ -97,7 +104,7 @@ class Guidance(nn.Module):
 
 
 def build(config: ConfigDict, dvg: DVG) -> Baseline:
-    """BX2S-Net as ``config.baselines.bx2s`` has it."""
+    """Build BX2S-Net from ``config.baselines.bx2s``."""
     settings = config.baselines.bx2s
     check_angles("bx2s", dvg.angles)
     if config.size % 2**LEVELS:

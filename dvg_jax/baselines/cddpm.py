@@ -1,11 +1,11 @@
-"""CDDPM: the paper's conditional diffusion model without view encoder, in two readings.
+"""Define CDDPM: the paper's conditional diffusion model without view encoder, in two readings.
 
-    pixel    V_bp beside the noisy CT, both S^3, as Palette (Saharia et al. 2022) stacks them; no VQGAN
+    pixel    V_bp and the noisy CT, both S^3, stacked as channels as in Palette (Saharia et al. 2022); no VQGAN
     latent   the pipeline's own Base-Diffusion: ``use_vpge`` and ``new_angles`` switched off, V_bp by a learned stem
 
-The paper does not say which it ran; its tables give CDDPM and Base-Diffusion the same figures. With ``new_view`` it is
-their NewView-Diffusion: it also sees V_bp of DVG-Net's new view, held fixed, so that the conditioning alone differs.
-Loss, schedule and sampler are the pipeline's.
+The paper does not say which it ran; its tables give CDDPM and Base-Diffusion the same scores. With ``new_view`` it is
+their NewView-Diffusion: V_bp of DVG-Net's frozen new view is added to the input, so that only the conditioning
+differs. Loss, schedule and sampler are the pipeline's.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ TITLES = {False: "CDDPM", True: "NewView-Diffusion"}
 
 
 class VolumeUNet(nn.Module):
-    """(B, S, S, S, C), (B,) -> (B, S, S, S, 1): as the pipeline's U-Net, but halved along all three axes.
+    """Map (B, S, S, S, C), (B,) to (B, S, S, S, 1): the pipeline's U-Net, but halved along all three axes.
 
     Stage i has ``dim * dim_mults[i]`` channels and two 3 x 3 x 3 residual blocks; all voxels attend to each other
     where an edge has at most ``attention_size`` of them.
@@ -92,7 +92,7 @@ class VolumeUNet(nn.Module):
 
 @dataclass(frozen=True)
 class PixelTask:
-    """Eq. (6): z_0 is the CT in [-1, 1], the condition each V_bp in [-1, 1] by its largest value seen in training."""
+    """Train Eq. (6) with z_0 = the CT in [-1, 1]. Each V_bp is scaled to [-1, 1] by its largest value in training."""
 
     dvg: DVG
 
@@ -108,18 +108,23 @@ class PixelTask:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
+        """Return Eq. (6): see :meth:`dvg_jax.stages.base.Task.loss`.
+
+        Args:
+          example: ``x``, the V_bp as channels, and ``y``, CTs (B, D, H, W, 1) in [0, 1].
+        """
         largest = jnp.maximum(model_state["largest"], jnp.max(example["x"], axis=(0, 1, 2, 3)))
         condition = (centred(example["x"], largest),)
         return self.dvg.loss(params["model"], condition, centred(example["y"]), key), ({"largest": largest}, {})
 
 
 def centred(x: Volumes, largest: Array | float = 1.0) -> Volumes:
-    """[0, largest] to [-1, 1]."""
+    """Scale [0, largest] to [-1, 1]."""
     return 2 * x / largest - 1
 
 
 def build(config: ConfigDict, dvg: DVG) -> Baseline:
-    """CDDPM in the space that ``config.baselines.cddpm.space`` names."""
+    """Build CDDPM in the space that ``config.baselines.cddpm.space`` names."""
     space = config.baselines.cddpm.space
     if space not in SPACES:
         raise UserError(f"config.baselines.cddpm.space is {space!r}; allowed: {', '.join(SPACES)}")
@@ -154,7 +159,7 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
 
 
 def _base(config: ConfigDict, dvg: DVG) -> DVG:
-    """The pipeline with its switches off, but for the new view if that is asked for."""
+    """Return the pipeline with its switches off, except for the new view if the config asks for it."""
     new_view = config.baselines.cddpm.new_view
     if new_view and not dvg.new_angles:
         raise UserError(
@@ -165,7 +170,7 @@ def _base(config: ConfigDict, dvg: DVG) -> DVG:
 
 
 def _latent(config: ConfigDict, dvg: DVG) -> Baseline:
-    """The pipeline's own Base-Diffusion under the baseline's name, so that both fit in one working folder."""
+    """Build the pipeline's own Base-Diffusion under the baseline's name, so that both fit in one working folder."""
     channels = dvg.ct_vqgan.embedding_dim
     unet = UNet3D(**config.diffusion.network, out_dim=channels, dtype=jnp.dtype(config.dtype))
     denoiser = ConditionalDenoiser(unet, stem=True, downsample=dvg.ct_vqgan.downsample[0])

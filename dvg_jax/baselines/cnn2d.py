@@ -1,10 +1,10 @@
-"""2DCNN (Henzler et al. 2018, arXiv 1710.04867): a 2D residual encoder-decoder whose output channels are the depth.
+"""Define 2DCNN (Henzler et al. 2018, arXiv 1710.04867): a 2D encoder-decoder whose output channels are the depth.
 
     view, doubled --conv/2--> 4 poolings --> 4 upsamplings with added skips --> D x W image of H channels
 
 The layers are those of the re-implementation in X2CT's public code; the original's second step, fusion with a
 high-resolution X-ray, is left out at 128^3 there and here. Two views (a choice, none is published): ``early`` stacks
-them as channels, ``late`` takes the mean of one network a view.
+them as channels, ``late`` averages one network a view.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ Image = Float[Array, "B rows cols C"]
 
 
 class Residual(nn.Module):
-    """1 x 1, 3 x 3, 3 x 3, added to the input (through a 1 x 1 where the width changes)."""
+    """Apply 1 x 1, 3 x 3, 3 x 3 and add the input (through a 1 x 1 where the width changes)."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -50,7 +50,7 @@ class Residual(nn.Module):
 
 
 class DepthwiseUp(nn.Module):
-    """Transposed convolution 4 x 4, stride 2, padding 1, one filter a channel."""
+    """Apply a transposed convolution 4 x 4, stride 2, padding 1, with one filter a channel."""
 
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -74,7 +74,7 @@ class DepthwiseUp(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """(B, S, S, views) -> (B, S, S, S): rows, columns, depth along the ray. S is a multiple of 16.
+    """Map (B, S, S, views) to (B, S, S, S): rows, columns, depth along the ray. S is a multiple of 16.
 
     ``blocks`` counts the residual blocks of the four encoder levels and of the bottom.
     """
@@ -94,7 +94,7 @@ class EncoderDecoder(nn.Module):
                 x = Residual(features, **types, name=f"{name}_{i}")(x, train)
             return x
 
-        # Doubled first, because the first layer halves: the re-implementation's X-rays are twice the CT's size.
+        # Double first, because the first layer halves: the re-implementation's X-rays are twice the CT's size.
         x = ConvNorm(2, narrow, 7, 2, name="stem", **types)(upsample_linear(image.astype(self.dtype)), train)
         x = residuals(x, (half,) * (self.blocks[0] - 1) + (full,), "encoder_1")
         skips = [x]
@@ -111,7 +111,7 @@ class EncoderDecoder(nn.Module):
 
 
 class CNN2D(nn.Module):
-    """Views at ``angles`` -> CT."""
+    """Map views at ``angles`` to a CT."""
 
     angles: Angles = (FRONTAL,)
     width: float = 1.0
@@ -133,7 +133,7 @@ class CNN2D(nn.Module):
 
 
 def build(config: ConfigDict, dvg: DVG) -> Baseline:
-    """2DCNN as ``config.baselines.cnn2d`` has it."""
+    """Build 2DCNN from ``config.baselines.cnn2d``."""
     settings = config.baselines.cnn2d
     check_angles("cnn2d", dvg.angles)
     if settings.fusion not in FUSIONS:

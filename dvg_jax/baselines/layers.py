@@ -1,4 +1,4 @@
-"""Pieces that several comparison methods share. Arrays are channels last, (B, H, W, C) or (B, D, H, W, C)."""
+"""Define layers that several comparison methods share. Arrays are channels last, (B, H, W, C) or (B, D, H, W, C)."""
 
 from typing import Any
 
@@ -14,7 +14,13 @@ CHANNEL_MULTIPLE = 8
 
 
 def scaled(channels: int, width: float, multiple: int = CHANNEL_MULTIPLE) -> int:
-    """A channel count times ``width``, as a multiple of ``multiple`` and no less than that."""
+    """Scale a channel count and round it to a multiple.
+
+    Args:
+      channels: the published count.
+      width: the factor.
+      multiple: the result is a multiple of it, and no less.
+    """
     return max(round(channels * width / multiple), 1) * multiple
 
 
@@ -27,7 +33,17 @@ def conv(
     use_bias: bool = True,
     **rest: Any,
 ) -> nn.Module:
-    """A convolution in 2 or 3 dimensions, zero-padded so that stride 1 keeps the size unless ``pad`` is given."""
+    """Return a convolution in 2 or 3 dimensions.
+
+    Args:
+      dims: 2 for (B, H, W, C), 3 for (B, D, H, W, C).
+      features: output channels.
+      kernel: taps along each axis.
+      stride: along each axis.
+      pad: zeros at both ends of each axis; by default as many as keep the size at stride 1.
+      use_bias: add a bias.
+      **rest: further fields of the module.
+    """
     amount = kernel // 2 if pad is None else pad
     flat = dims == 2
     sides = ((0, 0) if flat else (amount, amount), (amount, amount), (amount, amount))
@@ -36,7 +52,7 @@ def conv(
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm and, unless ``relu`` is off, ReLU."""
+    """Apply a convolution, batch norm and, unless ``relu`` is off, ReLU."""
 
     dims: int
     features: int
@@ -59,14 +75,14 @@ class ConvNorm(nn.Module):
 
 
 def upsample_nearest(x: Array, factor: int = 2) -> Array:
-    """Every spatial axis ``factor`` times as long, by repetition."""
+    """Lengthen every spatial axis by ``factor``, by repetition."""
     for axis in range(1, x.ndim - 1):
         x = jnp.repeat(x, factor, axis=axis)
     return x
 
 
 def upsample_linear(x: Array) -> Array:
-    """Every spatial axis twice as long, linear between the centres of elements, held beyond the outermost."""
+    """Double every spatial axis, linear between the centres of elements and constant beyond the outermost."""
     for axis in range(1, x.ndim - 1):
         n = x.shape[axis]
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)], mode="edge")
@@ -77,7 +93,7 @@ def upsample_linear(x: Array) -> Array:
 
 
 class Standardize(nn.Module):
-    """Each channel to mean 0 and variance 1 over all training inputs so far, counted batch by batch."""
+    """Normalise each channel to mean 0 and variance 1 over all training inputs so far, batch by batch."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:

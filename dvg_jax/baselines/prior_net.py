@@ -1,10 +1,10 @@
-"""3DPriorNet, the 3D part of XRaySyn (Peng et al. 2021, arXiv 2012.02407), which the paper scores as a reconstructor.
+"""Define 3DPriorNet, the 3D part of XRaySyn (Peng et al. 2021, arXiv 2012.02407), which the paper scores as a method.
 
     V_bp --U-Net, convolutions divided by their spectral norm--> bone probability m, bone b, soft tissue t
     CT = m b + (1 - m) t
 
 Several views: their back-projections are summed, Eq. (2) of the DVG paper. The authors' 3D training loop is not public:
-``l1`` (of the volume) is what one needs for reconstruction; ``full`` adds their named terms, the bone mask's
+``l1`` (of the volume) is the least that a reconstruction needs. ``full`` adds the terms that they name, the bone mask's
 cross-entropy and the distance of projections at a random angle.
 """
 
@@ -44,9 +44,10 @@ Materials = Float[Array, "B D H W 3"]
 
 
 class SpectralConv(nn.Module):
-    """3 x 3 x 3, zero-padded, with a kernel divided by its largest singular value (Miyato et al. 2018).
+    """Apply a 3 x 3 x 3 convolution whose kernel is divided by its largest singular value (Miyato et al. 2018).
 
-    The kernel counts as a matrix of one row a channel out; one step of the power iteration a training pass.
+    It is zero-padded. The kernel is a matrix with one row per output channel. Each training pass takes one step of the
+    power iteration.
     """
 
     features: int
@@ -78,7 +79,7 @@ def _unit(x: Array) -> Array:
 
 
 class PriorNet(nn.Module):
-    """V_bp -> materials. Halves log2(S) - 1 times, to a cube of 2."""
+    """Map V_bp to materials. The U-Net halves log2(S) - 1 times, to a cube of 2."""
 
     width: float = 1.0
     norm: Literal["batch", "group"] = "batch"
@@ -112,21 +113,21 @@ class PriorNet(nn.Module):
 
 
 def compose(materials: Materials) -> Volumes:
-    """The CT: bone where it is probable, soft tissue elsewhere."""
+    """Return the CT: bone where it is probable, soft tissue elsewhere."""
     mask, bone, tissue = jnp.split(materials, 3, axis=-1)
     return mask * bone + (1 - mask) * tissue
 
 
 def bone_probability(ct: Volumes) -> Volumes:
-    """What the mask should be: 0 below the window, 1 above, linear within."""
+    """Return the target of the mask: 0 below the window, 1 above, linear within."""
     return jnp.clip((ct - BONE_LEVEL) / BONE_WINDOW + 0.5, 0, 1)
 
 
 @dataclass(frozen=True)
 class PriorTask:
-    """L1 of the volume and, for ``full``, cross-entropy of the mask and L1 of projections at a random angle.
+    """Train by L1 of the volume and, for ``full``, cross-entropy of the mask and L1 of projections at a random angle.
 
-    A projection counts as the mean of a ray over the volume's depth, so that its distance is on the volume's scale.
+    A projection is the mean of a ray over the volume's depth, so that its distance is on the volume's scale.
     """
 
     network: PriorNet
@@ -144,6 +145,11 @@ class PriorTask:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
+        """Return the weighted sum of the terms: see :meth:`dvg_jax.stages.base.Task.loss`.
+
+        Args:
+          example: ``x``, V_bp, and ``y``, CTs, both (B, D, H, W, 1).
+        """
         materials, model_state = train_pass(self.network, params["model"], model_state, example["x"], key)
         ct, truth = compose(materials), example["y"]
         metrics = {"volume": jnp.mean(jnp.abs(ct - truth))}
@@ -155,19 +161,19 @@ class PriorTask:
 
     def _projection_distance(self, ct: Volumes, truth: Volumes, key: Key) -> Array:
         pose = view_pose(jax.random.uniform(key, (), minval=0.0, maxval=180.0))
-        # Projection is linear: the difference is projected once instead of both.
+        # Projection is linear: project the difference once instead of both.
         error = jax.vmap(lambda v: forward_project(v, pose, self.geometry))((ct - truth)[..., 0])
         return jnp.mean(jnp.abs(error)) / self.geometry.extent_mm[1]
 
 
 def cross_entropy(probability: Array, target: Array) -> Array:
-    """Mean binary cross-entropy; a probability within 1e-6 of 0 or 1 counts as that."""
+    """Return the mean binary cross-entropy; probabilities are clipped to within 1e-6 of 0 and 1."""
     p = jnp.clip(probability, 1e-6, 1 - 1e-6)
     return -jnp.mean(target * jnp.log(p) + (1 - target) * jnp.log1p(-p))
 
 
 def build(config: ConfigDict, dvg: DVG) -> Baseline:
-    """3DPriorNet as ``config.baselines.prior_net`` has it; any views, since V_bp carries their poses."""
+    """Build 3DPriorNet from ``config.baselines.prior_net``; it takes any views, since V_bp carries their poses."""
     settings = config.baselines.prior_net
     for field, allowed in (("loss", LOSSES), ("norm", NORMS)):
         if settings[field] not in allowed:

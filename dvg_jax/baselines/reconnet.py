@@ -1,4 +1,4 @@
-"""ReconNet or PatRecon (Shen et al. 2019, Nat. Biomed. Eng. 3, 880-888), one to twenty views.
+"""Define ReconNet or PatRecon (Shen et al. 2019, Nat. Biomed. Eng. 3, 880-888), one to twenty views.
 
     views as channels --2D, halved to 4 x 4--> many channels, split into features and depth --3D, doubled--> CT
 
@@ -36,10 +36,10 @@ Image = Float[Array, "B rows cols C"]
 
 
 class ReconNet(nn.Module):
-    """Views (B, V, S, S, 1) -> CT. S is a power of two from 8.
+    """Map views (B, V, S, S, 1) to a CT. S is a power of two from 8.
 
-    ``start_depth`` 2 is published: the depth after generation is S / 2, and a last 1 x 1 makes S slices of it. With 4,
-    as a third-party port at 128^3 has it, the depth is S already and there is no last convolution.
+    With the published ``start_depth`` 2 the depth after generation is S / 2, and a last 1 x 1 turns it into S slices.
+    With 4, as in a third-party port at 128^3, the depth is S already and there is no last convolution.
     """
 
     width: float = 1.0
@@ -72,7 +72,7 @@ class ReconNet(nn.Module):
         return x
 
     def _transform(self, x: Image) -> Features:
-        """2D channels to features and depth, the feature index slowest."""
+        """Split 2D channels into features and depth, the feature index slowest."""
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         channels = x.shape[-1]
         x = nn.relu(conv(2, channels, 1, use_bias=False, name="transform_2d", **types)(x))
@@ -80,7 +80,7 @@ class ReconNet(nn.Module):
         return nn.relu(conv(3, x.shape[-1], 1, use_bias=False, name="transform_3d", **types)(x))
 
     def _generate(self, x: Features, widths: list[int], train: bool) -> Features:
-        """Transposed convolutions of stride 1 are convolutions whose kernel is stored the other way round."""
+        """Apply transposed convolutions of stride 1, which are convolutions with a flipped kernel."""
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, features in enumerate(widths):
             x = ConvTranspose(features, (4, 4, 4), use_bias=False, name=f"up_{i}", **types)(x)
@@ -91,7 +91,7 @@ class ReconNet(nn.Module):
 
 
 def build(config: ConfigDict, dvg: DVG) -> Baseline:
-    """ReconNet as ``config.baselines.reconnet`` has it."""
+    """Build ReconNet from ``config.baselines.reconnet``."""
     settings = config.baselines.reconnet
     if len(dvg.angles) > MOST_VIEWS:
         raise UserError(f"config.angles has {len(dvg.angles)} views; allowed for reconnet: 1 to {MOST_VIEWS}")

@@ -1,7 +1,7 @@
-"""Deep residual U-Net (Zhang et al. 2018, arXiv 1711.10684): input views to the view at one new angle, in 2D.
+"""Define the deep residual U-Net (Zhang et al. 2018, arXiv 1711.10684): input views to one new view, in 2D.
 
-The row UNet of the paper's Table VI; one network a setting. Pre-activation units, strides instead of pooling. A choice
-of this project: sigmoid output, squared error to the true view min-max normalised.
+It is the row UNet of the paper's Table VI, one network a setting. It has pre-activation units, and strides instead of
+pooling. A choice of this project: sigmoid output, squared error to the true view min-max normalised.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ Image = Float[Array, "B rows cols C"]
 
 
 class Unit(nn.Module):
-    """Norm, ReLU, 3 x 3, twice, plus a normed 1 x 1; the first unit of the network starts with its convolution."""
+    """Apply norm, ReLU, 3 x 3, twice, plus a normed 1 x 1; the network's first unit starts with its convolution."""
 
     features: int
     stride: int = 1
@@ -48,7 +48,7 @@ class Unit(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """Views (B, V, S, S, 1) -> the new view, (B, 1, S, S, 1). S is a multiple of 8."""
+    """Map views (B, V, S, S, 1) to the new view, (B, 1, S, S, 1). S is a multiple of 8."""
 
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
@@ -72,7 +72,7 @@ class ResidualUNet(nn.Module):
 
 
 def build(config: ConfigDict, dvg: DVG) -> Baseline:
-    """The residual U-Net as ``config.baselines.residual_unet`` has it, from ``dvg.angles`` to ``dvg.new_angles``."""
+    """Build the residual U-Net from ``config.baselines.residual_unet``: from ``dvg.angles`` to ``dvg.new_angles``."""
     settings = config.baselines.residual_unet
     if len(dvg.new_angles) != 1:
         raise UserError(f"config.new_angles is {dvg.new_angles}; allowed for residual_unet: one angle")

@@ -1,14 +1,15 @@
-"""X2CT-CNN and X2CT-GAN (Ying et al. 2019, arXiv 1905.06902).
+"""Define X2CT-CNN and X2CT-GAN (Ying et al. 2019, arXiv 1905.06902).
 
     a view --densely connected 2D encoder--> vector --A--> small cube --3D decoder--> CT in the view's frame
                         |                                                  ^
                         '------------ skips --B: repeated in depth---------'
 
-One view: the decoder's volume is the CT. Two: a branch each; at every level the mean of both branches' features,
-turned to the CT's frame, replaces them and feeds a third decoder, whose volume is the CT. Instance norm without scale
-and offset everywhere, with each case's own statistics when predicting too, as the public test script has it.
+With one view the decoder's volume is the CT. With two there is a branch each. At every level the mean of both branches'
+features, turned to the CT's frame, replaces them and feeds a third decoder, whose volume is the CT. Instance norm has
+no scale and offset. It uses each case's own statistics when predicting too, as the public test script does.
 
-The GAN's critic judges a CT beside the views repeated along their rays. X2CT-CNN is the same generator without one.
+The GAN's critic reads a CT and the views repeated along their rays, as channels. X2CT-CNN is the same generator without
+a critic.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ BLOCK_INPUTS = (64, 128, 256, 512, 512)
 """Channels that enter each dense block."""
 
 DECODER_WIDTHS = (128, 64, 32, 16, 16, 16)
-"""Channels of the decoder's levels, coarse to fine; the skip of a level has those of the level below it."""
+"""Channels of the decoder's levels, coarse to fine; the skip of a level has as many as the level below it."""
 
 EXTRAS = (0, 2, 2, 2, 2, 1)
 MAIN_EXTRAS = (0, 1, 1, 1, 1, 1)
@@ -50,18 +51,18 @@ MAIN_EXTRAS = (0, 1, 1, 1, 1, 1)
 HALVINGS = 5
 BOTTLENECK_WIDTH = 256
 FACTOR = 4
-"""Of a dense layer's bottleneck to its growth."""
+"""Ratio of a dense layer's bottleneck to its growth."""
 
 Image = Float[Array, "B rows cols C"]
 
 
 def norm_relu(x: Array) -> Array:
-    """What stands before every convolution of the encoder and after every other one."""
+    """Apply instance norm and ReLU, before every convolution of the encoder and after every other one."""
     return nn.relu(instance_norm(x))
 
 
 class Encoder(nn.Module):
-    """(B, S, S, 1) -> (B, C) and the five skips, fine to coarse: S, S/2, ... S/16 pixels wide."""
+    """Map (B, S, S, 1) to (B, C) and the five skips, fine to coarse: S, S/2, ... S/16 pixels wide."""
 
     width: float = 1.0
     growth: int = 32
@@ -89,7 +90,7 @@ class Encoder(nn.Module):
 
 
 class Level(nn.Module):
-    """A decoder level after its first convolution: more of them, then twice the size, but for the finest level."""
+    """Apply a decoder level after its first convolution: ``extras`` more, then upsampling, except at the finest."""
 
     features: int
     extras: int
@@ -108,7 +109,7 @@ class Level(nn.Module):
 
 
 class Generator(nn.Module):
-    """Views at ``angles``, (0,) or (0, 90), -> CT. S is a multiple of 32, and the cube at the bottom S/32 wide."""
+    """Map views at ``angles``, (0,) or (0, 90), to a CT. S is a multiple of 32; the cube at the bottom is S/32 wide."""
 
     angles: Angles = (FRONTAL,)
     width: float = 1.0
@@ -150,7 +151,7 @@ class Generator(nn.Module):
         return result.astype(jnp.float32)
 
     def _cube(self, vector: Float[Array, "B C"], bottom: int, train: bool, branch: int) -> Features:
-        """Connection A."""
+        """Apply connection A."""
         width = scaled(BOTTLENECK_WIDTH, self.width)
         x = nn.Dense(
             bottom**3 * width, dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=fan_in_uniform,
@@ -160,7 +161,7 @@ class Generator(nn.Module):
         return x.reshape(-1, bottom, bottom, bottom, width)
 
     def _join(self, x: Features, skip: Image, width: int, name: str) -> Features:
-        """Connection B, the skip repeated along the new depth axis, beside what comes from the coarser level."""
+        """Apply connection B: repeat the skip along the new depth axis and join it to the coarser level's features."""
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         skip = norm_relu(conv(2, width, 1, name=f"skip_{name}_map", **types)(skip))
         lifted = jnp.broadcast_to(skip[:, None], (*x.shape[:4], width))
@@ -174,7 +175,7 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True)
 class GANWeights:
-    """The fields of ``config.baselines.x2ct_gan.loss``."""
+    """Hold the fields of ``config.baselines.x2ct_gan.loss``."""
 
     adversarial: float = 0.1
     reconstruction: float = 10.0
@@ -183,10 +184,10 @@ class GANWeights:
 
 @dataclass(frozen=True)
 class GANTask:
-    """Least-squares GAN, voxel and projection distances.
+    """Train by a least-squares GAN loss, voxel and projection distances.
 
-    The published order, generator step and then critic step, uses one generated CT for both, so one backward pass in
-    which each loss stops gradients at the other's parameters gives the same steps.
+    In the published order, generator step and then critic step, one generated CT serves both. So one backward pass, in
+    which neither loss reaches the other's parameters, gives the same steps.
     """
 
     generator: Generator
@@ -206,6 +207,11 @@ class GANTask:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
+        """Return the weighted sum of all terms: see :meth:`dvg_jax.stages.base.Task.loss`.
+
+        Args:
+          example: ``x``, views (B, V, h, w, 1), and ``y``, CTs (B, D, H, W, 1).
+        """
         views, real, weights = example["x"], example["y"], self.weights
         fake, _ = train_pass(self.generator, params["model"], {}, views, key)
 
@@ -225,25 +231,25 @@ class GANTask:
         return loss, (model_state, metrics)
 
     def _shown(self, ct: Volumes, views: Views) -> Features:
-        """What the critic sees: a CT and each view along its rays, as channels."""
+        """Return the critic's input: a CT and each view along its rays, as channels."""
         lifted = [replicate(views[:, i], angle) for i, angle in enumerate(self.generator.angles)]
         return jnp.concatenate([ct, *lifted], axis=-1)
 
 
 def projection_distance(a: Volumes, b: Volumes) -> Array:
-    """Mean absolute difference of the mean-of-absolute-values maps along D, H and W."""
+    """Return the mean absolute difference of the projections along D, H and W, each a mean of absolute values."""
     distances = [jnp.mean(jnp.abs(jnp.abs(a).mean(axis) - jnp.abs(b).mean(axis))) for axis in (1, 2, 3)]
     return sum(distances) / 3  # type: ignore[return-value]
 
 
 def build_cnn(config: ConfigDict, dvg: DVG) -> Baseline:
-    """X2CT-CNN: the generator under squared error alone."""
+    """Build X2CT-CNN: the generator with squared error alone."""
     generator = _generator("x2ct_cnn", config, dvg)
     return from_views("x2ct_cnn", "X2CT-CNN", Regression(generator, Normal(0.02)), generator, dvg)
 
 
 def build_gan(config: ConfigDict, dvg: DVG) -> Baseline:
-    """X2CT-GAN as ``config.baselines.x2ct_gan`` has it."""
+    """Build X2CT-GAN from ``config.baselines.x2ct_gan``."""
     generator, settings = _generator("x2ct_gan", config, dvg), config.baselines.x2ct_gan
     critic = PatchDiscriminator(3, scaled(64, settings.width), norm="instance", dtype=generator.dtype)
     task = GANTask(generator, critic, GANWeights(**settings.loss))

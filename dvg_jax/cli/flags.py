@@ -65,7 +65,7 @@ def unknown(flag: str, names: Sequence[str]) -> str:
 
 
 def unexpected(word: str) -> str:
-    """Word the refusal of what is no flag."""
+    """Word the refusal of a word that is not a flag."""
     return f"unexpected argument {word!r}; allowed: flags, see --help"
 
 
@@ -92,7 +92,13 @@ def _path(text: str) -> Path:
 
 
 def workdir_path(value: str | Path, made: bool = True) -> Path:
-    """Check a working folder and return its path. With ``made`` it need not exist; a file in its place is refused."""
+    """Check a working folder and return its path.
+
+    With ``made`` the folder need not exist. A file in its place is refused.
+
+    Raises:
+      UserError: it is a file, is missing without ``made``, or has no name in UTF-8.
+    """
     folder = Path(value)
     try:
         os.path.abspath(value).encode("utf-8")
@@ -108,7 +114,16 @@ def workdir_path(value: str | Path, made: bool = True) -> Path:
 
 
 def output_file(flag: str, value: str | Path, suffixes: tuple[str, ...]) -> Path:
-    """Check suffix and folder of a file to be written, before the work whose result it takes; return its path."""
+    """Check suffix and folder of an output file before the work that fills it, and return its path.
+
+    Args:
+      flag: that names the file, without dashes.
+      value: of the flag.
+      suffixes: that are allowed.
+
+    Raises:
+      UserError: another suffix, or no such folder.
+    """
     file = Path(value)
     if not file.name.endswith(suffixes):
         raise UserError(f"--{flag} is {value}; allowed: a name that ends in {' or '.join(suffixes)}")

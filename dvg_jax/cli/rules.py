@@ -31,7 +31,13 @@ class Rule(ABC):
 
 
 def refusal(field: str, value: Any, rule: Rule) -> str:
-    """Word the refusal of a value that breaks its field's rule, in one line."""
+    """Word the refusal of a value that breaks its field's rule, in one line.
+
+    Args:
+      field: its path, without ``config.``.
+      value: of the field.
+      rule: that the value breaks.
+    """
     near = did_you_mean(value, rule.values) if isinstance(rule, OneOf) and isinstance(value, str) else ""
     return f"config.{field} is {value!r}{near}; allowed: {rule.allowed}"
 

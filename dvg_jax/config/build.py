@@ -1,4 +1,4 @@
-"""From a config to the frozen objects that do the work; networks never see a ConfigDict."""
+"""Build the frozen objects that a config describes; networks never see a ConfigDict."""
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ from dvg_jax.xray.views import PROJECTORS
 
 
 def build_dvg(config: ConfigDict) -> DVG:
-    """The method that ``config`` describes."""
+    """Build the method that ``config`` describes."""
     check(config)
     dtype = jnp.dtype(config.dtype)
     vqgans = {
@@ -53,19 +53,19 @@ def build_dvg(config: ConfigDict) -> DVG:
 
 
 def build_sampler(config: ConfigDict) -> Sampler:
-    """The sampler that ``config.sampler`` names, or the one of its eta."""
+    """Build the sampler that ``config.sampler`` names, or the one of its eta."""
     chosen = config.sampler
     sampler = Sampler(chosen.steps or None, chosen.eta, chosen.clip or None)
     return sampler.called(chosen.name) if chosen.name else sampler
 
 
 def build_geometry(config: ConfigDict) -> ConeBeamGeometry:
-    """The named geometry at the config's size."""
+    """Build the named geometry at the config's size."""
     return getattr(ConeBeamGeometry, config.geometry)(size=config.size)
 
 
 def build_source(config: ConfigDict, split: str) -> Source:
-    """The CTs of a split, ``train`` or ``test``, that ``config.data`` names."""
+    """Open the CTs of a split, ``train`` or ``test``, that ``config.data`` names."""
     data = config.data
     count = data[f"{split}_count"] if data.source == "phantom" else 0
     return open_source(data.source, split, config.size, count, config.seed)
@@ -80,7 +80,7 @@ def build_measures(config: ConfigDict) -> Measures:
 
 
 def required_stages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the stages that the switched-on parts need, in training order: the last one, and what any requires."""
+    """Return the stages that the switched-on parts need, in training order: the last one, and all that it requires."""
     dvg = build_dvg(config)
     needed = ["diffusion" if config.use_diffusion else "new_view"]
     for name in needed:  # it grows meanwhile

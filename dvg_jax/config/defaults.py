@@ -1,7 +1,7 @@
-"""Every setting there is, with the paper's values; files in ``configs/`` change what they need.
+"""Set the default of every setting to the paper's value; files in ``configs/`` change what they need.
 
-Sections of networks and losses are the default fields of the classes that are made from them: what is not written here
-is said there.
+Sections of networks and losses are the default fields of the classes that are built from them: defaults that are not
+written here are written there.
 """
 
 import json
@@ -31,8 +31,9 @@ PUBLISHED = {
     "floor": 0.04,
     "sampler.clip": 1.0,
 }
-"""What the released weights were trained and are sampled with, where it is not the default. The scale of latents is
-not here: it lies with the weights (``torch_import/workdir.py``)."""
+"""Settings with which the released weights were trained and are sampled, where they are not the default. The scale of
+latents is stored with the weights (``torch_import/workdir.py``).
+"""
 
 
 def defaults(kind: type, *without: str) -> dict[str, Any]:
@@ -48,7 +49,14 @@ def defaults(kind: type, *without: str) -> dict[str, Any]:
 
 
 def training(steps: int, batch_size: int, learning_rate: float, **others: object) -> ConfigDict:
-    """Return a section ``train``: constant rate, plain Adam, no averaging, unless ``others`` say so."""
+    """Return a section ``train``: constant rate, plain Adam, no averaging, unless ``others`` say so.
+
+    Args:
+      steps: of the training.
+      batch_size: of all devices together.
+      learning_rate: at its highest.
+      **others: further fields of the section.
+    """
     section = ConfigDict(
         {
             "steps": steps,
@@ -85,7 +93,7 @@ def _latent(dim: int, **averaging: float) -> dict[str, Any]:
 
 
 def default_config() -> ConfigDict:
-    """The paper's biplanar setting at 128^3."""
+    """Return the paper's biplanar setting at 128^3."""
     config = ConfigDict(
         {
             "stage": "all",
@@ -104,9 +112,9 @@ def default_config() -> ConfigDict:
             # With True the networks have the head at index 0 of D and at row 0 of views, as in the released code.
             # Inputs and outputs have the foot there in either case.
             "head_first": False,
-            "floor": 0.0,  # what lies under it becomes air; 0.04 in the released code
-            "dtype": "float32",  # float32 | bfloat16: what networks compute in; their weights stay float32
-            # several devices: each holds a share of weights, moments and averages between steps, not all of them
+            "floor": 0.0,  # lower values become air; 0.04 in the released code
+            "dtype": "float32",  # float32 | bfloat16: compute type of the networks; their weights stay float32
+            # several devices: each stores a share of weights, moments and averages between steps, not all of them
             "shard_parameters": False,
             "timesteps": Schedule.timesteps,
             # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
@@ -145,25 +153,29 @@ def default_config() -> ConfigDict:
 
 
 def published_config() -> ConfigDict:
-    """The biplanar setting at 128^3 under the released code's conventions: for its weights."""
+    """Return the biplanar setting at 128^3 under the released code's conventions: for its weights."""
     config = default_config()
     config.update_from_flattened_dict(PUBLISHED)
     return config
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse values that no stage can work with, by the field's name: first each alone, then combinations."""
+    """Refuse values that no stage can work with, by the field's name: first each alone, then combinations.
+
+    Raises:
+      UserError: the first such value.
+    """
     check_fields(config)
     check_relations(config)
 
 
 def stage_field(name: str) -> str:
-    """Where in the config a stage's settings are."""
+    """Return the path of a stage's settings in the config."""
     return f"baselines.{name}" if name in BASELINES else name
 
 
 def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
-    """A stage's settings, ``train`` among them."""
+    """Return a stage's settings, ``train`` among them."""
     return config.baselines[name] if name in BASELINES else config[name]
 
 
@@ -189,7 +201,7 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; allowed: a --workdir that train.py has written") from None
     except ValueError as error:
-        raise UserError(f"{path} is not a saved config: {error}") from None
+        raise UserError(f"{path} is not a saved config ({error}); allowed: one that train.py has written") from None
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a saved config; allowed: one that train.py has written")
     return saved

@@ -26,9 +26,14 @@ _OVERRIDE = re.compile(rf"-{{1,2}}(?:no)?{NAME}\.([^=]+)")
 
 
 def define(values: flags.FlagValues, argv: list[str] | None, about: str) -> flags.FlagHolder:
-    """Define ``--config`` with its overrides ``--config.FIELD=VALUE``, read from ``argv`` (None: the process's).
+    """Define ``--config`` with its overrides ``--config.FIELD=VALUE``.
 
     :func:`parse` raises UserError for a file that gives no config and for an override of a field that it does not have.
+
+    Args:
+      values: the flags to add to.
+      argv: the words of the command line; None for the process's.
+      about: help text of the flag.
     """
     given = _words(argv)
     holder = config_flags.DEFINE_config_file(NAME, help_string=about, flag_values=values, sys_argv=given)

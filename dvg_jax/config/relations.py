@@ -11,7 +11,11 @@ _VQGANS = STAGES[:3]
 
 
 def check_relations(config: ConfigDict) -> None:
-    """Refuse combinations that cannot work. Every field must have passed its own rule before."""
+    """Refuse combinations that cannot work. Every field must have passed its own rule before.
+
+    Raises:
+      UserError: the first such combination.
+    """
     for name in ("angles", "new_angles"):
         check_angles(f"config.{name}", config[name])
     if config.random_views and (config.new_angles or not config.use_vpge):

@@ -1,4 +1,4 @@
-"""Configs by scale: the paper's at 128^3, and smaller ones of the same pipeline. ``configs/`` names them for users."""
+"""Define configs by scale: the paper's at 128^3, and smaller ones of the same pipeline. ``configs/`` names them."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from dvg_jax.config import STAGES, default_config
 VQGANS, LATENT = STAGES[:3], STAGES[3:]
 
 MOST_VIEWS = 20
-"""What the paper goes up to."""
+"""The largest number of views in the paper."""
 
 TINY_BASELINES: dict[str, dict] = {
     "cnn2d": {"width": 0.25},
@@ -21,11 +21,12 @@ TINY_BASELINES: dict[str, dict] = {
     "reconnet": {"width": 1 / 16},
     "cddpm": {"network": {"dim": 16, "dim_mults": (1, 2, 4), "heads": 2, "attention_size": 8, "remat": False}},
 }
-"""Comparison methods at 32^3: what differs from their defaults."""
+"""Settings of comparison methods at 32^3 that differ from their defaults."""
 
 TINY_RATES = dict.fromkeys(TINY_BASELINES, 1e-3) | {"reconnet": 3e-4, "residual_unet": 3e-3}
-"""Their authors' rates are for fifty times as many steps. Of 1e-4, 3e-4, 1e-3 and 3e-3, not all of them for each, these
-did best on held-out phantoms after 100 to 150 steps."""
+"""The authors' rates are for fifty times as many steps. Of 1e-4, 3e-4, 1e-3 and 3e-3, not all of them for each, these
+did best on held-out phantoms after 100 to 150 steps.
+"""
 
 SMALL_BASELINES: dict[str, dict] = {
     "cnn2d": {"width": 0.5},
@@ -37,11 +38,11 @@ SMALL_BASELINES: dict[str, dict] = {
     "reconnet": {"width": 0.25},
     "cddpm": {"network": {"dim": 32, "dim_mults": (1, 2, 4), "attention_size": 16, "remat": False}},
 }
-"""The same at 64^3."""
+"""Settings of comparison methods at 64^3 that differ from their defaults."""
 
 
 def tiny() -> ConfigDict:
-    """32^3 phantoms, narrow networks: minutes on a CPU."""
+    """Return the config of 32^3 phantoms and narrow networks: minutes on a CPU."""
     config = default_config()
     config.size = 32
     config.geometry = "covering"
@@ -69,7 +70,7 @@ def tiny() -> ConfigDict:
 
 
 def small() -> ConfigDict:
-    """64^3, half-wide networks: hours on one GPU. Lengths are guesses: it has not been trained yet."""
+    """Return the config of 64^3 and half-wide networks: hours on one GPU. Its lengths are guesses, not yet tried."""
     config = default_config()
     config.size = 64
     config.geometry = "covering"

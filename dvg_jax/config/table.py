@@ -173,7 +173,7 @@ TABLE: Table = {
         ALL_STAGES,
         Text("a stage's folder of another run, or nothing", empty=True, free=True, changes_examples=False),
     ),
-    # What examples depend on of the data is in the source's own identity.
+    # The source's own identity covers the data that examples depend on.
     "data": marked(
         {
             "source": Text("phantom, or a folder written by dvg_jax.data.prepare"),
@@ -247,7 +247,11 @@ def example_settings(config: ConfigDict, table: Table | None = None) -> dict[str
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Refuse the first field that is missing or whose value breaks its rule, by the field's name."""
+    """Refuse the first field that is missing or whose value breaks its rule, by the field's name.
+
+    Raises:
+      UserError: there is such a field.
+    """
     for field, rule in rules().items():
         value: Any = config
         for part in field.split("."):

@@ -31,7 +31,7 @@ Denoiser = Callable[[Any, Latent, Times], Latent]
 """(arguments, z_t, t) -> z_0. ``arguments`` is any pytree: weights and condition."""
 
 Carry = tuple[Latent, Latent]
-"""z, and the z_0 predicted at the step before; zeros before the first."""
+"""z, and the z_0 predicted at the step before; zeros at the first step."""
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -46,11 +46,11 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 
 
 NOISE = -3.0
-"""The lambda under which z_t is as good as noise (abar below 0.0025): no step but the first is spent there."""
+"""The lambda under which z_t counts as pure noise (abar below 0.0025): only the first step lies there."""
 
 
 class Coefficients(NamedTuple):
-    """The reverse process as a table, each (steps,), in the order the steps are taken."""
+    """Hold the reverse process as a table, each (steps,), in the order of the steps."""
 
     t: np.ndarray
     of_z0: np.ndarray
@@ -61,8 +61,13 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """How many steps, how much fresh noise, the range z_0 is clipped to (None: not clipped), and the order in the
-    step's length: 2 makes use of the prediction before, and draws no noise.
+    """Choose the steps of the reverse process.
+
+    Attributes:
+      steps: how many; None is every time of the schedule.
+      eta: share of fresh noise, from 0 (DDIM) to 1 (ancestral).
+      clip: z_0 is clipped to +-``clip`` at each step; None does not clip.
+      order: in the step's length. 2 also uses the prediction of the step before, and draws no noise.
     """
 
     steps: int | None = None
@@ -77,21 +82,21 @@ class Sampler:
             raise UserError(f"order is {self.order} with eta {self.eta}; allowed: 1, or 2 with eta 0")
 
     def called(self, name: str) -> Self:
-        """The sampler of that name with these steps and this clipping; UserError for a name that is none."""
+        """Return the sampler of that name with these steps and this clipping; UserError for an unknown name."""
         if name not in SAMPLERS:
             raise UserError(f"sampler is {name!r}; allowed: {', '.join(SAMPLERS)}")
         return replace(self, **SAMPLERS[name])
 
     @property
     def name(self) -> str:
-        """What :meth:`called` takes, or ``ddim`` with its eta where that is between the two."""
+        """Return the name that :meth:`called` takes, or ``ddim`` with its eta where that is between the two."""
         own = {"eta": self.eta, "order": self.order}
         return next((name for name, fields in SAMPLERS.items() if fields == own), f"ddim, eta {self.eta:g}")
 
     def coefficients(self, schedule: Schedule) -> Coefficients:
-        """The table of the reverse process on ``steps`` of the schedule's times, T - 1 first and 0 last.
+        """Return the table of the reverse process on ``steps`` of the schedule's times, T - 1 first and 0 last.
 
-        They are evenly spaced, for the second order over lambda. The last step leads to abar = 1, where z is the
+        The times are evenly spaced, for the second order over lambda. The last step leads to abar = 1, where z is the
         network's z_0 itself.
         """
         steps = schedule.timesteps if self.steps is None else self.steps
@@ -110,12 +115,12 @@ class Sampler:
 
 
 def log_snr(abar: np.ndarray) -> np.ndarray:
-    """lambda = log(alpha / sigma), the half of the logarithm of the signal-to-noise ratio."""
+    """Return lambda = log(alpha / sigma), half the logarithm of the signal-to-noise ratio."""
     return 0.5 * np.log(abar / (1 - abar))
 
 
 def _even_in_lambda(schedule: Schedule, steps: int) -> np.ndarray:
-    """Different times that divide lambda as evenly as whole numbers can, from ``NOISE`` on; T - 1 comes first."""
+    """Return different times that divide lambda as evenly as whole numbers can, from ``NOISE`` on; T - 1 is first."""
     lam = log_snr(schedule.alphas_cumprod)
     wanted = np.linspace(max(NOISE, lam[-1]), lam[0], steps)
     found = np.abs(lam[:, None] - wanted).argmin(axis=0)
@@ -127,9 +132,9 @@ def _even_in_lambda(schedule: Schedule, steps: int) -> np.ndarray:
 
 
 def _extrapolation(abar: np.ndarray) -> np.ndarray:
-    """How far each step looks beyond its z_0, as a share of the way from the z_0 before: 1 / (2 r) of Algorithm 2.
+    """Return how far each step extrapolates, as a share of the way from the z_0 before: 1 / (2 r) of Algorithm 2.
 
-    0 at the first step, which has none before it, and at the last, whose way in lambda is infinite.
+    It is 0 at the first step, which has no z_0 before it, and at the last, whose way in lambda is infinite.
     """
     way = np.diff(log_snr(abar))
     share = np.zeros(len(abar))
@@ -138,7 +143,14 @@ def _extrapolation(abar: np.ndarray) -> np.ndarray:
 
 
 def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent:
-    """z_t ~ q(z_t | z_0): ``sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise``, Eq. (4) of Ho et al. 2020."""
+    """Sample z_t ~ q(z_t | z_0): ``sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise``, Eq. (4) of Ho et al. 2020.
+
+    Args:
+      schedule: gives abar_t.
+      z0: clean latents, (B, d, h, w, c).
+      t: times, (B,), from 0.
+      noise: standard normal, of the shape of ``z0``.
+    """
     abar = schedule.alphas_cumprod
     axes = (slice(None),) + (None,) * (z0.ndim - 1)
     keep = jnp.asarray(np.sqrt(abar), z0.dtype)[t][axes]
@@ -147,7 +159,15 @@ def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent
 
 
 def reverse_step(row: Coefficients, z: Latent, z0: Latent, previous: Latent, noise: Latent) -> Latent:
-    """One step of the reverse process; ``row`` holds scalars, ``previous`` is the z_0 of the step before."""
+    """Take one step of the reverse process.
+
+    Args:
+      row: the coefficients of this step, scalars.
+      z: z_t, (B, d, h, w, c).
+      z0: the network's prediction from ``z``.
+      previous: its prediction at the step before.
+      noise: standard normal, of the shape of ``z``.
+    """
     # The previous z_0 comes last: where its weight is 0 it then changes no bit of the sum.
     return row.of_z0 * z0 + row.of_z * z + row.sigma * noise + row.of_previous * previous
 
@@ -163,7 +183,7 @@ def _denoise_and_step(
 
 
 def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Latent:
-    """The noise of time ``t``; rows with keys of their own do not depend on the rows beside them."""
+    """Draw the noise of time ``t``; a row with a key of its own does not depend on the other rows."""
     if key.ndim == 0:
         return jax.random.normal(jax.random.fold_in(key, t), shape)
     return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, t), shape[1:]))(key)
@@ -182,15 +202,22 @@ def sample(
     progress: Progress | None = None,
     scan: bool | None = None,
 ) -> Latent:
-    """Draw z_0 of ``shape`` (B, d, h, w, c), float32.
+    """Draw z_0 by the reverse process, float32.
 
     Args:
-      denoise: predicts z_0; hashable and the same object from call to call, or it is compiled anew.
+      denoise: predicts z_0. It must be hashable and the same object in every call, or it is compiled again.
+      arguments: of ``denoise``: weights and condition.
       key: the noise of time t is drawn from ``fold_in(key, t)`` and z_T from ``fold_in(key, timesteps)``, so a result
         depends on the key alone. B keys give each row the noise that its key gives a batch of one.
-      progress: told of every step where steps are driven from Python.
-      scan: one compiled ``lax.scan`` (True) or a compiled step driven from Python (False). The default takes the
+      shape: of z_0, (B, d, h, w, c).
+      schedule: the noise schedule of the training.
+      sampler: chooses the steps.
+      progress: is called after every step, if Python runs the steps one by one.
+      scan: one compiled ``lax.scan`` (True) or a compiled step called from Python (False). The default takes the
         faster: a scan, except on a CPU, where XLA runs convolutions inside loops many times slower.
+
+    Raises:
+      UserError: the sampler has more steps than the schedule has times.
     """
     table = sampler.coefficients(schedule)
     z = _noise(key, schedule.timesteps, shape)
@@ -200,7 +227,7 @@ def sample(
         return _scan(denoise, sampler.clip, arguments, key, table, z)
     carry = (z, jnp.zeros_like(z))
     for leaf in jax.tree.leaves(arguments)[-1:]:
-        # Placed as the step will place its result: otherwise the second step is compiled anew.
+        # Place it as the step will place its result: otherwise the second step is compiled again.
         carry = jax.device_put(carry, leaf.sharding)
     for i in range(len(table.t)):
         carry = _compiled_step(denoise, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), carry)

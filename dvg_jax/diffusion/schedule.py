@@ -1,4 +1,4 @@
-"""The noise schedule: how much of z_0 is left after t steps."""
+"""Define the noise schedule: the share of z_0 that is left after t steps."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from dvg_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Cosine schedule of ``timesteps`` steps (Nichol and Dhariwal 2021, offset 0.008); t counts from 0.
+    """Compute the cosine schedule of ``timesteps`` steps (Nichol and Dhariwal 2021, offset 0.008); t counts from 0.
 
-    All tables have shape (timesteps,) and are float64: what a network sees is cast where it is used.
+    All tables have shape (timesteps,) and are float64. A network's input is cast where it is used.
     """
 
     timesteps: int = 100
@@ -24,17 +24,17 @@ class Schedule:
 
     @property
     def betas(self) -> np.ndarray:
-        """Variance added by step t: ``1 - f(t + 1) / f(t)``, at most ``max_beta``."""
+        """Return the variance that step t adds: ``1 - f(t + 1) / f(t)``, at most ``max_beta``."""
         i = np.arange(self.timesteps + 1, dtype=np.float64)
         f = np.cos((i / self.timesteps + self.offset) / (1 + self.offset) * np.pi / 2) ** 2
         return np.clip(1 - f[1:] / f[:-1], 0, self.max_beta)
 
     @property
     def alphas_cumprod(self) -> np.ndarray:
-        """abar_t, the share of z_0's variance in z_t, from the clipped betas."""
+        """Return abar_t, the share of z_0's variance in z_t, from the clipped betas."""
         return np.cumprod(1 - self.betas)
 
     @property
     def alphas_cumprod_prev(self) -> np.ndarray:
-        """abar_{t-1}; 1 before the first step."""
+        """Return abar_{t-1}; 1 before the first step."""
         return np.append(1.0, self.alphas_cumprod[:-1])

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from the truth."""
+"""Measure how far a reconstruction is from the truth."""
 
 from dvg_jax.metrics.volume import (
     lpips_slices,

@@ -1,4 +1,4 @@
-"""How sure a mean over cases is: resampling of whole patients, with fixed seeds and NumPy alone.
+"""Estimate how certain a mean over cases is by resampling whole patients, with fixed seeds and NumPy alone.
 
 A patient's scans resemble each other, so they are drawn together and flip together. A case whose value is NaN is left
 out.
@@ -20,9 +20,10 @@ Values = Float[np.ndarray, "n"]
 
 
 def mean_interval(values: Values, patients: Sequence[Hashable]) -> tuple[float, float, float]:
-    """Mean over cases, and the ends of its percentile bootstrap 95 % interval over patients; NaN without a value.
+    """Return the mean over cases and the ends of its 95 % percentile bootstrap interval over patients.
 
-    Of each resample of patients, with replacement, the mean over all their cases is taken.
+    Patients are resampled with replacement. Each resample gives the mean over all cases of its patients. All three are
+    NaN without a value.
     """
     sums, counts = _by_patient(values, patients)
     if not len(sums):
@@ -34,17 +35,17 @@ def mean_interval(values: Values, patients: Sequence[Hashable]) -> tuple[float, 
 
 
 def sign_flip_p(differences: Values, patients: Sequence[Hashable]) -> float:
-    """Two-sided p value of a mean paired difference, under the hypothesis that each patient's could as well have had
-    the other sign.
+    """Return the two-sided p value of a mean paired difference.
 
-    Exact for up to 16 patients, where it cannot be under 2 / 2^n; else from 100 000 random patterns, the observed one
-    counted among them. NaN without a value.
+    The hypothesis: each patient's difference could as well have had the other sign. The value is exact for up to 16
+    patients, where it cannot be under 2 / 2^n. For more it comes from 100 000 random patterns, the observed one counted
+    among them. It is NaN without a value.
     """
     sums, _ = _by_patient(differences, patients)
     n = len(sums)
     if not n:
         return float("nan")
-    # A sum that differs by rounding alone is as far out as the observed one.
+    # A sum that differs from the observed one by rounding alone counts as equal to it.
     observed = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()
     exact = n <= EXACT_UP_TO
     total = 2**n if exact else RANDOM_PATTERNS
@@ -61,7 +62,7 @@ def sign_flip_p(differences: Values, patients: Sequence[Hashable]) -> float:
 def _by_patient(
     values: Values, patients: Sequence[Hashable]
 ) -> tuple[Float[np.ndarray, "patients"], Int[np.ndarray, "patients"]]:
-    """Sum and number of the finite values of each patient who has one, in order of first appearance."""
+    """Return sum and number of the finite values of each patient who has one, in order of first appearance."""
     places = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
     groups = np.array([places[p] for p in patients], int)
     finite = np.isfinite(values)

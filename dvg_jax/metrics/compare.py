@@ -1,4 +1,4 @@
-"""Figures of one reconstruction beside its truth, both NIfTI files in HU that overlay.
+"""Compare one reconstruction with its truth, both NIfTI files in HU that overlay.
 
 python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz
 python -m dvg_jax.metrics.compare --truth films/ct.nii.gz --result ct.nii.gz --protocol x2ct --protocol dvg
@@ -29,10 +29,17 @@ _MOST_DIGITS = 7
 
 
 def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict[str, float]:
-    """Return figures by name: those of protocol ``hu`` without LPIPS unless ``measures`` says otherwise.
+    """Return metrics by name.
 
-    Raises UserError where the two do not lie on the same voxels or the truth is not in HU. A result that is not in HU,
-    such as a poor model's, gives a warning on stderr.
+    A result that is not in HU, such as a poor model's, gives a warning on stderr.
+
+    Args:
+      truth: NIfTI file in HU.
+      result: NIfTI file in HU on the same voxels.
+      measures: the metrics to compute; by default those of protocol ``hu`` without LPIPS.
+
+    Raises:
+      UserError: the two do not lie on the same voxels, or the truth is not in HU.
     """
     a, b = load_scan(truth).checked(), load_scan(result)
     if b.doubt:
@@ -61,7 +68,7 @@ def _apart(a: Scan, b: Scan) -> float:
 
 
 def _told_apart(a: Scan, b: Scan) -> tuple[str, str, str]:
-    """Describe both places with enough digits to show the difference, and say how far they are apart."""
+    """Describe both grids with enough digits to show the difference, and say how far they are apart."""
     pairs = ((_place(a, digits), _place(b, digits)) for digits in range(1, _MOST_DIGITS))
     found, wanted = next((pair for pair in pairs if pair[0] != pair[1]), (_place(a, 1), _place(b, 1)))
     return found, wanted, f": up to {_apart(a, b):.2g} mm apart" if a.hu.shape == b.hu.shape else ""
@@ -76,7 +83,7 @@ def _place(scan: Scan, digits: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: see the module's docstring."""
+    """Run the command line: see the module's docstring."""
     parser = Parser(__doc__, "python -m dvg_jax.metrics.compare")
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)

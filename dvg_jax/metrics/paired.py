@@ -1,4 +1,4 @@
-"""Two runs, or two methods of one, compared case by case: difference B - A of every figure.
+"""Compare two runs, or two methods of one, case by case: difference B - A of every metric.
 
 python -m dvg_jax.metrics.paired --a runs/one/evaluation/volumes.csv --b runs/two/evaluation/volumes.csv
 python -m dvg_jax.metrics.paired --a runs/demo/evaluation/volumes.csv --method-a DVG-Net --method-b DVG-Diffusion
@@ -29,9 +29,10 @@ TRUTH_TOLERANCE_HU = 0.1
 
 @dataclass(frozen=True)
 class Difference:
-    """B - A of one figure.
+    """Hold B - A of one metric.
 
     Attributes:
+      figure: name of the metric.
       a, b: means over the cases that both have.
       mean, low, high: of the paired difference; bootstrap 95 % interval over patients.
       p: two-sided, by flipping the signs of patients.
@@ -49,9 +50,10 @@ class Difference:
 
 
 def read_rows(path: Path) -> dict[str, list[Row]]:
-    """Rows by method of a table that ``evaluate.py`` has written, figures as numbers.
+    """Read a table that ``evaluate.py`` has written: rows by method, metrics as numbers.
 
-    Raises UserError for a file that is absent or no such table.
+    Raises:
+      UserError: the file is missing or no such table.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; allowed: a volumes.csv, views.csv or reprojections.csv of evaluate.py")
@@ -73,10 +75,10 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
 
 
 def compare_paired(a: list[Row], b: list[Row]) -> list[Difference]:
-    """B - A of every figure that both have.
+    """Return B - A of every metric that both have.
 
     Raises:
-      UserError: a case is there twice, the cases, their patients or their truths differ, or so does the LPIPS.
+      UserError: a run has a case twice, the cases, their patients or their truths differ, or so does the LPIPS.
     """
     by_case = [{row["case"]: row for row in rows} for rows in (a, b)]
     for name, rows, cases in zip("AB", (a, b), by_case, strict=True):
@@ -102,7 +104,7 @@ def _difference(name: str, pairs: list[tuple[Row, Row]], patients: list[Any]) ->
 
 
 def _same(x: Row, y: Row) -> None:
-    """Whether two rows are about the same truth, measured in the same way."""
+    """Check that two rows are about the same truth, measured in the same way."""
     for label in ("patient", "truth_hu", "lpips_by"):
         if label not in x or label not in y:
             continue  # a table of another source
@@ -114,7 +116,7 @@ def _same(x: Row, y: Row) -> None:
 
 
 def table(differences: list[Difference]) -> str:
-    """As Markdown, a row a figure."""
+    """Format the differences as a Markdown table, one row a metric."""
     head = ["figure", "A", "B", "B - A [95 % interval]", "p", "n"]
     body = [
         [d.figure, *(f"{x:.{decimals(d.figure) + 1}f}" for x in (d.a, d.b)),
@@ -125,7 +127,7 @@ def table(differences: list[Difference]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: see the module's docstring."""
+    """Run the command line: see the module's docstring."""
     parser = Parser(__doc__, "python -m dvg_jax.metrics.paired")
     parser.add_argument("--a", type=Path, required=True, help="a table of evaluate.py")
     parser.add_argument("--b", type=Path, help="another run's; the same file if left out")

@@ -1,6 +1,6 @@
-"""Measuring protocols by name: which figures belong together, and under which convention each is computed.
+"""Define the measuring protocols: which metrics belong together, and under which convention each is computed.
 
-A protocol is frozen: its figures do not change under its name. ``docs/metrics.md`` states every figure.
+A protocol is frozen: its metrics do not change under its name. ``docs/metrics.md`` defines every metric.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,17 +18,18 @@ from dvg_jax.networks.lpips import NETWORKS, Net, load_lpips, lpips
 from dvg_jax.shapes import Image, Volume
 
 RANGES = ("unit", "signed")
-"""What LPIPS is fed: images in [0, 1], as the published code does, or stretched to [-1, 1], as LPIPS was trained."""
+"""Input of LPIPS: images in [0, 1], as the published code does, or stretched to [-1, 1], as LPIPS was trained."""
 
 TITLES = {"vgg": "VGG16", "alex": "AlexNet"}
 
 
 @dataclass(frozen=True)
 class Perceptual:
-    """How a protocol uses LPIPS.
+    """Say how a protocol uses LPIPS.
 
     Attributes:
-      net, range: None where the user chooses, which is then said beside the figure.
+      net: the network; None leaves it to the user, and the table then names it.
+      range: of the images, one of ``RANGES``; None as for ``net``.
       reduction: mean over a direction's slices, or their sum; then the mean over the three directions.
     """
 
@@ -38,23 +39,23 @@ class Perceptual:
 
     @property
     def figure(self) -> str:
-        """Its column for volumes."""
+        """Return the name of its column for volumes."""
         return "lpips" if self.reduction == "mean" else "lpips_sum"
 
     @property
     def view_figure(self) -> str:
-        """Its column for X-rays, where there are no slices to sum."""
+        """Return the name of its column for X-rays, where there are no slices to sum."""
         return "lpips" if self.net is None else f"lpips_{self.net}"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A frozen set of figures.
+    """Freeze a set of metrics under a name.
 
     Attributes:
       summary: one line.
       figures: names in ``metrics.volume.FIGURES``.
-      bands: further figures, by tissue; a table of their own.
+      bands: further metrics, by tissue; a table of their own.
     """
 
     name: str
@@ -100,11 +101,11 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True)
 class Measures:
-    """The figures of the chosen protocols, each computed once.
+    """Compute the metrics of the chosen protocols, each once.
 
     Attributes:
       protocols: names in ``PROTOCOLS``.
-      lpips: the network of LPIPS where a protocol leaves it open, ``vgg`` or ``alex``; "" leaves that figure out.
+      lpips: the network of LPIPS where a protocol leaves it open, ``vgg`` or ``alex``; "" leaves that metric out.
       lpips_range: ``unit`` or ``signed``, where a protocol leaves it open.
 
     Raises:
@@ -124,7 +125,11 @@ class Measures:
         _one_of("LPIPS range", self.lpips_range, RANGES)
 
     def volume(self, truth: Volume, result: Volume) -> dict[str, float]:
-        """Figures of one CT by name; NaN where a tissue is absent from the truth. Raises UserError for small slices."""
+        """Return the metrics of one CT by name; NaN where a tissue is absent from the truth.
+
+        Raises:
+          UserError: the slices are too small.
+        """
         names = dict.fromkeys(name for p in self._chosen() for name in (*p.figures, *p.bands))
         figures = volume_figures(tuple(names), truth, result)
         per_axis: dict[tuple[Net, str], Array] = {}
@@ -137,7 +142,7 @@ class Measures:
         return {name: float(figures[name]) for table in self.tables().values() for name in table}
 
     def view(self, truth: Image, view: Image) -> dict[str, float]:
-        """Figures of one X-ray by name: both min-max normalised to [0, 1] already, peak 1."""
+        """Return the metrics of one X-ray by name; both images are min-max normalised to [0, 1] already, peak 1."""
         figures = view_metrics(truth, view)
         for rule in self._rules():
             distance = perceptual(*self._resolved(rule))
@@ -145,7 +150,7 @@ class Measures:
         return figures
 
     def tables(self) -> dict[str, tuple[str, ...]]:
-        """Figures of CTs by the heading they are printed under."""
+        """Return the metrics of CTs by the heading that they are printed under."""
         tables = {}
         for p in self._chosen():
             extra = (p.lpips.figure,) if p.lpips in self._rules() else ()
@@ -156,7 +161,7 @@ class Measures:
 
     @property
     def lpips_by(self) -> str:
-        """Network and range of the figure ``lpips``, for people; empty where it is left out."""
+        """Describe network and range of the metric ``lpips`` for people; empty where it is left out."""
         span = "[0, 1]" if self.lpips_range == "unit" else "[-1, 1]"
         open_rules = any(rule.net is None for rule in self._rules())
         return f"{TITLES[self.lpips]} on {span}" if open_rules else ""
@@ -173,8 +178,9 @@ class Measures:
 
 @cache
 def perceptual(net: Net, value_range: str = "unit") -> Callable[[Array, Array], Array]:
-    """LPIPS of n images in [0, 1], (n, h, w, 1) twice to (n,); the weights are read once, and both ranges share what is
-    compiled.
+    """Return LPIPS as a function of two sets of images in [0, 1], (n, h, w, 1) each, to (n,).
+
+    The weights are read once, and both ranges share the compiled program.
     """
     params = load_lpips(net)
 

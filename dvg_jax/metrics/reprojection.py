@@ -1,9 +1,8 @@
-"""Does a reconstruction explain the films? Its X-rays beside the true ones: at the angles that were shown, and at one
-that was never shown.
+"""Measure whether a reconstruction explains the films: compare its X-rays with the true ones.
 
-Agreement with the films that were shown is no proof of a good CT: many CTs have the same two films. What it is worth is
-told by the input-blind rows, which answer without a look at the film: the mean training volume, and the reconstruction
-of another patient (:func:`blind_partners`).
+They are compared at the input angles and at one unseen angle. Agreement at the input angles is no proof of a good CT:
+many CTs have the same two films. The input-blind rows show what it is worth, since they do not depend on the film: the
+mean training volume, and the reconstruction of another patient (:func:`blind_partners`).
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,10 +17,10 @@ from dvg_jax.xray.views import minmax
 
 
 def unseen_angle(used: Sequence[float]) -> float:
-    """The angle in degrees, 0 to 180, that is farthest from all ``used`` ones: the middle of the widest gap between
-    them, the lowest where several are as wide.
+    """Return the angle in degrees, 0 to 180, that is farthest from all ``used`` ones: the middle of the widest gap.
 
-    Angles that differ by 180 degrees count as one: they see the same lines but for the divergence of the beam.
+    The lowest is taken where several gaps are as wide. Angles that differ by 180 degrees count as one: they see the
+    same lines but for the divergence of the beam.
     """
     angles = sorted({float(a) % 180 for a in used})
     gaps = [b - a for a, b in zip(angles, [*angles[1:], angles[0] + 180], strict=True)]
@@ -38,10 +37,10 @@ def _errors(truth: Float[Array, "V h w"], result: Float[Array, "V h w"]) -> tupl
 
 
 def reprojection_metrics(truth: Float[Array, "V h w"], result: Float[Array, "V h w"]) -> dict[str, float]:
-    """Errors of line integrals (not normalised) of which the last view was never shown and all others were.
+    """Return the errors of line integrals (not normalised), of which the last view is unseen and all others are inputs.
 
     Returns:
-      For the shown views (their mean) and the unseen one: ``film_psnr``, in dB, of images that are min-max normalised
+      For the input views (their mean) and the unseen one: ``film_psnr``, in dB, of images that are min-max normalised
       as films are, peak 1; and ``line_error``, the rms error of the line integrals over their rms. The first forgives a
       wrong exposure, the second does not.
     """
@@ -55,7 +54,7 @@ def reprojection_metrics(truth: Float[Array, "V h w"], result: Float[Array, "V h
 
 
 def blind_partners(patients: Sequence[Hashable]) -> list[int | None]:
-    """For each case, the next one (in a circle) of another patient; None where there is no other patient."""
+    """Return for each case the next one (in a circle) of another patient; None where there is no other patient."""
     n = len(patients)
     ahead = ([(i + k) % n for k in range(1, n)] for i in range(n))
     return [next((j for j in js if patients[j] != patients[i]), None) for i, js in enumerate(ahead)]

@@ -1,4 +1,4 @@
-"""From cases to a table: means, intervals, files."""
+"""Write tables of cases and their means with intervals."""
 
 import csv
 import json
@@ -15,36 +15,37 @@ from dvg_jax.metrics.bootstrap import mean_interval
 Row = dict[str, Any]
 SHOWN = "mean [95 % interval]"
 LABELS = ("method", "case", "patient", "truth_hu", "lpips_by")
-"""Columns that say what a row is about; all others are figures."""
+"""Columns that identify a row; all others are metrics."""
 
 _DECIMALS = {"ssim": 3, "lpips": 3, "mae_hu": 0, "mse_hu2": 0, "mae_unit": 4, "mse_unit": 4, "cosine": 4}
 
 
 def figure_names(row: Mapping[str, Any]) -> list[str]:
-    """The columns of a row that are figures."""
+    """Return the columns of a row that are metrics."""
     return [name for name in row if name not in LABELS]
 
 
 def labels(row: Mapping[str, Any]) -> Row:
-    """The columns of a row that say what it is about."""
+    """Return the columns of a row that identify it."""
     return {name: value for name, value in row.items() if name in LABELS}
 
 
 def patients_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Whom each row is about: its ``patient`` where it has one, else its ``case``."""
+    """Return the patient id of each row (its case number if there is none)."""
     return [row.get("patient", row["case"]) for row in rows]
 
 
 def decimals(name: str) -> int:
-    """How many a figure is printed with; a figure by tissue or the like is printed as the one it belongs to."""
+    """Return how many decimals a metric is printed with; a metric by tissue or the like has those of its parent."""
     if name.endswith("_line_error"):
         return 3
     return next((n for start, n in _DECIMALS.items() if name.startswith(start) and name != "lpips_sum"), 2)
 
 
 def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Mean of each figure over the cases that have it, with a bootstrap 95 % interval over patients of that mean (fixed
-    seed) and the number of those cases.
+    """Return mean, 95 % interval and number of cases of each metric, over the cases that have it.
+
+    The interval is a bootstrap over patients with a fixed seed.
     """
     patients = patients_of(rows)
     summary = {}
@@ -61,8 +62,10 @@ def write_table(
     """Write ``path``.csv with a row a case and method and ``path``.json with the means; return the table of means.
 
     Args:
-      rows: by method; all with the same figures, and ``case``.
-      tables: figures by heading, where the printed table is to be divided.
+      rows: by method; all with the same metrics, and ``case``.
+      path: of the files, without suffix.
+      title: of the table.
+      tables: metrics by heading, to divide the printed table.
     """
     summary = {method: summarise(cases) for method, cases in rows.items()}
     flat = [{"method": method, **case} for method, cases in rows.items() for case in cases]
@@ -80,19 +83,27 @@ def write_table(
 
 
 def table_cells(summary: Mapping[str, dict[str, dict[str, float]]], names: Sequence[str]) -> list[list[str]]:
-    """A head and a row a method, from what :func:`summarise` gives of each, with these figures."""
+    """Return a head and one row a method with these metrics, from what :func:`summarise` returns for each."""
     return [["method", *names], *([method, *(_cell(n, s[n]) for n in names)] for method, s in summary.items())]
 
 
 def align(table: list[list[str]]) -> str:
-    """Rows of cells, the first the head, as a Markdown table whose columns are aligned."""
+    """Format rows of cells, the first the head, as a Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in table]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def interval_cell(name: str, mean: float, low: float, high: float, more: int = 0) -> str:
-    """``mean [low, high]`` with the figure's decimals and ``more``; a dash where no case has it."""
+    """Format ``mean [low, high]``, or a dash where no case has the metric.
+
+    Args:
+      name: of the metric, which decides the decimals.
+      mean: over cases.
+      low: lower end of the interval.
+      high: upper end.
+      more: decimals to add.
+    """
     d = decimals(name) + more
     return f"{mean:.{d}f} [{low:.{d}f}, {high:.{d}f}]" if math.isfinite(mean) else "-"
 

@@ -1,4 +1,4 @@
-"""Error by tissue: where in the CT a method is wrong.
+"""Measure the error by tissue: where in the CT a method is wrong.
 
 A voxel belongs to the band of its TRUE value, rounded to whole HU, so that a method cannot move voxels between bands.
 The five bands are disjoint and cover the window of -1024 to 1476 HU.
@@ -16,7 +16,7 @@ from dvg_jax.shapes import Volume
 
 @dataclass(frozen=True)
 class Band:
-    """``low_hu`` <= HU < ``high_hu``."""
+    """Define a tissue by ``low_hu`` <= HU < ``high_hu``."""
 
     name: str
     low_hu: float
@@ -24,7 +24,7 @@ class Band:
 
     @property
     def figure(self) -> str:
-        """The column that this band's error stands in."""
+        """Return the name of the column with this band's error."""
         return f"mae_hu_{self.name}"
 
 
@@ -39,15 +39,15 @@ BANDS = (
 )
 """Sources. Air: lung under -950 HU is emphysema, not parenchyma (Gevenois et al. 1995, Am J Respir Crit Care Med
 152:653). Fat -190 to -30 and muscle -29 to 150 HU: the limits of body composition by CT (Mitsiopoulos et al. 1998,
-J Appl Physiol 85:115). What lies between lung and fat is poorly aerated lung and the rims of lungs, and counts as lung;
-what is denser than muscle counts as bone, vessels with contrast medium among it.
+J Appl Physiol 85:115). Between lung and fat lie poorly aerated lung and the rims of lungs, which count as lung.
+Everything denser than muscle counts as bone, also vessels with contrast medium.
 """
 
 
 def mae_hu_by_band(truth: Volume, result: Volume) -> Float[Array, "5"]:
-    """Mean absolute error in HU over the voxels of each of ``BANDS``; NaN where the truth has none."""
+    """Return the mean absolute error in HU over the voxels of each of ``BANDS``; NaN where the truth has none."""
     hu = jnp.round(intensity_to_hu(truth))
     error = HU_RANGE * jnp.abs(result - truth)
     inside = jnp.stack([(hu >= band.low_hu) & (hu < band.high_hu) for band in BANDS])
-    # 0 / 0 is the NaN that is meant.
+    # Without voxels this is 0 / 0, the NaN that we want.
     return jnp.sum(jnp.where(inside, error, 0), axis=(1, 2, 3)) / jnp.sum(inside, axis=(1, 2, 3))

@@ -1,7 +1,7 @@
-"""Distances between two CTs in [0, 1], where 1 is the window of 2500 HU, and between two X-rays.
+"""Compare two CTs in [0, 1], where 1 is the window of 2500 HU, or two X-rays.
 
-Slice-wise figures are means over the slices along each of D, H and W, and then over the three axes, as X2CT-GAN's
-published protocol has them. ``docs/metrics.md`` states each.
+Slice-wise metrics are means over the slices along each of D, H and W, and then over the three axes, as X2CT-GAN's
+published protocol has them. ``docs/metrics.md`` defines each.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from dvg_jax.shapes import Image, Volume
 WINDOW = 7
 K1, K2 = 0.01, 0.03
 BEST_PSNR = 100.0
-"""What an exact match gets, in dB."""
+"""The PSNR of an exact match, in dB."""
 
 X2CT_PEAK = 4095.0
 
@@ -28,28 +28,40 @@ Perceptual = Callable[[Float[Array, "n h w 1"], Float[Array, "n h w 1"]], Float[
 
 
 def psnr(mse: Array, peak: float | Array = 1.0) -> Array:
-    """Peak signal-to-noise ratio in dB; 100 where there is no error."""
+    """Return the peak signal-to-noise ratio in dB; 100 where there is no error."""
     return jnp.where(mse > 0, 10 * jnp.log10(peak**2 / jnp.where(mse > 0, mse, 1.0)), BEST_PSNR)
 
 
 def psnr_volume(a: Volume, b: Volume, peak: float | Array = 1.0) -> Array:
-    """PSNR of the whole volume, dB."""
+    """Return the PSNR of the whole volume in dB.
+
+    Args:
+      a: volume, (D, H, W).
+      b: volume of the same shape and unit.
+      peak: the largest possible value, in that unit.
+    """
     return psnr(jnp.mean((a - b) ** 2), peak)
 
 
 def psnr_slices(a: Volume, b: Volume, peak: float = 1.0) -> Float[Array, "3"]:
-    """Mean PSNR of the slices along D, H and W, dB."""
+    """Return the mean PSNR of the slices along D, H and W in dB, (3,).
+
+    Args:
+      a: volume, (D, H, W).
+      b: volume of the same shape and unit.
+      peak: the largest possible value, in that unit.
+    """
     error = (a - b) ** 2
     return jnp.stack([jnp.mean(psnr(error.mean(axis=axes), peak)) for axes in ((1, 2), (0, 2), (0, 1))])
 
 
 def ssim_images(a: Float[Array, "n h w"], b: Float[Array, "n h w"]) -> Float[Array, "n"]:
-    """Structural similarity (Wang et al. 2004): uniform 7 x 7 window, sample covariance, data range 1, borders cut."""
+    """Return structural similarity (Wang et al. 2004): uniform 7 x 7 window, sample covariance, range 1, no borders."""
     return _ssim(a, b, axes=(1, 2))
 
 
 def ssim_3d(a: Volume, b: Volume) -> Array:
-    """The same with windows of 7 x 7 x 7 voxels: another figure than that of slices, and not comparable with it."""
+    """Return structural similarity with windows of 7 x 7 x 7 voxels. Not comparable with slice-wise SSIM."""
     return _ssim(a[None], b[None], axes=(1, 2, 3))[0]
 
 
@@ -74,27 +86,36 @@ def _ssim(a: Float[Array, "n ..."], b: Float[Array, "n ..."], axes: tuple[int, .
 
 
 def ssim_slices(a: Volume, b: Volume) -> Float[Array, "3"]:
-    """Mean SSIM of the slices along D, H and W."""
+    """Return the mean SSIM of the slices along D, H and W."""
     return jnp.stack([jnp.mean(ssim_images(jnp.moveaxis(a, i, 0), jnp.moveaxis(b, i, 0))) for i in range(3)])
 
 
 def mae_hu(a: Volume, b: Volume) -> Array:
-    """Mean absolute error in HU."""
+    """Return the mean absolute error in HU."""
     return HU_RANGE * jnp.mean(jnp.abs(a - b))
 
 
 def lpips_slices(a: Volume, b: Volume, lpips: Perceptual) -> Float[Array, "3"]:
-    """Mean LPIPS of the slices along D, H and W."""
+    """Return the mean LPIPS of the slices along D, H and W, (3,).
+
+    Args:
+      a: volume, (D, H, W), [0, 1].
+      b: volume of the same shape.
+      lpips: distance of two sets of images, (n, h, w, 1) each, to (n,).
+
+    Raises:
+      UserError: the slices are too small for the network of ``lpips``.
+    """
     return jnp.stack([jnp.mean(lpips(*(jnp.moveaxis(v, i, 0)[..., None] for v in (a, b)))) for i in range(3)])
 
 
 def lpips_sum(per_axis: Float[Array, "3"], shape: tuple[int, ...]) -> Array:
-    """LPIPS as the paper's tables have it: summed over an axis's slices, then the mean over axes."""
+    """Return LPIPS as the paper's tables have it: summed over an axis's slices, then the mean over axes."""
     return jnp.mean(per_axis * jnp.asarray(shape))
 
 
 def cosine(a: Volume, b: Volume) -> Array:
-    """Cosine of the angle between two volumes taken as vectors."""
+    """Return the cosine of the angle between two volumes taken as vectors."""
     return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a**2) * jnp.sum(b**2))
 
 
@@ -118,12 +139,18 @@ FIGURES: dict[str, Callable[[Volume, Volume], Array]] = {
     "cosine": cosine,
     **{band.figure: partial(_band_error, i) for i, band in enumerate(BANDS)},
 }
-"""Figures of (truth, result) by name, without LPIPS; ``metrics/protocols.py`` says which belong together."""
+"""Metrics of (truth, result) by name, without LPIPS; ``metrics/protocols.py`` says which belong together."""
 
 
 @partial(jax.jit, static_argnums=0)
 def volume_figures(names: tuple[str, ...], truth: Volume, result: Volume) -> dict[str, Array]:
-    """The named ``FIGURES`` of one case."""
+    """Compute the named ``FIGURES`` of one case.
+
+    Args:
+      names: keys of ``FIGURES``.
+      truth: volume, (D, H, W), [0, 1].
+      result: volume of the same shape.
+    """
     return {name: FIGURES[name](truth, result) for name in names}
 
 
@@ -133,7 +160,13 @@ def _fast_view(a: Image, b: Image) -> dict[str, Array]:
 
 
 def view_metrics(truth: Image, result: Image, lpips: Perceptual | None = None) -> dict[str, float]:
-    """Figures of one X-ray; both min-max normalised to [0, 1] already, peak 1."""
+    """Return the metrics of one X-ray by name.
+
+    Args:
+      truth: image, (h, w), min-max normalised to [0, 1].
+      result: image of the same shape, normalised likewise.
+      lpips: distance of two sets of images, as in :func:`lpips_slices`; None leaves it out.
+    """
     figures = _fast_view(truth, result)
     if lpips is not None:
         figures["lpips"] = lpips(truth[None, ..., None], result[None, ..., None])[0]

@@ -1,10 +1,10 @@
-"""The U-Net's three attentions, each of the form x + f(norm(x)) on (B, D, H, W, C).
+"""Define the U-Net's three attentions, each of the form x + f(norm(x)) on (B, D, H, W, C).
 
     temporal   along D for every (h, w)             softmax, rotary, relative position bias
     spatial    over the H x W tokens of a D-slice   softmax; only at the bottom, where they are few
     linear     over the H x W tokens of a D-slice   cost linear in the tokens
 
-Tokens stay on their axes from end to end: the einsums name them, nothing is transposed by hand.
+Tokens stay on their axes throughout: the einsums name the axes, and nothing is transposed by hand.
 """
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ Heads = Float[Array, "B D H W n e"]
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels with a gain and no bias, float32 inside."""
+    """Normalise each voxel's channels with a learned gain and no bias, in float32."""
 
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -37,7 +37,7 @@ class ChannelNorm(nn.Module):
 
 
 class _Attention(nn.Module):
-    """What the three share: the norm, the projections to ``heads`` x ``head_dim`` and back."""
+    """Share the norm and the projections to ``heads`` x ``head_dim`` and back."""
 
     heads: int
     head_dim: int
@@ -45,23 +45,30 @@ class _Attention(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def project(self, x: Features) -> tuple[Heads, Heads, Heads]:
-        """q, k and v of the normalised features."""
+        """Return queries, keys and values of the normalised features."""
         x = ChannelNorm(self.dtype, self.param_dtype, name="norm")(x)
         qkv = self.dense(3 * self.heads * self.head_dim, use_bias=False, name="to_qkv")(x)
         q, k, v = (y.reshape(*x.shape[:-1], self.heads, self.head_dim) for y in jnp.split(qkv, 3, axis=-1))
         return q, k, v
 
     def merge(self, x: Features, heads: Heads, use_bias: bool) -> Features:
-        """The heads' joint answer, added to what came in."""
+        """Project the output of all heads back to the channels of ``x`` and add it to ``x``.
+
+        Args:
+          x: the attention's input, (B, D, H, W, C).
+          heads: the output of each head, with ``heads`` x ``head_dim`` values a voxel.
+          use_bias: whether the projection has a bias.
+        """
         out = heads.astype(self.dtype).reshape(*x.shape[:-1], -1)
         return x + self.dense(x.shape[-1], use_bias=use_bias, name="to_out")(out)
 
     def dense(self, features: int, use_bias: bool, name: str) -> Dense:
+        """Return a dense layer with the attention's types."""
         return Dense(features, use_bias, self.dtype, self.param_dtype, name=name)
 
 
 class TemporalAttention(_Attention):
-    """Along D. ``bias`` is shared by all of the network's temporal attentions."""
+    """Attend along D. All temporal attentions of a network share one ``bias``."""
 
     @nn.compact
     def __call__(self, x: Features, bias: Float[Array, "heads D D"]) -> Features:
@@ -74,7 +81,7 @@ class TemporalAttention(_Attention):
 
 
 class SpatialAttention(_Attention):
-    """Over H x W, position-blind."""
+    """Attend over H x W without any encoding of position."""
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -85,7 +92,7 @@ class SpatialAttention(_Attention):
 
 
 class LinearAttention(_Attention):
-    """Over H x W by way of one e x e context a head: q is a softmax over channels, k over tokens."""
+    """Attend over H x W through one e x e context per head: q is a softmax over channels, k over tokens."""
 
     @nn.compact
     def __call__(self, x: Features) -> Features:

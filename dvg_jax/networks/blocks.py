@@ -1,10 +1,10 @@
-"""The one home of convolutions.
+"""Define all convolutions and the layers that are built from them.
 
 On a GPU a 3D convolution is XLA's own (``native``). XLA's CPU backend is many times slower at 3D convolutions than at
-2D ones, and slower still at strided ones. So there (``sliced``) everything becomes ONE 2D convolution of stride 1 over
-depth slices: the slices that a depth kernel reaches are stacked in the input's channels or, where fewer come out, the
-depth kernel's taps in the output's, to be shifted and added. Strides are moved to the channels, and a transposed
-convolution makes all its output phases at once in its channels. Both forms have the same parameters.
+2D ones, and slower still at strided ones. The CPU form (``sliced``) is ONE 2D convolution of stride 1 over depth
+slices. The slices that a depth kernel covers are stacked in the input channels. If there are fewer output channels,
+the taps of the depth kernel are stacked there instead, then shifted and added. Strides are moved to the channels. A
+transposed convolution computes all its output phases at once in its channels. Both forms have the same parameters.
 """
 
 import functools
@@ -30,23 +30,32 @@ PaddingMode = Literal["zeros", "replicate"]
 VALID: Padding = ((0, 0), (0, 0), (0, 0))
 
 MISSING_TAPS = {1: (0, 0), 2: (1, 1), 3: (0, 1), 4: (0, 0)}
-"""Zeros before and after the taps of a transposed kernel that make it one of 4 taps, which ``upsample`` knows."""
+"""Zero padding that turns any kernel into the 4-tap form that ``upsample`` implements."""
 
 
 def is_sliced(form: Form) -> bool:
-    """Whether ``form`` means 2D convolutions on this backend."""
+    """Tell whether ``form`` means 2D convolutions on this backend."""
     return form == "sliced" or (form == "auto" and jax.default_backend() == "cpu")
 
 
 def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Features:
-    """Lengthen D, H and W by (low, high) with zeros or with copies of the outermost values."""
+    """Pad D, H and W with zeros or with copies of the outermost values.
+
+    Args:
+      x: (B, D, H, W, C).
+      amounts: voxels to add at the low and the high end of D, H and W.
+      mode: ``zeros`` or ``replicate``.
+
+    Raises:
+      UserError: ``mode`` is another word.
+    """
     if mode not in ("zeros", "replicate"):
         raise UserError(f"padding mode is {mode!r}; allowed: zeros, replicate")
     if amounts == VALID:
         return x
     if mode == "zeros":
         return jnp.pad(x, ((0, 0), *amounts, (0, 0)))
-    # jnp.pad takes an edge of the batch as well, to add none of it: over devices that is a collective each time.
+    # jnp.pad also slices the batch axis, to add nothing there: over devices that is a collective each time.
     for axis, (low, high) in enumerate(amounts, start=1):
         first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
         last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
@@ -55,14 +64,21 @@ def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Features:
 
 
 def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form = "auto") -> Features:
-    """Cross-correlation of (B, D, H, W, Cin) with (kd, kh, kw, Cin, Cout), no padding."""
+    """Cross-correlate features with a kernel, without padding.
+
+    Args:
+      x: (B, D, H, W, Cin).
+      kernel: (kd, kh, kw, Cin, Cout).
+      strides: along D, H and W.
+      form: ``native``, ``sliced``, or ``auto``, which is ``sliced`` on a CPU.
+    """
     if not is_sliced(form):
         numbers = ("NDHWC", "DHWIO", "NDHWC")
         return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=numbers)
     depth, _, _, channels, features = kernel.shape
     slices = (x.shape[1] - depth) // strides[0] + 1
     if features < channels and strides == (1, 1, 1):
-        # Stacking slices in the channels that come out instead of those that go in: 1.3 to 4 times as fast here.
+        # Stacking taps in the output channels instead of slices in the input channels: 1.3 to 4 times as fast here.
         flat = kernel.transpose(1, 2, 3, 0, 4).reshape(*kernel.shape[1:4], -1)
         y = _convolve_slices(x.reshape(-1, *x.shape[2:]), flat)
         y = y.reshape(*x.shape[:2], *y.shape[1:3], depth, features)
@@ -76,14 +92,21 @@ def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form
 
 
 def convolve_2d(x: Array, kernel: Array, strides: tuple[int, int] = (1, 1), form: Form = "auto") -> Array:
-    """Cross-correlation of (B, H, W, Cin) with (kh, kw, Cin, Cout), no padding."""
+    """Cross-correlate images with a kernel, without padding.
+
+    Args:
+      x: (B, H, W, Cin).
+      kernel: (kh, kw, Cin, Cout).
+      strides: along H and W.
+      form: as in :func:`convolve`.
+    """
     if is_sliced(form):
         return convolve(x[:, None], kernel[None], (1, *strides), form)[:, 0]
     return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _without_strides(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, Array]:
-    """A slice and a kernel whose convolution of stride 1 is the strided one: each cell of strides becomes channels."""
+    """Turn a strided convolution into one of stride 1: each cell of strides becomes channels of slice and kernel."""
     if strides == (1, 1):
         return x, kernel
     (sh, sw), (n, height, width, channels), (kh, kw, _, features) = strides, x.shape, kernel.shape
@@ -99,7 +122,7 @@ def _without_strides(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple
 
 
 def _convolve_slices(x: Array, kernel: Array) -> Array:
-    """(N, H, W, Cin) with (kh, kw, Cin, Cout), no padding, stride 1."""
+    """Cross-correlate (N, H, W, Cin) with (kh, kw, Cin, Cout), without padding and with stride 1."""
     kh, kw, channels, features = kernel.shape
     height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
     if kh == kw == 1 or height < kh or width < kw:
@@ -110,10 +133,15 @@ def _convolve_slices(x: Array, kernel: Array) -> Array:
 
 
 def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
-    """Transposed convolution: axes with kernel 4 are doubled, axes with kernel 1 keep their length.
+    """Apply a transposed convolution: axes with kernel 4 are doubled, axes with kernel 1 keep their length.
 
-    ``x`` comes padded by 1 at both ends of each axis to be doubled. With i counted from the unpadded start,
-    ``out[o]`` sums ``x[i] kernel[o + 1 - 2 i]``: PyTorch's ConvTranspose of kernel 4, stride 2, padding 1.
+    With i counted from the unpadded start, ``out[o]`` sums ``x[i] kernel[o + 1 - 2 i]``: PyTorch's ConvTranspose of
+    kernel 4, stride 2, padding 1.
+
+    Args:
+      x: (B, D, H, W, Cin), padded by 1 at both ends of each axis to be doubled.
+      kernel: (kd, kh, kw, Cin, Cout), 4 or 1 taps along each axis.
+      form: as in :func:`convolve`.
     """
     doubled = [k == 4 for k in kernel.shape[:3]]
     kernel = kernel[::-1, ::-1, ::-1]
@@ -144,17 +172,23 @@ def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
 
 
 def _to_cells(x: Features, kernel: Array) -> Features:
-    """Transposed convolution of kernel 2, stride 2: every voxel becomes a cell of 2 x 2 x 2 of its own."""
+    """Apply a transposed convolution of kernel 2, stride 2: every voxel becomes a cell of 2 x 2 x 2 of its own."""
     b, d, h, w, _ = x.shape
     y = jnp.einsum("bdhwc,ijkcf->bdihjwkf", x, kernel)
     return y.reshape(b, 2 * d, 2 * h, 2 * w, -1)
 
 
 def max_pool(x: Array, window: int = 2, stride: int = 2) -> Array:
-    """The largest values of (B, ..., C) in windows along every spatial axis, no padding.
+    """Return the maxima of windows along every spatial axis, without padding.
 
-    XLA's reduction over windows takes ten times as long on a CPU. And by selection: the gradient of ``max`` looks for
-    the value that equals the result, and where XLA computes that value twice with different rounding there is none.
+    XLA's reduction over windows takes ten times as long on a CPU. Values are selected instead of compared with the
+    maximum: the gradient of ``max`` looks for the value that equals the result, and finds none where XLA computes that
+    value twice with different rounding.
+
+    Args:
+      x: (B, ..., C).
+      window: elements of a window along each spatial axis.
+      stride: elements from one window to the next.
     """
     for axis in range(1, x.ndim - 1):
         span = (x.shape[axis] - window) // stride * stride + 1
@@ -164,18 +198,24 @@ def max_pool(x: Array, window: int = 2, stride: int = 2) -> Array:
 
 
 def fan_in_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-    """Uniform within +-1/sqrt(fan in), PyTorch's default, which the published networks start from."""
+    """Draw uniformly within +-1/sqrt(fan in), PyTorch's default, which the published networks start from.
+
+    Args:
+      key: decides the numbers.
+      shape: of the kernel, output channels last; the fan in is the product of the other axes.
+      dtype: of the result.
+    """
     bound = 1 / np.sqrt(np.prod(shape[:-1]))
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def add_bias(y: Features, bias: Array | None) -> Features:
-    """In float32: the gradient of a bias sums over all voxels, and in bfloat16 a sum of ones ends at 256."""
+    """Add a bias in float32: its gradient sums over all voxels, and in bfloat16 a sum of ones ends at 256."""
     return y if bias is None else (y.astype(jnp.float32) + bias).astype(y.dtype)
 
 
 class Dense(nn.Module):
-    """x kernel + bias along the last axis, from PyTorch's initial values."""
+    """Compute x kernel + bias along the last axis, with PyTorch's initial values."""
 
     features: int
     use_bias: bool = True
@@ -191,7 +231,7 @@ class Dense(nn.Module):
 
 
 class _Kernel(nn.Module):
-    """Parameters that ``Conv`` and ``ConvTranspose`` share."""
+    """Hold the parameters that ``Conv`` and ``ConvTranspose`` share."""
 
     features: int
     kernel_size: Triple
@@ -204,7 +244,7 @@ class _Kernel(nn.Module):
     form: Form = "auto"
 
     def parameters(self, channels: int, window: tuple[int, ...] | None = None) -> tuple[Array, Array | None]:
-        """Kernel (*window, Cin, Cout) in the compute type, and bias; the window is ``kernel_size`` unless given."""
+        """Return kernel (*window, Cin, Cout) in the compute type, and bias; the window defaults to ``kernel_size``."""
         shape = (*(window or self.kernel_size), channels, self.features)
         kernel = self.param("kernel", fan_in_uniform, shape, self.param_dtype).astype(self.dtype)
         if not self.use_bias:
@@ -218,7 +258,7 @@ class _Kernel(nn.Module):
 
 
 class Conv(_Kernel):
-    """Cross-correlation over D, H, W with (low, high) padding per axis, channels last."""
+    """Cross-correlate over D, H, W with (low, high) padding per axis, channels last."""
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -228,7 +268,7 @@ class Conv(_Kernel):
 
 
 class Conv2D(_Kernel):
-    """Cross-correlation of (B, H, W, C): a :class:`Conv` whose depth is 1, with a kernel (kh, kw, Cin, Cout).
+    """Cross-correlate (B, H, W, C): a :class:`Conv` whose depth is 1, with a kernel (kh, kw, Cin, Cout).
 
     ``kernel_size``, ``strides`` and ``padding`` are those of a ``Conv``, with 1, 1 and (0, 0) along D.
     """
@@ -245,10 +285,11 @@ class Conv2D(_Kernel):
 
 
 class ConvTranspose(_Kernel):
-    """Doubles every axis whose kernel is 4 (stride 2, padding 1 of ``padding_mode``); other kernels are 1.
+    """Double every axis whose kernel is 4 (stride 2, padding 1 of ``padding_mode``); other kernels are 1.
 
-    With ``replicate`` this is the VQGAN's transposed convolution: edge-padded, then PyTorch's with padding 3.
-    Kernel 3 is PyTorch's of stride 2, padding 1 and output padding 1; kernel 2 its of stride 2 without padding.
+    With ``replicate`` this is the VQGAN's transposed convolution: edge padding, then PyTorch's with padding 3.
+    Kernel 3 is PyTorch's with stride 2, padding 1 and output padding 1. Kernel 2 is PyTorch's with stride 2 and no
+    padding.
     """
 
     @nn.compact
@@ -265,7 +306,7 @@ class ConvTranspose(_Kernel):
 
 
 class GroupNorm(nn.Module):
-    """Normalises groups of channels over space in float32, whatever the compute type."""
+    """Normalise groups of channels over space, always in float32."""
 
     num_groups: int
     epsilon: float = 1e-5
@@ -276,7 +317,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Features) -> Features:
         if x.shape[-1] % self.num_groups:
             raise UserError(f"num_groups is {self.num_groups}; allowed: divisors of the {x.shape[-1]} channels")
-        # Flax's default, E[x^2] - E[x]^2, loses every digit where the mean is large beside the spread.
+        # Flax's default, E[x^2] - E[x]^2, loses every digit where the mean is large compared with the spread.
         norm = nn.GroupNorm(
             self.num_groups,
             epsilon=self.epsilon,
@@ -289,7 +330,7 @@ class GroupNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """PyTorch's: normalises by the batch's biased variance, keeps a running unbiased one (momentum 0.1)."""
+    """Normalise as PyTorch does: by the batch's biased variance, with a running unbiased one (momentum 0.1)."""
 
     momentum: float = 0.1
     epsilon: float = 1e-5
@@ -308,7 +349,7 @@ class BatchNorm(nn.Module):
         if train:
             axes = tuple(range(x.ndim - 1))
             mean = x.mean(axes)
-            # The variance does not change with the mean it is taken about: its gradient needs no sum of its own.
+            # The variance does not depend on the mean it is taken about: its gradient needs no sum of its own.
             var = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axes)
             if not self.is_initializing():
                 count = x.size / channels
@@ -320,9 +361,9 @@ class BatchNorm(nn.Module):
 
 
 def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
-    """Each channel of each case to mean 0 and variance 1 over space, in float32; (B, ..., C) of any rank.
+    """Normalise each channel of each case to mean 0 and variance 1 over space, in float32; (B, ..., C) of any rank.
 
-    A map of one element is left as it is: its deviation from its mean is 0 and would say nothing.
+    A map of one element is left as it is: its deviation from its mean is 0 and carries no information.
     """
     if math.prod(x.shape[1:-1]) == 1:
         return x

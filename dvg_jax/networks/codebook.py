@@ -1,7 +1,7 @@
-"""Vector quantisation with a codebook that follows the data by moving averages (van den Oord et al. 2017, appendix A).
+"""Quantise vectors with a codebook that follows the data by moving averages (van den Oord et al. 2017, appendix A).
 
 A codebook is a dict: ``embeddings`` (K, c), ``N`` (K,) the averaged use of each code and ``z_avg`` (K, c) the averaged
-sum of what was assigned to it. All functions are pure; under ``jit`` with the batch split over devices, the counts and
+sum of the rows assigned to it. All functions are pure. Under ``jit`` with the batch split over devices, the counts and
 sums are those of the whole batch.
 """
 
@@ -16,7 +16,7 @@ Codebook = dict[str, Array]
 Rows = Float[Array, "n c"]
 
 ROWS_AT_ONCE = 2048
-"""Distances are computed for this many rows of a case at a time, so that 32768 x 16384 of them never exist together."""
+"""Rows of a case whose distances are computed at a time, so that 32768 x 16384 of them never exist together."""
 
 DECAY = 0.99
 EPSILON = 1e-7
@@ -24,9 +24,9 @@ NOISE = 0.01
 
 
 def nearest(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> Int[Array, "*B n"]:
-    """The nearest code of each row by squared distance in float32; the first of equals.
+    """Return the nearest code of each row by squared distance in float32; the first of equals.
 
-    Cases stay on an axis of their own: split over devices, each device looks up the rows of its cases.
+    Cases stay on an axis of their own. If they are split over devices, each device looks up the rows of its cases.
     """
     embeddings = embeddings.astype(jnp.float32)
     norms = jnp.sum(embeddings**2, axis=1)
@@ -46,24 +46,30 @@ def nearest(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> In
 
 
 def perplexity(indices: Int[Array, "n"], n_codes: int) -> Array:
-    """How many codes are in even use: exp of the entropy of their frequencies."""
+    """Return the number of codes in even use: exp of the entropy of their frequencies."""
     p = jnp.zeros(n_codes).at[indices].add(1.0) / indices.size
     return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10)))
 
 
 def candidates(key: Key, rows: Rows, n_codes: int) -> Float[Array, "K c"]:
-    """``n_codes`` rows in random order; repeated with a little noise where there are fewer rows than codes."""
+    """Return ``n_codes`` rows in random order; with fewer rows than codes, rows are repeated with a little noise.
+
+    Args:
+      key: decides order and noise.
+      rows: latents of the batch, (n, c).
+      n_codes: K, the rows to return.
+    """
     key_noise, key_order = jax.random.split(key)
     n, c = rows.shape
     if n < n_codes:
         rows = jnp.tile(rows, (-(-n_codes // n), 1))
         rows = rows + jax.random.normal(key_noise, rows.shape) * NOISE / jnp.sqrt(c)
-    # The order of the rows and not the rows in order: over devices, no more of them move than are taken.
+    # Permute indices, not rows, so that only the selected rows cross devices.
     return rows[jax.random.permutation(key_order, len(rows))[:n_codes]]
 
 
 def from_data(rows: Float[Array, "K c"]) -> Codebook:
-    """A codebook whose codes are these rows, each used once."""
+    """Return a codebook whose codes are these rows, each used once."""
     rows = rows.astype(jnp.float32)
     # Two buffers: a training step donates them one by one.
     return {"embeddings": rows, "N": jnp.ones(len(rows)), "z_avg": jnp.copy(rows)}
@@ -76,12 +82,15 @@ def update(
     restarts: Float[Array, "K c"] | None = None,
     restart_threshold: float = 1.0,
 ) -> Codebook:
-    """The codebook after one batch.
+    """Return the codebook after one batch.
 
     Args:
-      rows: latents, and ``indices`` their codes before this update.
+      codebook: before the batch.
+      rows: latents of the batch, (n, c).
+      indices: their codes before this update, (n,).
       restarts: where given, a code whose averaged use is under ``restart_threshold`` takes the row of its number
-        from here. Its averages stay, so it moves again at the next update unless something was assigned to it.
+        from here. Its averages stay, so it moves again at the next update unless a row was assigned to it.
+      restart_threshold: averaged use, in rows a batch.
     """
     rows = rows.astype(jnp.float32)
     n_codes = len(codebook["N"])

@@ -1,4 +1,4 @@
-"""g_theta: the 3D U-Net with its condition stacked beside z_t in the channels."""
+"""Define g_theta: the 3D U-Net whose input is the condition and z_t, concatenated along the channels."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from dvg_jax.shapes import Features, Latent, Times
 
 
 class Stem(nn.Module):
-    """V_bp to latent size without VPGE: one strided convolution per factor of two, learned with g_theta.
+    """Reduce V_bp to latent size without VPGE: one strided convolution per factor of two, learned with g_theta.
 
     The latent reading of the paper's Base- and NewView-Diffusion (Table II), which says only that VPGE is absent.
     """
@@ -31,7 +31,7 @@ class Stem(nn.Module):
 
 
 class ConditionalDenoiser(nn.Module):
-    """Predicts z_0 from z_t, t and the condition blocks, which come first in the channels.
+    """Predict z_0 from z_t, t and the condition blocks, which come first in the channels.
 
     With ``stem`` each block is a volume (B, D, H, W, 1) and passes a stem of its own; without, it is a latent.
     """
@@ -42,12 +42,25 @@ class ConditionalDenoiser(nn.Module):
 
     @nn.nowrap
     def predict(self, arguments: tuple[Any, tuple[Array, ...]], z: Latent, t: Times) -> Latent:
-        """``apply`` in the form a sampler wants; ``arguments`` are the parameters and the condition."""
+        """Predict z_0 in the form that a sampler calls.
+
+        Args:
+          arguments: the parameters, and the condition blocks.
+          z: z_t, (B, d, h, w, c).
+          t: times, (B,), from 0.
+        """
         params, condition = arguments
         return self.apply({"params": params}, condition, z, t)
 
     @nn.compact
     def __call__(self, condition: tuple[Array, ...], z: Latent, t: Times) -> Latent:
+        """Predict z_0.
+
+        Args:
+          condition: blocks with the batch and spatial axes of ``z``; with ``stem``, volumes (B, D, H, W, 1).
+          z: z_t, (B, d, h, w, c).
+          t: times, (B,), from 0.
+        """
         if self.stem:
             condition = tuple(
                 Stem(z.shape[-1], self.downsample, name=f"stem_{i}")(block) for i, block in enumerate(condition)

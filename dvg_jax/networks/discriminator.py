@@ -1,4 +1,4 @@
-"""PatchGAN critics (Isola et al. 2017): of axial slices in 2D, of volumes in 3D."""
+"""Define PatchGAN critics (Isola et al. 2017): of axial slices in 2D, of volumes in 3D."""
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ MAX_WIDENING = 8
 
 
 class PatchDiscriminator(nn.Module):
-    """Logits of overlapping patches and the outputs of all stages, the last of which is the logits.
+    """Return logits of overlapping patches and the outputs of all stages, the last of which is the logits.
 
     Attributes:
       dims: 2 for images (B, H, W, 1), 3 for volumes (B, D, H, W, 1).
@@ -58,16 +58,16 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Array, fake: Array) -> Array:
-    """A critic's loss from its logits."""
+    """Return a critic's hinge loss from its logits."""
     return 0.5 * (jnp.mean(nn.relu(1 - real)) + jnp.mean(nn.relu(1 + fake)))
 
 
 def vanilla_loss(real: Array, fake: Array) -> Array:
-    """The original GAN's critic loss, from logits."""
+    """Return the critic loss of the original GAN from its logits."""
     return 0.5 * (jnp.mean(nn.softplus(-real)) + jnp.mean(nn.softplus(fake)))
 
 
 def feature_distance(real: list[Array], fake: list[Array]) -> Array:
-    """Sum over all stages but the logits of the mean absolute difference; gradients reach ``fake`` alone."""
+    """Sum the mean absolute difference over all stages but the logits; gradients reach ``fake`` alone."""
     pairs = zip(real[:-1], fake[:-1], strict=True)
     return sum(jnp.mean(jnp.abs(f - jax.lax.stop_gradient(r))) for r, f in pairs)  # type: ignore[return-value]

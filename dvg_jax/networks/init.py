@@ -1,4 +1,4 @@
-"""First values of a network's variables, without compiling anything."""
+"""Draw the initial values of a network's variables without compiling anything."""
 
 import math
 from dataclasses import dataclass
@@ -17,14 +17,21 @@ Shape = tuple[int, ...]
 
 
 class KernelRule(Protocol):
-    """How a kernel and the bias beside it start; ``name`` says which of the two ``shape`` is of. Hashable."""
+    """Draw the initial values of a kernel, or of the bias that belongs to it. Rules are hashable.
+
+    Args:
+      random: the generator to draw from.
+      name: ``kernel`` or ``bias``.
+      shape: of the result.
+      kernel: shape of the kernel, of the bias's own kernel for a bias.
+    """
 
     def __call__(self, random: np.random.Generator, name: str, shape: Shape, kernel: Shape) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class UniformFanIn:
-    """Uniform within +-1/sqrt(fan in), both of them: PyTorch's default."""
+    """Draw kernel and bias uniformly within +-1/sqrt(fan in): PyTorch's default."""
 
     def __call__(self, random: np.random.Generator, name: str, shape: Shape, kernel: Shape) -> np.ndarray:
         bound = 1 / math.sqrt(math.prod(kernel[:-1]))
@@ -36,7 +43,7 @@ TORCH_DEFAULT = UniformFanIn()
 
 @dataclass(frozen=True)
 class Normal:
-    """Kernels from N(0, std^2), biases 0. Without ``std`` a kernel's variance is 2 / (its window x channels out)."""
+    """Draw kernels from N(0, std^2), biases 0. Without ``std`` the variance is 2 / (window x output channels)."""
 
     std: float | None = None
 
@@ -48,11 +55,16 @@ class Normal:
 
 
 def init_variables(module: nn.Module, key: Key, *inputs: Any, kernels: KernelRule = TORCH_DEFAULT) -> Variables:
-    """What ``module.init(key, *inputs)`` draws from, drawn on the host from the inputs' shapes alone.
+    """Draw what ``module.init(key, *inputs)`` would return, on the host and from the shapes of the inputs alone.
 
     Compiling the initialisation of a VQGAN takes 11 s on two CPU cores, running its initialisers one by one 30 s. The
-    numbers depend on the key and the parameter's path. Every kind of parameter has its rule in ``_draw``; ``kernels``
-    is that of kernels.
+    numbers depend on the key and the parameter's path. ``_draw`` has a rule for every kind of parameter.
+
+    Args:
+      module: the network.
+      key: decides the numbers.
+      *inputs: arrays of the shapes that the network is called with.
+      kernels: the rule for kernels and their biases.
     """
     shapes = flatten_dict(jax.eval_shape(module.init, key, *inputs), sep="/")
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
@@ -70,7 +82,7 @@ def init_variables(module: nn.Module, key: Key, *inputs: Any, kernels: KernelRul
 def _draw(
     random: np.random.Generator, path: str, shape: Shape, kernel: Shape | None, kernels: KernelRule
 ) -> np.ndarray:
-    """A parameter by its name; ``kernel`` is the shape of the kernel beside it, if there is one."""
+    """Draw a parameter by its name; ``kernel`` is the shape of the kernel that it belongs to, if there is one."""
     name = path.rsplit("/", 1)[-1]
     if name in ("kernel", "bias") and kernel is not None:
         return kernels(random, name, shape, kernel)

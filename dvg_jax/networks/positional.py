@@ -1,4 +1,4 @@
-"""How the U-Net knows where it is: along D (relative bias, rotation) and in diffusion time."""
+"""Encode position along D (relative bias, rotation) and diffusion time for the U-Net."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ LAST = BUCKETS // 2 - 1
 
 
 def relative_buckets(n: int) -> np.ndarray:
-    """Bucket 0..31 of (query, key) among ``n`` tokens, (n, n): 16..31 where the key comes later."""
+    """Return the bucket, 0 to 31, of (query, key) among ``n`` tokens, (n, n): 16 to 31 where the key comes later."""
     by_distance = np.array([*range(EXACT), *LOGARITHMIC, LAST])
     delta = np.arange(n)[None, :] - np.arange(n)[:, None]
     distance = np.minimum(np.abs(delta), len(by_distance) - 1)
@@ -26,7 +26,7 @@ def relative_buckets(n: int) -> np.ndarray:
 
 
 class RelativePositionBias(nn.Module):
-    """What the distance of two tokens adds to their similarity, per head."""
+    """Return what the distance of two tokens adds to their similarity, per head."""
 
     heads: int
     param_dtype: DTypeLike = jnp.float32
@@ -45,7 +45,7 @@ class RelativePositionBias(nn.Module):
 
 
 def rotate(x: Float[Array, "B D *rest e"]) -> Float[Array, "B D *rest e"]:
-    """Rotary embedding along axis 1: token p turns the pair (x_2j, x_2j+1) by p * 10000^(-2j/e). float32."""
+    """Apply the rotary embedding along axis 1: token p turns the pair (x_2j, x_2j+1) by p * 10000^(-2j/e). float32."""
     tokens, e = x.shape[1], x.shape[-1]
     angle = np.arange(tokens)[:, None] * 10000.0 ** (-np.arange(0, e, 2) / e)
     angle = angle.reshape(tokens, *[1] * (x.ndim - 3), e // 2)
@@ -56,7 +56,7 @@ def rotate(x: Float[Array, "B D *rest e"]) -> Float[Array, "B D *rest e"]:
 
 
 def time_features(t: Times, dim: int) -> Float[Array, "B dim"]:
-    """[sin, cos] of t times dim/2 frequencies from 1 down to 1/10000, both ends included."""
+    """Return [sin, cos] of t times dim/2 frequencies from 1 down to 1/10000, both ends included."""
     half = dim // 2
     frequencies = jnp.exp(-np.log(10000.0) * jnp.arange(half) / (half - 1))
     angle = t.astype(jnp.float32)[:, None] * frequencies

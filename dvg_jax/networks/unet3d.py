@@ -30,7 +30,7 @@ PAD_HW = ((0, 0), (1, 1), (1, 1))
 
 
 class Block(nn.Module):
-    """Convolution (``depth`` x 3 x 3), group norm, the time's scale and shift if given, SiLU."""
+    """Apply convolution (``depth`` x 3 x 3), group norm, the time's scale and shift if given, and SiLU."""
 
     features: int
     groups: int
@@ -52,7 +52,7 @@ class Block(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two blocks and a shortcut; the time scales and shifts the first block only."""
+    """Apply two blocks and a shortcut; the time scales and shifts the first block only."""
 
     features: int
     groups: int
@@ -76,7 +76,7 @@ class ResnetBlock(nn.Module):
 
 
 class TimeMLP(nn.Module):
-    """Diffusion time to the vector that every residual block reads."""
+    """Map the diffusion time to the vector that every residual block reads."""
 
     dim: int
     dtype: DTypeLike = jnp.float32
@@ -94,12 +94,14 @@ class TimeMLP(nn.Module):
 
 
 class UNet3D(nn.Module):
-    """(B, D, H, W, C), (B,) -> (B, D, H, W, out_dim) in the input's type; C is read off the input.
+    """Map (B, D, H, W, C), (B,) to (B, D, H, W, out_dim) in the input's type; C follows from the input.
 
     Stage i has ``dim * dim_mults[i]`` channels; every attention is ``heads * head_dim`` wide at every stage.
     ``dtype`` is the compute type; norms, softmaxes and rotations are float32. ``remat`` computes residual
-    blocks and attentions again in the backward pass instead of keeping what lies within. H and W must be
-    divisible by 2^(stages - 1), else ``UserError``.
+    blocks and attentions again in the backward pass instead of storing their intermediate values.
+
+    Raises:
+      UserError: H or W is not divisible by 2^(stages - 1), or ``head_dim`` is odd.
     """
 
     dim: int = 64

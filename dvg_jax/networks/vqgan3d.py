@@ -20,7 +20,7 @@ EPSILON = 1e-6
 
 
 class Reconstruction(NamedTuple):
-    """All that one training pass through a VQGAN gives; ``embeddings`` are the codes, before straight-through."""
+    """Hold the results of one training pass through a VQGAN; ``embeddings`` are the codes, before straight-through."""
 
     volume: Volumes
     latent: Latent
@@ -29,7 +29,14 @@ class Reconstruction(NamedTuple):
 
 
 def conv3(features: int, dtype: DTypeLike, param_dtype: DTypeLike, name: str) -> Conv:
-    """3 x 3 x 3 with copied edges."""
+    """Return a 3 x 3 x 3 convolution with edge padding.
+
+    Args:
+      features: output channels.
+      dtype: the compute type.
+      param_dtype: the type of the weights.
+      name: of the module.
+    """
     return Conv(
         features, (3, 3, 3), padding=((1, 1),) * 3, padding_mode="replicate", dtype=dtype, param_dtype=param_dtype,
         name=name,
@@ -37,7 +44,7 @@ def conv3(features: int, dtype: DTypeLike, param_dtype: DTypeLike, name: str) ->
 
 
 def level_strides(downsample: Triple) -> list[Triple]:
-    """The stride of each level; an axis that has been reduced enough goes on with stride 1."""
+    """Return the stride of each level; an axis that has been reduced enough goes on with stride 1."""
     for factor in downsample:
         if factor < 1 or factor & (factor - 1):
             raise UserError(f"downsample is {downsample}; allowed: powers of two")
@@ -46,12 +53,12 @@ def level_strides(downsample: Triple) -> list[Triple]:
 
 
 def res_block(remat: bool) -> type["ResBlock"]:
-    """The residual block, or the one that is computed again in the backward pass."""
+    """Return the residual block class; with ``remat`` its activations are computed again in the backward pass."""
     return nn.remat(ResBlock) if remat else ResBlock
 
 
 class ResBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x))))))."""
+    """Compute x + conv(SiLU(norm(conv(SiLU(norm(x))))))."""
 
     num_groups: int
     dtype: DTypeLike = jnp.float32
@@ -67,7 +74,7 @@ class ResBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, D, H, W, 1) -> (B, d, h, w, n_hiddens * 2^levels)."""
+    """Map (B, D, H, W, 1) to (B, d, h, w, n_hiddens * 2^levels)."""
 
     n_hiddens: int
     downsample: Triple
@@ -91,7 +98,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, d, h, w, n_hiddens * 2^levels) -> (B, D, H, W, 1); no output activation."""
+    """Map (B, d, h, w, n_hiddens * 2^levels) to (B, D, H, W, 1), without an output activation."""
 
     n_hiddens: int
     upsample: Triple
@@ -118,7 +125,7 @@ class Decoder(nn.Module):
 
 
 class VQGAN3D(nn.Module):
-    """The published 3D VQGAN.
+    """Implement the published 3D VQGAN.
 
     Collections: ``params``, and ``codebook`` with ``embeddings``, ``N`` and ``z_avg`` (see ``codebook.py``), which no
     method here changes: the training loss returns the updated one.
@@ -130,7 +137,7 @@ class VQGAN3D(nn.Module):
       n_codes: entries of the codebook.
       num_groups: of the group norms; divides ``2 n_hiddens``.
       decoder_res_blocks: residual blocks a level in the decoder.
-      remat: compute residual blocks again in the backward pass instead of keeping what lies within.
+      remat: compute residual blocks again in the backward pass instead of storing their intermediate values.
     """
 
     n_hiddens: int = 16
@@ -159,21 +166,21 @@ class VQGAN3D(nn.Module):
         self.z_avg = self.variable("codebook", "z_avg", lambda: jnp.copy(self.embeddings.value))
 
     def encode(self, x: Volumes) -> Latent:
-        """The latent before quantisation, float32."""
+        """Return the latent before quantisation, float32."""
         return self.pre_vq_conv(self.encoder(x)).astype(jnp.float32)
 
     def quantize(self, h: Latent) -> tuple[Latent, Codes]:
-        """The nearest codes and their numbers."""
+        """Return the nearest codes and their numbers."""
         table = self.embeddings.value
         indices = codebook.nearest(table, jax.lax.stop_gradient(h).reshape(len(h), -1, h.shape[-1]))
         return table[indices].reshape(h.shape), indices.reshape(h.shape[:-1])
 
     def decode(self, embeddings: Latent) -> Volumes:
-        """A volume from codes, or from any latent."""
+        """Return a volume from codes, or from any latent."""
         return self.decoder(self.post_vq_conv(embeddings))
 
     def __call__(self, x: Volumes) -> Reconstruction:
-        """Through the codes and back; gradients pass the quantisation unchanged."""
+        """Reconstruct volumes through the codes; gradients pass the quantisation unchanged."""
         h = self.encode(x)
         embeddings, indices = self.quantize(h)
         volume = self.decode(straight_through(h, embeddings))
@@ -181,10 +188,10 @@ class VQGAN3D(nn.Module):
 
 
 def straight_through(latent: Latent, embeddings: Latent) -> Latent:
-    """The codes, with gradients as if they were the latent (van den Oord et al. 2017, Section 3.2)."""
+    """Return the codes, with gradients as if they were the latent (van den Oord et al. 2017, Section 3.2)."""
     return latent + jax.lax.stop_gradient(embeddings - latent)
 
 
 def commitment(latent: Latent, embeddings: Latent) -> Array:
-    """How far the latent is from its codes: mean squared distance, pulling the latent alone."""
+    """Return the mean squared distance of the latent from its codes; its gradient moves the latent alone."""
     return jnp.mean((latent - jax.lax.stop_gradient(embeddings)) ** 2)

@@ -1,4 +1,4 @@
-"""The stages of training; ``config.stage`` chooses."""
+"""Define the stages of training; ``config.stage`` chooses."""
 
 from ml_collections import ConfigDict
 
@@ -16,5 +16,11 @@ _BUILDERS = {
 
 
 def build_stage(name: str, config: ConfigDict, dvg: DVG) -> Stage:
-    """The stage of that name, for this method."""
+    """Build a stage by name.
+
+    Args:
+      name: one of ``config.STAGES``.
+      config: gives the stage's settings.
+      dvg: the method that the stage belongs to.
+    """
     return _BUILDERS[name](config, dvg)

@@ -1,7 +1,7 @@
-"""What judges a VQGAN's reconstruction besides its distance: LPIPS, and two patch critics that are trained with it.
+"""Compare a VQGAN's reconstruction with its input by LPIPS and by two patch critics that are trained with it.
 
-The critics' loss and the autoencoder's are one sum with one backward pass: each stops gradients at the other's
-parameters, so its gradient is that of both.
+The losses of critics and autoencoder are summed. The sum can be differentiated once: neither loss reaches the other's
+parameters.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ KINDS = {"hinge": hinge_loss, "vanilla": vanilla_loss}
 
 @dataclass(frozen=True)
 class Weights:
-    """The fields of ``config.<stage>.loss``, and their defaults."""
+    """Hold the fields of ``config.<stage>.loss`` and their defaults."""
 
     reconstruction: float = 4.0
     commitment: float = 0.25
@@ -36,7 +36,7 @@ class Weights:
     gan_kind: str = "hinge"  # hinge | vanilla
     disc_width: int = 64
     disc_layers: int = 3
-    restart_threshold: float = 1.0  # codes used less than this are drawn anew from the data
+    restart_threshold: float = 1.0  # codes used less than this are drawn again from the data
 
     def __post_init__(self) -> None:
         if self.gan_kind not in KINDS:
@@ -45,24 +45,24 @@ class Weights:
 
 @dataclass(frozen=True)
 class Adversary:
-    """LPIPS and the critics, each left out where its weight is 0."""
+    """Combine LPIPS and the critics; each is left out where its weight is 0."""
 
     weights: Weights
 
     @property
     def critics(self) -> dict[str, PatchDiscriminator]:
-        """By what they judge: ``slices`` in 2D, ``volume`` in 3D."""
+        """Return the critics by their input: ``slices`` in 2D, ``volume`` in 3D."""
         if not (self.weights.gan or self.weights.feature_matching):
             return {}
         sizes = {"width": self.weights.disc_width, "layers": self.weights.disc_layers}
         return {"slices": PatchDiscriminator(dims=2, **sizes), "volume": PatchDiscriminator(dims=3, **sizes)}
 
     def constants(self) -> Variables:
-        """LPIPS weights, where used."""
+        """Return the weights of LPIPS, if it is used."""
         return {"lpips": load_lpips("vgg")} if self.weights.perceptual else {}
 
     def init(self, key: Key, x: Volumes) -> tuple[dict[str, Variables], Variables]:
-        """Parameter group ``critics`` and state ``critics`` (running statistics); both empty without critics."""
+        """Return the parameter group and the state ``critics`` (running statistics); both empty without critics."""
         if not self.critics:
             return {}, {}
         inputs = {"slices": x[:, 0], "volume": x}
@@ -76,7 +76,17 @@ class Adversary:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, x: Volumes, y: Volumes,
         key: Key, step: Array,
     ) -> tuple[Array, Variables, Metrics]:  # fmt: skip
-        """Of reconstruction ``y`` of ``x``: the weighted sum, the critics' next state, what to log."""
+        """Return the weighted sum, the critics' next state and the metrics of a reconstruction.
+
+        Args:
+          params: parameters by group, ``critics`` among them.
+          model_state: the state that is not differentiated, ``critics`` in it.
+          constants: from :meth:`constants`.
+          x: volumes, (B, D, H, W, 1).
+          y: their reconstructions.
+          key: decides the slices.
+          step: of the training; the critics start at ``gan_start``.
+        """
         slices = jax.random.randint(key, (len(x),), 0, x.shape[1])
         x2, y2 = (jax.vmap(lambda v, i: v[i])(v, slices) for v in (x, y))
         loss, metrics, state = jnp.zeros(()), {}, {}
@@ -99,7 +109,7 @@ class Adversary:
     def _judge(
         self, name: str, params: Variables, stats: Variables, real: Features, fake: Features
     ) -> tuple[Array, Array, Array, Variables]:
-        """Generator loss, feature matching, critic loss and running statistics after the fake and the real pass."""
+        """Return generator loss, feature matching, critic loss and running statistics after fake and real pass."""
         critic = self.critics[name]
 
         def judge(params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
@@ -113,16 +123,22 @@ class Adversary:
 
 
 Judge = Callable[[Variables, Variables, Features], tuple[Array, list[Array], Variables]]
-"""(parameters, running statistics, what is judged) -> logits, features, the next statistics."""
+"""(parameters, running statistics, critic's input) -> logits, features, the next statistics."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def twice(judge: Judge, params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
-    """What ``judge`` says of ``x``, twice: for the generator, with gradients to ``x`` alone, and for the critic, with
-    gradients to ``params`` alone.
+    """Return a critic's output twice, for two losses with different gradients.
 
-    It is computed once. On one device XLA would see that the two are equal; over several it does not, since each has
-    sums over the devices of its own.
+    The first, for the generator, passes gradients to ``x`` alone; the second, for the critic, to ``params`` alone. The
+    output is computed once. On one device XLA would see that both are equal. Over several it does not, since each has
+    its own sums over the devices.
+
+    Args:
+      judge: applies the critic.
+      params: of the critic.
+      stats: its running statistics.
+      x: its input, channels last.
     """
     out = judge(params, stats, x)
     return out, out

@@ -1,4 +1,4 @@
-"""What a stage is: a pure loss over pure variables, and what it takes from the stages before it."""
+"""Define a stage: a pure loss over pure variables, and its inputs from the stages before it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,28 +18,37 @@ Prepare = Callable[[dict[str, Variables], Volumes, Key], Example]
 
 
 class Task(Protocol):
-    """What is learned. Hashable, so that equal tasks share compiled code whatever stage they serve."""
+    """Define what a stage learns. Tasks are hashable, so that equal tasks of different stages share compiled code."""
 
     def constants(self) -> Variables:
-        """Arrays that the loss needs and nobody trains, such as LPIPS weights."""
+        """Return arrays that the loss needs and nobody trains, such as LPIPS weights."""
 
     def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
-        """Parameters by optimiser group, ``model`` for later stages, and the state that is not differentiated."""
+        """Return parameters by optimiser group, ``model`` for later stages, and the state that has no gradient."""
 
     def loss(
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
-        """Scalar loss, the next model state and what to log."""
+        """Return a scalar loss, the next model state and the metrics to log.
+
+        Args:
+          params: by optimiser group.
+          model_state: the state that is not differentiated.
+          constants: from :meth:`constants`.
+          example: a batch, as :attr:`Stage.prepare` returns it.
+          key: of the step.
+          step: number of the step, a scalar.
+        """
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A task in its place: what is frozen before it, what its examples are, what it hands on.
+    """Combine a task with the stages that it requires, its examples and its result.
 
     Attributes:
       requires: stages whose variables ``prepare`` reads.
-      prepare: makes the example. Pure, so that it may be computed once or at every step; the key
+      prepare: makes the example. It is pure, so that it may be computed once or at every step; the key
         decides what is drawn, such as views.
       export: (parameters, model state, iterator over examples) -> the stage's variables.
       show: (variables of all stages so far, CT, key) -> (metrics, named volumes of the first case), for the log.

@@ -1,4 +1,4 @@
-"""The two stages that learn in latent space: G_z (``new_view``) and g_theta (``diffusion``)."""
+"""Define the two stages that learn in latent space: G_z (``new_view``) and g_theta (``diffusion``)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from dvg_jax.shapes import Key, Variables, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage
 
 PREVIEW_STEPS = 10
-"""Sampling steps of the pictures made while training."""
+"""Sampling steps of the pictures that are logged in training."""
 
 
 @dataclass(frozen=True)
 class NewViewTask:
-    """G_z, Eq. (8): from z_in to the CT's latent, by mean squared error."""
+    """Train G_z, Eq. (8): from z_in to the CT's latent, by mean squared error."""
 
     dvg: DVG
 
@@ -36,13 +36,18 @@ class NewViewTask:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
+        """Return the mean squared error of the latent: see :meth:`dvg_jax.stages.base.Task.loss`.
+
+        Args:
+          example: ``z_in`` and ``z0``, (B, d, h, w, c).
+        """
         error = self.dvg.first_latent(params["model"], example["z_in"]) - example["z0"]
         return jnp.mean(error**2), (model_state, {})
 
 
 @dataclass(frozen=True)
 class DiffusionTask:
-    """g_theta, Eq. (6)."""
+    """Train g_theta, Eq. (6)."""
 
     dvg: DVG
 
@@ -59,11 +64,16 @@ class DiffusionTask:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
+        """Return Eq. (6): see :meth:`dvg_jax.stages.base.Task.loss`.
+
+        Args:
+          example: ``z0``, (B, d, h, w, c), and the blocks ``condition_<i>``.
+        """
         return self.dvg.loss(params["model"], _condition(example), example["z0"], key), (model_state, {})
 
 
 def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
-    """DVG-Net's generator: frozen encoders on both sides."""
+    """Build the stage of DVG-Net's generator, with frozen encoders on both sides."""
 
     def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
         z_in = dvg.view_latent(frozen, *dvg.shown(ct, key))
@@ -73,7 +83,7 @@ def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
 
 
 def diffusion_stage(config: ConfigDict, dvg: DVG) -> Stage:
-    """The latent diffusion model under the condition of real and synthesised views."""
+    """Build the stage of the latent diffusion model, conditioned on real and synthesised views."""
     requires = ["ct_vqgan"]
     if dvg.use_vpge or dvg.new_angles:
         requires.append("view_vqgan")
@@ -98,7 +108,7 @@ def _export(params: Variables, model_state: Variables, examples: Iterator[Exampl
 
 
 def _show(dvg: DVG, stage: str):  # type: ignore[no-untyped-def]
-    """Reconstructions of unseen cases by what is trained so far."""
+    """Return a function that reconstructs unseen cases with the stages trained so far."""
     steps = min(PREVIEW_STEPS, dvg.schedule.timesteps)
     preview = replace(dvg, use_diffusion=stage == "diffusion", sampler=Sampler(steps, eta=0.0, clip=dvg.sampler.clip))
 

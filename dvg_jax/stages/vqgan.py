@@ -1,4 +1,4 @@
-"""The three VQGAN stages: of the CT, of the input views' V_bp, of the new view's V_bp."""
+"""Define the three VQGAN stages: of the CT, of the input views' V_bp, of the new view's V_bp."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from dvg_jax.stages.base import Example, Metrics, Stage
 
 @dataclass(frozen=True)
 class VQGANTask:
-    """A VQGAN, its codebook and, where their weights are not 0, its critics (see ``adversary.py``)."""
+    """Train a VQGAN, its codebook and, where their weights are not 0, its critics (see ``adversary.py``)."""
 
     network: VQGAN3D
     weights: Weights
@@ -34,7 +34,7 @@ class VQGANTask:
         return self.adversary.constants()
 
     def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
-        """The codebook's first entries are latents of the example."""
+        """Return the initial variables. The first entries of the codebook are latents of the example."""
         x = example["x"]
         variables = init_variables(self.network, named(key, "network"), x)
         latent = jax.jit(lambda v, x: self.network.apply(v, x, method="encode"))(variables, x)
@@ -46,6 +46,11 @@ class VQGANTask:
         self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
+        """Return reconstruction, commitment and adversarial losses: see :meth:`dvg_jax.stages.base.Task.loss`.
+
+        Args:
+          example: ``x``, volumes (B, D, H, W, 1).
+        """
         x, weights = example["x"], self.weights
         key_codes, key_slices = jax.random.split(key)
         out = self.network.apply({"params": params["model"], "codebook": model_state["codebook"]}, x)
@@ -99,12 +104,12 @@ def _stage(
 
 
 def ct_stage(config: ConfigDict, dvg: DVG) -> Stage:
-    """D_ct and the target's encoder."""
+    """Build the stage of D_ct and of the encoder of the target."""
     return _stage("ct_vqgan", config, dvg, dvg.ct_vqgan, lambda ct, key: ct)
 
 
 def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
-    """E_bp of the input views, the view parameter guided encoder: a VQGAN of V_bp."""
+    """Build the stage of E_bp of the input views, the view parameter guided encoder: a VQGAN of V_bp."""
 
     def volume(ct: Volumes, key: Key) -> Volumes:
         return dvg.lift(*dvg.shown(ct, key))
@@ -113,7 +118,7 @@ def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
 
 
 def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
-    """E_bp of the synthesised view, trained on the true one."""
+    """Build the stage of E_bp of the synthesised view, trained on the true view."""
 
     def volume(ct: Volumes, key: Key) -> Volumes:
         return dvg.lift(dvg.render(ct, dvg.new_angles, dvg.normalize_new_view), dvg.new_angles)

@@ -1,13 +1,13 @@
-"""The published PyTorch weights as this library's variables, without PyTorch.
+"""Convert the published PyTorch weights to this library's variables, without PyTorch.
 
     DVG_Diffusion.pt --load_dvg--> fit_model   (G_z)                --unet3d-->  UNet3D, variables
                                    fine_model  (g_theta)            --unet3d-->  UNet3D, variables
                                    vqgan, vqgan_bp, vqgan_bp025     --vqgan3d--> VQGAN3D, variables
     A_VQGAN.ckpt --load_checkpoint--> ["state_dict"]                --vqgan3d--> VQGAN3D, variables
 
-``python -m dvg_jax.torch_import`` makes a working folder of them (``command.py``).
+``python -m dvg_jax.torch_import`` writes a working folder of them (``command.py``).
 
-Widths are read off the shapes. A key that is unknown, missing or of another shape is reported by name.
+Widths follow from the shapes. A key that is unknown, missing or of another shape is reported by name.
 """
 
 from dvg_jax.torch_import.reader import load_checkpoint

@@ -1,4 +1,4 @@
-"""``python -m dvg_jax.torch_import``."""
+"""Run ``python -m dvg_jax.torch_import``."""
 
 from dvg_jax.cli.entry import run_module
 

@@ -1,9 +1,9 @@
-"""The released PyTorch weights as a working folder, without PyTorch.
+"""Turn the released PyTorch weights into a working folder, without PyTorch.
 
     python -m dvg_jax.torch_import --checkpoint DVG_Diffusion.pt --workdir runs/official
 
 Afterwards ``load_reconstructor``, ``reconstruct.py`` and ``evaluate.py --config configs/published.py`` take the
-folder as that of any trained model.
+folder like that of any trained model.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ COUNT = number(Number(1, whole=True))
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line: see the module's docstring."""
     options = _parser().parse_args(argv)
     folder = workdir_path(options.workdir)
     release = Release()

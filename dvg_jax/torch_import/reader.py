@@ -1,4 +1,4 @@
-"""Reads PyTorch's checkpoint files without PyTorch, and without running anything that a file asks for.
+"""Read PyTorch's checkpoint files without PyTorch, and without running any code that a file asks for.
 
     checkpoint.pt (a zip file)
       .../data.pkl       a pickle: containers, numbers, strings, and of each tensor its storage and layout
@@ -80,7 +80,7 @@ MALFORMED = (
 
 
 class Placeholder:
-    """Stands for an object whose class is not loaded: remembers what it was given and does nothing."""
+    """Replace an object whose class is not loaded: store its arguments and do nothing."""
 
     kind = ""
     arguments: tuple[Any, ...]
@@ -106,11 +106,11 @@ class Placeholder:
 
 
 class _Tensor(Placeholder):
-    """(storage, offset, shape, strides, ...) as the pickle has them; ``_Archive.array`` does the checking."""
+    """Store (storage, offset, shape, strides, ...) from the pickle; ``_Archive.array`` checks them."""
 
 
 class _Parameter(Placeholder):
-    """A tensor wrapped by ``torch.nn.Parameter``: its first argument."""
+    """Store a tensor wrapped by ``torch.nn.Parameter``: its first argument."""
 
 
 TENSORS: dict[str, type[Placeholder]] = {
@@ -121,15 +121,18 @@ TENSORS: dict[str, type[Placeholder]] = {
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Any:
-    """A ``.pt`` or Lightning ``.ckpt`` file, as ``torch.save`` of PyTorch 1.6 and later writes it.
+    """Read a ``.pt`` or Lightning ``.ckpt`` file, as ``torch.save`` of PyTorch 1.6 and later writes it.
 
-    Returns what was saved as nested dicts, lists and tuples. Tensors are read-only arrays over the mapped
-    file (bfloat16 by ml_dtypes), omegaconf's containers plain dicts and lists, other objects ``Placeholder``.
-    Raises ``UserError`` if the file is damaged, of another format, or asks for a name outside the list.
+    Returns:
+      The saved object as nested dicts, lists and tuples. Tensors are read-only arrays over the mapped file (bfloat16
+      by ml_dtypes), omegaconf's containers plain dicts and lists, other objects ``Placeholder``.
+
+    Raises:
+      UserError: the file is damaged, of another format, or asks for a name outside the list.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
+        raise UserError(f"checkpoint {path}: no such file; allowed: a file of torch.save")
     try:
         archive = _Archive(path)
         content = _Unpickler(path, archive.member("data.pkl")).load()
@@ -137,11 +140,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Any:
     except UserError:
         raise
     except MALFORMED as error:
-        raise UserError(f"checkpoint {path}: damaged or cut short ({error})") from error
+        raise UserError(f"checkpoint {path}: damaged or cut short ({error}); allowed: a whole file") from error
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves names by the closed list only."""
+    """Resolve names by the closed list only."""
 
     def __init__(self, path: Path, data: memoryview) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8")
@@ -149,7 +152,7 @@ class _Unpickler(pickle.Unpickler):
         self.placeholders: dict[str, type[Placeholder]] = {}
 
     def find_class(self, module: str, name: str) -> type:
-        """The stand-in for ``module.name``."""
+        """Return the stand-in for ``module.name``."""
         full = f"{module}.{name}"
         if full in CONTAINERS:
             return CONTAINERS[full]
@@ -164,12 +167,12 @@ class _Unpickler(pickle.Unpickler):
         return self.placeholders[full]
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage's record, kept as it is: ("storage", class, name, location, length)."""
+        """Return a storage's record unchanged: ("storage", class, name, location, length)."""
         return pid
 
 
 class _Archive:
-    """The zip file, mapped: its members are stored uncompressed, each compared with its checksum."""
+    """Map the zip file. Its members are stored uncompressed, and each is checked against its checksum."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -188,21 +191,23 @@ class _Archive:
         self.order = ">" if big else "<"
 
     def member(self, name: str) -> memoryview:
-        """The bytes of one member, in place."""
+        """Return the bytes of one member, in place."""
         info = self.members.get(self.root + name)
         if info is None:
-            raise UserError(f"checkpoint {self.path}: damaged, member {name} is missing")
+            raise UserError(f"checkpoint {self.path}: damaged, member {name} is missing; allowed: a whole file")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise UserError(f"checkpoint {self.path}: member {name} is compressed; allowed: plain")
-        # A local header takes 30 bytes, then the name and the filling whose lengths stand at byte 26.
+        # A local header takes 30 bytes, then the name and the padding, whose lengths are at byte 26.
         start = info.header_offset + 30 + sum(struct.unpack_from("<HH", self.data, info.header_offset + 26))
         content = self.data[start : start + info.file_size]
         if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
-            raise UserError(f"checkpoint {self.path}: damaged, member {name} does not match its checksum")
+            raise UserError(
+                f"checkpoint {self.path}: damaged, member {name} does not match its checksum; allowed: a whole file"
+            )
         return content
 
     def array(self, tensor: _Tensor) -> np.ndarray:
-        """The tensor as a view of its storage; a copy where the byte order is not this machine's."""
+        """Return the tensor as a view of its storage; a copy where the byte order is not this machine's."""
         (_, storage, name, _, count), offset, shape, strides = tensor.arguments[:4]
         dtype = STORAGES[storage.kind]
         if name not in self.storages:
@@ -225,7 +230,7 @@ class _Archive:
 
 
 class _Plain:
-    """From what the pickle held to plain containers and arrays; what was shared stays shared."""
+    """Convert the content of a pickle to plain containers and arrays; shared objects stay shared."""
 
     def __init__(self, archive: _Archive) -> None:
         self.archive = archive
@@ -250,7 +255,7 @@ class _Plain:
         return value
 
     def _settings(self, value: Placeholder) -> Any:
-        """omegaconf keeps entries in ``_content`` and a leaf in ``_val``; Lightning fills dicts."""
+        """Return the content of a placeholder: omegaconf's ``_content`` or ``_val``, or the items set by Lightning."""
         if isinstance(value.state, dict):
             for field in ("_content", "_val"):
                 if field in value.state:

@@ -1,4 +1,4 @@
-"""The published files opened: which weights belong to which stage, and what else the files tell.
+"""Open the published files: find the weights of each stage, and what else the files record.
 
     DVG_Diffusion.pt:  fit_model    G_z      -> new_view
                        fine_model   g_theta  -> diffusion
@@ -52,11 +52,11 @@ UNUSED = ("perceptual_model", "fp", "bp")
 
 @dataclass(frozen=True)
 class Part:
-    """A stage's weights, still in their file.
+    """Hold a stage's weights, still in their file.
 
     Attributes:
-      origin: what the working folder records: file, weights (``ema``, ``model`` or ``state_dict``), training step.
-      settings: keyword arguments of ``unet3d`` or ``vqgan3d`` that shapes do not tell.
+      origin: recorded in the working folder: file, weights (``ema``, ``model`` or ``state_dict``), training step.
+      settings: keyword arguments of ``unet3d`` or ``vqgan3d`` that do not follow from shapes.
     """
 
     stage: str
@@ -65,7 +65,11 @@ class Part:
     settings: dict[str, Any]
 
     def read(self) -> tuple[UNet3D | VQGAN3D, Variables]:
-        """The network and views of its variables; raises ``UserError`` that names stage and keys if they do not fit."""
+        """Return the network and views of its variables.
+
+        Raises:
+          UserError: names the stage and the keys that do not fit.
+        """
         convert: Any = unet3d if self.stage in UNETS else vqgan3d
         try:
             return convert(self.state_dict, **self.settings, copy=False)
@@ -75,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Release:
-    """Parts by stage; ``size`` and ``timesteps`` are None where no file tells."""
+    """Hold parts by stage; ``size`` and ``timesteps`` are None where no file records them."""
 
     parts: dict[str, Part] = field(default_factory=dict)
     size: int | None = None
@@ -83,7 +87,13 @@ class Release:
 
 
 def open_trainer(path: Path, which: str, heads: int | None = None, num_groups: int | None = None) -> Release:
-    """A ``DVG_Diffusion.pt``: all five stages.
+    """Open a ``DVG_Diffusion.pt``: all five stages.
+
+    Args:
+      path: of the file.
+      which: ``ema`` for the averaged weights, ``model`` for the last.
+      heads: attention heads of the U-Nets; if given, the file must agree.
+      num_groups: of the VQGANs' norms, which no file of this kind records; the published number if None.
 
     Raises:
       UserError: not such a file, parts missing or unknown, or a noise schedule that is not :class:`Schedule`.
@@ -92,7 +102,9 @@ def open_trainer(path: Path, which: str, heads: int | None = None, num_groups: i
     known = {*TABLES, *UNUSED, *UNETS.values(), *VQGANS.values()}
     unknown = [key for key in state_dict if key.split(".")[0] not in known]
     if unknown:
-        raise UserError(f"checkpoint {path}: not a DVG-Diffusion; unknown: {', '.join(unknown)}")
+        raise UserError(
+            f"checkpoint {path}: not a DVG-Diffusion; unknown: {', '.join(unknown)}; allowed: its parts alone"
+        )
     origin = {"file": path.name, "weights": which, "step": step}
     parts = {}
     for names, settings in ((VQGANS, {"num_groups": num_groups or NUM_GROUPS}), (UNETS, {"heads": heads})):
@@ -102,7 +114,16 @@ def open_trainer(path: Path, which: str, heads: int | None = None, num_groups: i
 
 
 def open_vqgan(stage: str, path: Path, num_groups: int | None = None) -> Part:
-    """A Lightning checkpoint of one VQGAN; ``num_groups`` is read from its settings unless given."""
+    """Open a Lightning checkpoint of one VQGAN.
+
+    Args:
+      stage: the stage that it becomes.
+      path: of the file.
+      num_groups: of its norms; by default from the settings in the file.
+
+    Raises:
+      UserError: not such a file.
+    """
     content = load_checkpoint(path)
     state_dict = entry_of(path, content, "state_dict", "CT_VQGAN.ckpt")
     if num_groups is None:
@@ -116,7 +137,7 @@ def open_vqgan(stage: str, path: Path, num_groups: int | None = None) -> Part:
 
 
 def vqgan_file(text: str) -> tuple[str, Path]:
-    """``STAGE=FILE``, or a file that has its published name -> (stage, file)."""
+    """Split ``STAGE=FILE``, or a file that has its published name, into (stage, file)."""
     stage, equals, name = text.partition("=")
     if equals and stage in VQGANS:
         return stage, Path(name)
@@ -130,7 +151,7 @@ def vqgan_file(text: str) -> tuple[str, Path]:
 
 
 def _size(path: Path, state_dict: StateDict) -> int | None:
-    """The edge in voxels, twice the offset of the projector's isocentre."""
+    """Return the edge in voxels, twice the offset of the projector's isocentre."""
     if "fp.volume_offset" not in state_dict:
         return None
     edges = {float(edge) for edge in 2 * np.ravel(state_dict["fp.volume_offset"])}
@@ -140,7 +161,7 @@ def _size(path: Path, state_dict: StateDict) -> int | None:
 
 
 def _timesteps(path: Path, state_dict: StateDict) -> int | None:
-    """T, if the noise schedule is the one that :class:`Schedule` computes."""
+    """Return T, if the noise schedule is the one that :class:`Schedule` computes."""
     if "betas" not in state_dict:
         return None
     betas = np.ravel(state_dict["betas"])

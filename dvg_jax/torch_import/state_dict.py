@@ -1,4 +1,4 @@
-"""Flat PyTorch state dicts: where they lie in a published file, and what is wrong with one."""
+"""Find flat PyTorch state dicts in a published file, and report what is wrong with one."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ DVG_PARTS = ("fit_model", "fine_model", "vqgan", "vqgan_bp", "vqgan_bp025")
 
 
 def load_dvg(path: str | os.PathLike[str], which: Literal["ema", "model"] = "ema") -> dict[str, dict[str, np.ndarray]]:
-    """The published ``DVG_Diffusion.pt`` as one flat state dict for each of ``DVG_PARTS``.
+    """Read the published ``DVG_Diffusion.pt`` as one flat state dict for each of ``DVG_PARTS``.
 
     ``which`` picks the averaged weights, which the published sampler uses, or the trained ones.
     """
@@ -28,7 +28,7 @@ def load_dvg(path: str | os.PathLike[str], which: Literal["ema", "model"] = "ema
 
 
 def load_trainer(path: str | os.PathLike[str], which: str) -> tuple[StateDict, int]:
-    """The whole of ``which`` in a published ``DVG_Diffusion.pt``, and its training step, 0 where it is not told."""
+    """Read the whole of ``which`` in a published ``DVG_Diffusion.pt``, and its training step, 0 where it has none."""
     if which not in ("ema", "model"):
         raise UserError(f"which is {which!r}; allowed: 'ema', 'model'")
     content = load_checkpoint(path)
@@ -38,7 +38,17 @@ def load_trainer(path: str | os.PathLike[str], which: str) -> tuple[StateDict, i
 
 
 def entry_of(path: str | os.PathLike[str], content: Any, name: str, like: str) -> dict[str, Any]:
-    """The dict that a checkpoint's ``content`` has under ``name``, as in the published file ``like``."""
+    """Return the dict that a checkpoint has under a name.
+
+    Args:
+      path: of the file, for the message.
+      content: of the checkpoint.
+      name: of the entry.
+      like: a published file that has such an entry, for the message.
+
+    Raises:
+      UserError: there is no such dict.
+    """
     if not isinstance(content, dict) or not isinstance(content.get(name), dict):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"checkpoint {path}: holds {found}; allowed: a dict with {name!r}, as in {like}")
@@ -46,7 +56,7 @@ def entry_of(path: str | os.PathLike[str], content: Any, name: str, like: str) -
 
 
 def subtree(state_dict: StateDict, prefix: str) -> dict[str, np.ndarray]:
-    """The entries under ``prefix.``, named from there on."""
+    """Return the entries under ``prefix.``, without that prefix."""
     start = f"{prefix}."
     found = {key.removeprefix(start): array for key, array in state_dict.items() if key.startswith(start)}
     if not found:
@@ -56,7 +66,16 @@ def subtree(state_dict: StateDict, prefix: str) -> dict[str, np.ndarray]:
 
 
 def check_entries(what: str, arrays: StateDict, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """``UserError`` that lists every unknown, missing and mis-shaped key, if there is one."""
+    """Check that a state dict has all entries and no others.
+
+    Args:
+      what: the network, for the message.
+      arrays: the state dict.
+      shapes: the expected shape of each key.
+
+    Raises:
+      UserError: lists every key that is unknown, missing or of another shape.
+    """
     unknown = [key for key in arrays if key not in shapes]
     missing = [key for key in shapes if key not in arrays]
     reshaped = [
@@ -71,12 +90,22 @@ def check_entries(what: str, arrays: StateDict, shapes: Mapping[str, tuple[int, 
 
 
 def without_module(state_dict: StateDict) -> dict[str, np.ndarray]:
-    """Without the ``module.`` that DataParallel puts before every name."""
+    """Remove the ``module.`` that DataParallel puts before every name."""
     return {key.removeprefix("module."): array for key, array in state_dict.items()}
 
 
 def shape_of(what: str, arrays: StateDict, key: str, ndim: int) -> Shape:
-    """The shape of an entry that must be there; sizes are read off it."""
+    """Return the shape of a required entry, from which sizes follow.
+
+    Args:
+      what: the network, for the message.
+      arrays: the state dict.
+      key: of the entry.
+      ndim: its number of axes.
+
+    Raises:
+      UserError: it is missing, or has other or empty axes.
+    """
     if key not in arrays:
         raise UserError(f"state dict is not that of a {what}; missing: {key}")
     shape = tuple(arrays[key].shape)
@@ -86,7 +115,7 @@ def shape_of(what: str, arrays: StateDict, key: str, ndim: int) -> Shape:
 
 
 class Entry(NamedTuple):
-    """PyTorch's side of one of our arrays; a transposed kernel is (in, out, space), any other (out, in, space)."""
+    """Describe PyTorch's entry for one of our arrays: a transposed kernel is (in, out, space), others (out, in, space)."""
 
     name: str
     shape: Shape
@@ -94,7 +123,14 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, name: str, path: Path, shape: Shape, transposed: bool = False) -> "Entry":
-        """For our array of ``shape``, whose kernels are (space, in, out)."""
+        """Return the entry for our array, whose kernels are (space, in, out).
+
+        Args:
+          name: PyTorch's key.
+          path: of our array.
+          shape: of our array.
+          transposed: it is the kernel of a transposed convolution.
+        """
         if path[-1] == "kernel":
             *space, inputs, outputs = shape
             shape = (inputs, outputs, *space) if transposed else (outputs, inputs, *space)
@@ -104,9 +140,17 @@ class Entry(NamedTuple):
 def convert(
     what: str, arrays: StateDict, template: Mapping[Path, Any], entry: Callable[[Path, Shape], Entry], copy: bool = True
 ) -> dict[str, Any]:  # fmt: skip
-    """Fill ``template`` (our path: anything with a shape) from PyTorch's entries, all of which must be used.
+    """Fill a template from PyTorch's entries, all of which must be used; the result is float32.
 
-    Float32: JAX arrays, so that the file may go, or without ``copy`` NumPy arrays that look into it where they can.
+    Args:
+      what: the network, for the message.
+      arrays: the state dict.
+      template: our path to anything with a shape.
+      entry: (our path, our shape) -> PyTorch's side.
+      copy: return JAX arrays, so that the file may go; otherwise NumPy arrays, views of the file where possible.
+
+    Raises:
+      UserError: keys are unknown, missing or of another shape.
     """
     entries = {path: entry(path, ours.shape) for path, ours in template.items()}
     check_entries(what, arrays, {theirs.name: theirs.shape for theirs in entries.values()})

@@ -1,4 +1,4 @@
-"""A published ``Unet3D`` as :class:`UNet3D`."""
+"""Convert a published ``Unet3D`` to :class:`UNet3D`."""
 
 import re
 from functools import cache
@@ -18,10 +18,18 @@ LINEAR_ATTENTION = re.compile(r"(downs|ups)_\d+_2")
 
 
 def unet3d(state_dict: StateDict, heads: int | None = None, copy: bool = True) -> tuple[UNet3D, Variables]:
-    """A published ``Unet3D``'s flat {key: array} -> (UNet3D, variables in float32).
+    """Convert a published ``Unet3D`` to (UNet3D, variables in float32).
 
-    Sizes are read off the shapes; ``heads``, if given, must agree. DataParallel's ``module.`` is dropped, and
-    so are the rotary frequencies, which are constants. Without ``copy`` the variables are NumPy views of the arrays.
+    Sizes follow from the shapes. DataParallel's ``module.`` is dropped, and so are the rotary frequencies, which are
+    constants.
+
+    Args:
+      state_dict: flat {key: array}.
+      heads: of the attention; if given, the shapes must agree.
+      copy: copy the weights; otherwise the variables are NumPy views of the arrays.
+
+    Raises:
+      UserError: keys or shapes are not those of such a network.
     """
     arrays = {key: array for key, array in without_module(state_dict).items() if not key.endswith(ROTARY)}
     unet, channels = _measure(arrays, heads)
@@ -39,7 +47,7 @@ def _template(unet: UNet3D, channels: int) -> dict[Path, jax.ShapeDtypeStruct]:
 
 
 def _measure(arrays: StateDict, heads: int | None) -> tuple[UNet3D, int]:
-    """The network's sizes and its input channels."""
+    """Return the network in its size, and its input channels."""
     table = shape_of("3D U-Net", arrays, "time_rel_pos_bias.relative_attention_bias.weight", 2)
     if heads is not None and heads != table[1]:
         raise UserError(f"heads is {heads}; allowed: {table[1]}, the width of the relative position bias")
@@ -55,7 +63,7 @@ def _measure(arrays: StateDict, heads: int | None) -> tuple[UNet3D, int]:
 
 
 def _entry(path: Path, shape: Shape) -> Entry:
-    """("downs_0_2", "to_qkv", "kernel") is "downs.0.2.fn.fn.to_qkv.weight"."""
+    """Map ("downs_0_2", "to_qkv", "kernel") to "downs.0.2.fn.fn.to_qkv.weight"."""
     *modules, leaf = path
     if modules[-1] in ("to_qkv", "to_out"):
         modules[-1:] = ["fn.fn" if LINEAR_ATTENTION.fullmatch(path[0]) else "fn.fn.fn", modules[-1]]

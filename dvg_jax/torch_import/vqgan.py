@@ -1,4 +1,4 @@
-"""A published ``VQGAN`` as :class:`VQGAN3D`, and its critics as :class:`PatchDiscriminator`."""
+"""Convert a published ``VQGAN`` to :class:`VQGAN3D`, and its critics to :class:`PatchDiscriminator`."""
 
 import re
 from collections.abc import Mapping
@@ -22,10 +22,17 @@ STATISTICS = {"mean": "running_mean", "var": "running_var"}
 
 
 def vqgan3d(state_dict: StateDict, num_groups: int = 32, copy: bool = True) -> tuple[VQGAN3D, Variables]:
-    """A published VQGAN's flat {key: array} -> (VQGAN3D, its ``params`` and ``codebook`` in float32).
+    """Convert a published VQGAN to (VQGAN3D, its ``params`` and ``codebook`` in float32).
 
-    Sizes are read off the shapes, but for ``num_groups``, which leaves no trace in them. The critics and LPIPS
-    that lie beside the autoencoder are left out. Without ``copy`` the variables are NumPy views of the arrays.
+    Sizes follow from the shapes. The critics and LPIPS in the same state dict are left out.
+
+    Args:
+      state_dict: flat {key: array}.
+      num_groups: of the group norms, which leave no trace in the shapes.
+      copy: copy the weights; otherwise the variables are NumPy views of the arrays.
+
+    Raises:
+      UserError: keys or shapes are not those of such a network, or ``num_groups`` does not divide its channels.
     """
     arrays = {k: a for k, a in without_module(state_dict).items() if not k.startswith(NOT_AUTOENCODER)}
     vqgan = _measure(arrays, num_groups)
@@ -41,7 +48,7 @@ def _template(vqgan: VQGAN3D) -> dict[Path, jax.ShapeDtypeStruct]:
 
 
 def patch_discriminator(state_dict: StateDict, dims: int) -> tuple[PatchDiscriminator, Variables]:
-    """A published critic's flat {key: array} -> (PatchDiscriminator, its ``params`` and ``batch_stats``).
+    """Convert a published critic, flat {key: array}, to (PatchDiscriminator, its ``params`` and ``batch_stats``).
 
     ``dims``: 2 for ``image_discriminator``, 3 for ``video_discriminator``.
     """
@@ -75,7 +82,7 @@ def _count(arrays: Mapping[str, Any], pattern: str) -> int:
 
 
 def _entry(path: Path, shape: Shape) -> Entry:
-    """("params", "decoder", "conv_blocks_0_up", "kernel") is "decoder.conv_blocks.0.up.convt.weight"."""
+    """Map ("params", "decoder", "conv_blocks_0_up", "kernel") to "decoder.conv_blocks.0.up.convt.weight"."""
     collection, *modules, leaf = path
     if collection == "codebook":
         return Entry.of(f"codebook.{leaf}", path, shape)

@@ -1,11 +1,12 @@
-"""Published weights as a working folder, in which they are what a training run would have left there.
+"""Write published weights as a working folder, as a training run would have left it.
 
-Two things are brought to this library's terms, so that the method needs no switch for either:
+Two things are converted to this library's terms, so that the method needs no switch for either:
 
 - The released code maps the target latent to about [-1, 1] by the least and the greatest number in the CT codebook,
   and leaves conditions as they are. Here every VQGAN stores the mean and deviation by which its latents are
   standardised: the middle and half the span of the CT codebook, and 0 and 1.
-- The released G_z gives a latent that is not mapped. Its last layer is a 1 x 1 x 1 convolution, which takes the map in.
+- The released G_z returns a latent that is not mapped. Its last layer is a 1 x 1 x 1 convolution, which absorbs the
+  map.
 """
 
 import json
@@ -30,10 +31,14 @@ LAST = "final_conv_1"
 
 
 def write_workdir(release: Release, workdir: Path, size: int | None = None) -> ConfigDict:
-    """Write every part as ``<stage>/model``, and ``config.json`` at the end; returns the config.
+    """Write every part as ``<stage>/model``, and ``config.json`` at the end; return the config.
 
-    All parts are seen to fit before anything is written. They stay in their files until then, and are written one by
-    one. ``size`` is for VQGANs alone, whose files do not tell it.
+    All parts are checked before anything is written. They stay in their files until then, and are written one by one.
+
+    Args:
+      release: the parts.
+      workdir: the folder to write.
+      size: voxels along each edge, for VQGANs alone, whose files do not record it.
 
     Raises:
       UserError: parts that are wrong or do not fit together, or a folder that belongs to another run.
@@ -48,7 +53,7 @@ def write_workdir(release: Release, workdir: Path, size: int | None = None) -> C
     size_of = {stage: sum(leaf.nbytes for leaf in jax.tree.leaves(found)) for stage, found in variables.items()}
     check_room([("--workdir", workdir / stage / "model", size) for stage, size in size_of.items()])
     workdir.mkdir(parents=True, exist_ok=True)
-    # Without it the folder is no run: models of two imports cannot be taken for one.
+    # Without a config the folder is no run: models of two imports cannot be mistaken for one.
     (workdir / "config.json").unlink(missing_ok=True)
     for stage, part in release.parts.items():
         # A stage counts as finished at the config's number of steps.
@@ -59,7 +64,7 @@ def write_workdir(release: Release, workdir: Path, size: int | None = None) -> C
 
 
 def _in_our_terms(variables: dict[str, Variables]) -> dict[str, Variables]:
-    """What stages trained here would have handed on."""
+    """Return the variables that stages trained here would have stored."""
     ours = {
         stage: found | {"statistics": _statistics(stage, found)}
         for stage, found in variables.items()
@@ -76,7 +81,7 @@ def _in_our_terms(variables: dict[str, Variables]) -> dict[str, Variables]:
 
 
 def _statistics(stage: str, variables: Variables) -> Variables:
-    """Mean and deviation per channel that the published scale of a VQGAN's latents amounts to."""
+    """Return the mean and deviation per channel that are equivalent to the published scale of a VQGAN's latents."""
     table = np.asarray(variables["codebook"]["embeddings"], np.float64)
     low, high = (table.min(), table.max()) if stage == "ct_vqgan" else (-1.0, 1.0)
     if not high > low:
@@ -86,7 +91,7 @@ def _statistics(stage: str, variables: Variables) -> Variables:
 
 
 def _check_channels(variables: dict[str, Variables]) -> None:
-    """See that the U-Nets take and give the latents of the VQGANs beside them."""
+    """Check that inputs and outputs of the U-Nets have the channels of the VQGANs' latents."""
     if not UNETS.keys() <= variables.keys():
         return
     ct, view, new = (variables[stage]["codebook"]["embeddings"].shape[1] for stage in VQGANS)
@@ -100,7 +105,7 @@ def _check_channels(variables: dict[str, Variables]) -> None:
 
 
 def _config(release: Release, networks: dict[str, Any], size: int | None) -> ConfigDict:
-    """The released conventions with the files' sizes; the paper's where no file tells."""
+    """Return the released conventions with the files' sizes; the paper's where no file records one."""
     config = published_config()
     if release.size and size not in (None, release.size):
         raise UserError(f"size is {size}; allowed: {release.size}, as the checkpoint's projector has it")

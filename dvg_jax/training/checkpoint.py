@@ -1,4 +1,4 @@
-"""All that is written to be read again: training states and finished stages. Orbax writes beside and renames."""
+"""Write and read training states and finished stages. Orbax writes to a temporary folder and renames it."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from dvg_jax.training import distributed
 
 
 class Checkpoints:
-    """The training states of one stage, with the data iterator's place beside each."""
+    """Store the training states of one stage, each with the position of the data iterator."""
 
     def __init__(self, folder: Path, kept: int) -> None:
         self._folder = folder.absolute()
@@ -24,18 +24,24 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
-        """The last step that is wholly written."""
+        """Return the last step that is wholly written."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-        """Write a state; does nothing where that step is there already."""
+        """Write a state, unless its step is stored already.
+
+        Args:
+          step: the number of steps taken.
+          state: a pytree of arrays.
+          data: position of the data iterator, as JSON.
+        """
         if self.latest() == step:
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         self._manager.save(step, args=args)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state of ``step``, in the shapes and on the devices of ``like``."""
+        """Return the state of ``step``, in shapes and on devices of ``like``, and the data iterator's position."""
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore())
         try:
@@ -45,15 +51,20 @@ class Checkpoints:
         return found["state"], found["data"]
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait until everything is written."""
         self._manager.close()
 
 
 def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> None:
     """Write a finished stage's variables and facts about them; replace an older model as a whole.
 
-    All processes call it. The new model is written before the old one is removed: Orbax's own ``force`` deletes first,
-    and a run killed after that has neither.
+    All processes call it. The new model is written before the old one is removed. Orbax's own ``force`` deletes first,
+    so a run that is killed then has neither.
+
+    Args:
+      folder: of the model.
+      variables: of the stage.
+      facts: about them, as JSON.
     """
     folder = folder.absolute()
     new, old = (folder.with_name(f".{which}-{folder.name}") for which in ("new", "old"))
@@ -70,7 +81,7 @@ def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> Non
 
 
 def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
-    """What :func:`save_model` wrote, as NumPy arrays: the devices it was trained on do not matter."""
+    """Read variables and facts that :func:`save_model` wrote, as NumPy arrays, on any devices."""
     folder = folder.absolute()
     try:
         handlers = {"variables": ocp.PyTreeCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()}
@@ -99,4 +110,4 @@ def load_facts(folder: Path) -> dict[str, Any]:
 def _unreadable(path: Path, error: Exception) -> UserError:
     lines = str(error).strip().splitlines()
     reason = lines[0][:200] if lines else type(error).__name__
-    return UserError(f"checkpoint {path} cannot be read: {reason}")
+    return UserError(f"checkpoint {path} cannot be read: {reason}; allowed: one that this program has written")

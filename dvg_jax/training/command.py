@@ -1,4 +1,4 @@
-"""``train.py``: train the stages that a config asks for."""
+"""Run ``train.py``: train the stages that a config asks for."""
 
 from absl import flags
 
@@ -11,7 +11,7 @@ from dvg_jax.training.run import train
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line: see the module's docstring."""
     values = flags.FlagValues()
     config = config_file.define(values, argv, "FILE.py or FILE.py:ARGUMENT; --config.FIELD=VALUE changes it.")
     workdir = flags.DEFINE_string(

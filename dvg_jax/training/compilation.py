@@ -1,4 +1,4 @@
-"""Compiled programs are kept between runs."""
+"""Store compiled programs on disk, so that later runs can use them."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import jax
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache folder where that is not set.
+    """Store compiled programs in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache folder where that is not set.
 
     If no such folder can be created or written, a line on stderr says that they are not kept.
     """

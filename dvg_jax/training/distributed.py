@@ -1,4 +1,4 @@
-"""Several processes as one run, by ``jax.distributed``: under SLURM or Open MPI unasked, elsewhere by three flags."""
+"""Run several processes as one, by ``jax.distributed``: automatic under SLURM or Open MPI, elsewhere by three flags."""
 
 import os
 import signal
@@ -12,16 +12,16 @@ from dvg_jax.errors import UserError
 from dvg_jax.training.stop import StopRequest
 
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-"""What ``srun`` sets for every task. The script of a batch job lacks some of them, and is one process."""
+"""Variables that ``srun`` sets for every task. The script of a batch job lacks some of them, and is one process."""
 
 
 def join(coordinator: str, processes: int | None, process: int | None) -> None:
-    """Make this process one of several, where flags or a cluster say so. Must come before JAX touches a device.
+    """Make this process one of several, where flags or a cluster say so. Must be called before JAX uses a device.
 
     Args:
-      coordinator: HOST:PORT at which process 0 listens, "" where the cluster is to say it.
-      processes: how many there are; None as above.
-      process: which one this is, from 0; None as above.
+      coordinator: HOST:PORT at which process 0 listens; "" if the cluster knows it.
+      processes: their number; None if the cluster knows it.
+      process: the number of this one, from 0; None if the cluster knows it.
 
     Raises:
       UserError: flags that make no sense, or a cluster whose processes cannot find each other.
@@ -38,12 +38,21 @@ def join(coordinator: str, processes: int | None, process: int | None) -> None:
     assert process is not None
     check_flags(coordinator, processes, process)
     if processes > 1:
-        # A process takes every device that it sees: nothing is asked of a cluster it may also be in.
+        # A process takes every device that it sees: do not ask a cluster that it may also be part of.
         _initialize(coordinator, processes, process, cluster_detection_method="deactivate")
 
 
 def check_flags(coordinator: str, processes: int, process: int) -> None:
-    """Refuse an address without a port and numbers out of range."""
+    """Refuse an address without a port and numbers out of range.
+
+    Args:
+      coordinator: HOST:PORT of process 0.
+      processes: their number.
+      process: the number of this one, from 0.
+
+    Raises:
+      UserError: names the flag.
+    """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator is {coordinator}; allowed: HOST:PORT, a port from 1 to {2**16 - 1}")
@@ -54,7 +63,7 @@ def check_flags(coordinator: str, processes: int, process: int) -> None:
 
 
 def cluster_tasks(environment: Mapping[str, str]) -> int:
-    """How many tasks a cluster has started this one among; 1 where there is no cluster that JAX recognises.
+    """Return the number of tasks that a cluster has started with this one; 1 without a cluster that JAX recognises.
 
     Raises:
       UserError: an MPI that JAX does not recognise; each of its processes would train on its own, in one folder.
@@ -71,7 +80,7 @@ def cluster_tasks(environment: Mapping[str, str]) -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what all of them know."""
+    """Tell whether this process is the one that writes common files."""
     return jax.process_index() == 0
 
 
@@ -83,7 +92,7 @@ def in_any(fact: bool) -> bool:
 
 
 def wait_for_all() -> None:
-    """Return once all processes have called it."""
+    """Wait until all processes have called it."""
     in_any(False)
 
 

@@ -1,12 +1,12 @@
-"""Where a stage's examples come from, in one of three forms that give the same bits.
+"""Open a stage's examples, in one of three forms that give the same bits.
 
     made in the step    CTs are read; the compiled step makes their examples, and may draw their views
     made ahead of it    CTs are read; frozen stages make their examples on the way to the step
     kept                examples are read, all made before the first step: on disk where frozen stages make them,
                         in memory otherwise
 
-Every case passes the frozen stages alone. So an example has the same bits whether it is computed for the step that
-needs it, with any other cases, or once for all steps.
+Frozen encoders see one case at a time. So an example has the same bits whether it is computed for the step that needs
+it, with any other cases, or once for all steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,11 @@ def made_ahead(config: ConfigDict, stage: Stage) -> bool:
 
 
 def check_cache(config: ConfigDict, stage: Stage) -> None:
-    """Refuse to keep examples whose views are drawn anew at each step."""
+    """Refuse to keep examples whose views are drawn again at each step.
+
+    Raises:
+      UserError: the config asks for it.
+    """
     cached = stage_settings(config, stage.name).train.cache
     if config.random_views and cached and stage.name != "ct_vqgan":
         raise UserError(
@@ -47,7 +51,7 @@ def check_cache(config: ConfigDict, stage: Stage) -> None:
 
 @dataclass(frozen=True)
 class Given:
-    """What a stage's examples are made from.
+    """Hold what a stage's examples are made from.
 
     Attributes:
       frozen: the variables of the stages that it requires, on every device of ``mesh``.
@@ -66,13 +70,13 @@ class Given:
 
 
 class Examples:
-    """Batches of a source that holds the examples themselves: the kept form, and the base of the other two.
+    """Read batches from a source of examples: the kept form, and the base of the other two.
 
-    Of several processes each reads its own rows of every batch.
+    With several processes each reads its own rows of every batch.
 
     Attributes:
-      prepare: makes the example inside the step; None where :meth:`next` gives examples.
-      place: the place in the sequence of batches; JSON-able, and the same in all processes.
+      prepare: makes the example inside the step; None where :meth:`next` returns examples.
+      place: position in the sequence of batches; JSON-able, and the same in all processes.
     """
 
     prepare: Prepare | None = None
@@ -86,7 +90,7 @@ class Examples:
 
     @property
     def frozen(self) -> dict[str, Variables]:
-        """The variables that ``prepare`` reads. A step without it must not depend on what made its examples."""
+        """Return the variables that ``prepare`` reads; a step without it must not depend on its examples' origin."""
         return self._given.frozen if self.prepare else {}
 
     @property
@@ -98,13 +102,13 @@ class Examples:
         self._batches.set_state(place)
 
     def next(self) -> Example:
-        """Return this process's rows of the next batch: what a step takes."""
+        """Return this process's rows of the next batch, the input of a step."""
         return _without_index(self._rows(next(self._batches)))
 
     def first(self) -> Example:
-        """Return the example of the next batch, and leave the sequence where it is.
+        """Return the example of the next batch without advancing the sequence.
 
-        Every row is on every device: what a state starts from does not depend on the number of devices.
+        Every row is on every device, so that the initial state does not depend on the number of devices.
         """
         place = self.place
         batch = self._rows(next(self._batches))
@@ -120,11 +124,11 @@ class Examples:
             yield self._example(self._rows(batch))
 
     def _rows(self, batch: Example) -> Example:
-        """Return what a step takes of a batch that was read."""
+        """Turn a batch that was read into the input of a step."""
         return batch
 
     def _example(self, batch: Example) -> Example:
-        """Return the example of what a step takes, outside of a step."""
+        """Turn the input of a step into an example, outside of a step."""
         return batch
 
 
@@ -151,9 +155,9 @@ class MadeInStep(Examples):
 
 
 def open_examples(given: Given, folder: Path) -> Examples:
-    """Return a stage's examples in the form that its settings ask for.
+    """Open a stage's examples in the form that its settings ask for.
 
-    Those to be kept are computed here, unless ``folder`` has them.
+    Examples that are kept are computed here, unless ``folder`` has them.
     """
     ahead = made_ahead(given.config, given.stage)
     if not stage_settings(given.config, given.stage.name).train.cache:
@@ -176,9 +180,9 @@ def _in_memory(given: Given) -> Source:
 
 
 def _of_cts(given: Given, batch: Example) -> Example:
-    """Make examples outside of a step; what is drawn depends on the batch's first case alone.
+    """Make examples outside of a step; random choices depend on the batch's first case alone.
 
-    Devices share the work where the batch divides by them; what comes out is on all of them.
+    Devices share the work where the batch divides by them; every device gets the whole result.
     """
     mesh = given.mesh
     key = jax.random.fold_in(named(given.key, "examples"), batch["index"][0])

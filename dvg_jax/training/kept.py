@@ -1,8 +1,8 @@
-"""Keep what frozen stages make of each CT in the stage's folder.
+"""Keep the examples that frozen stages make of each CT in the stage's folder.
 
     CT --Preparation, one case at a time--> example --> <workdir>/<stage>/examples/<name>.npy, facts.json
 
-A kept example is used only where all that it depends on is unchanged; ``facts.json`` holds digests of that.
+A kept example is used only where all that it depends on is unchanged; ``facts.json`` contains digests of that.
 """
 
 import json
@@ -30,16 +30,21 @@ FACTS = "facts.json"
 
 
 class Preparation:
-    """A stage's ``prepare`` for one case a device: CTs in, examples out, both on the host.
+    """Run a stage's ``prepare`` with one case a device: CTs in, examples out, both on the host.
 
     The devices are those of this process, so that several processes need not wait for each other.
+
+    Args:
+      stage: that the examples are for.
+      frozen: variables of the stages that it requires, by name.
+      mesh: of all devices.
     """
 
     def __init__(self, stage: Stage, frozen: dict[str, Variables], mesh: Mesh) -> None:
         own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
         self.name, self.width = stage.name, len(own)
         self._mesh = Mesh(np.array(own), ("data",))
-        # Where all devices are this process's, they hold the weights already.
+        # If all devices belong to this process, the weights are there already.
         here = frozen if len(own) == mesh.size else jax.tree.map(lambda x: x.addressable_data(0), frozen)
         self._frozen = jax.device_put(here, sharding.replicated(self._mesh))
 
@@ -54,7 +59,7 @@ class Preparation:
         self._prepare = prepare if self.width == 1 else jax.jit(over_devices)
 
     def __call__(self, ct: np.ndarray) -> Example:
-        """(B, D, H, W, 1) -> the examples of these cases, NumPy arrays of B rows."""
+        """Return the examples of CTs, (B, D, H, W, 1), as NumPy arrays of B rows."""
         cases = np.arange(-(-len(ct) // self.width) * self.width)
         rows = np.minimum(cases, len(ct) - 1).reshape(-1, self.width)
         parts = [self._prepare(self._frozen, sharding.put_batch(self._mesh, ct[row])) for row in rows]
@@ -62,7 +67,14 @@ class Preparation:
 
 
 def origin(config: ConfigDict, stage: Stage, frozen: dict[str, Variables], source: Source) -> dict[str, str]:
-    """Digests of all that a stage's examples depend on, by what they are of."""
+    """Return digests of all that a stage's examples depend on, by name.
+
+    Args:
+      config: of the run.
+      stage: that the examples are for.
+      frozen: variables of the stages that it requires, by name.
+      source: of the CTs.
+    """
     settings = {"stage": stage.name} | example_settings(config)
     return {
         "weights": fingerprint(frozen),
@@ -81,9 +93,15 @@ def kept_examples(
 ) -> Source:
     """Return the examples of all cases: from ``folder`` if they belong to ``facts``, else computed and stored there.
 
-    They are read from disk, so that memory does not bound their number. The first process writes; others that find
-    nothing keep theirs in memory. ``between`` is called before every group of cases; if it raises, nothing that was
-    computed is left.
+    They are read from disk, so that memory does not bound their number. The first process writes. Others that find
+    nothing keep theirs in memory.
+
+    Args:
+      folder: of the examples.
+      preparation: computes them.
+      source: of the CTs.
+      facts: from :func:`origin`.
+      between: is called before every group of cases; if it raises, nothing that was computed is left.
     """
     arrays = _read_kept(folder, preparation.name, facts)
     if arrays is None and jax.process_index() == 0:
@@ -98,7 +116,7 @@ def kept_examples(
 
 
 def _computed(preparation: Preparation, source: Source, between: Callable[[], None]) -> Iterator[tuple[int, Example]]:
-    """(number of the first case, examples) of all cases in order, as many at a time as there are devices."""
+    """Yield (number of the first case, examples) of all cases in order, as many at a time as there are devices."""
     bar = tqdm(total=len(source), desc=f"{preparation.name} examples", disable=jax.process_index() > 0)
     for i, batch in enumerate(evaluation_batches(source, preparation.width)):
         between()
@@ -111,7 +129,7 @@ def _computed(preparation: Preparation, source: Source, between: Callable[[], No
 def _write(
     folder: Path, preparation: Preparation, source: Source, facts: dict[str, str], between: Callable[[], None]
 ) -> None:
-    """Fill a folder beside, which takes the name once all is in it."""
+    """Fill a temporary folder, and rename it once it is complete."""
     with new_folder(folder) as part:
         arrays: dict[str, np.memmap] = {}
         for first, example in _computed(preparation, source, between):
@@ -127,7 +145,7 @@ def _write(
 
 
 def _read_kept(folder: Path, name: str, facts: dict[str, str]) -> dict[str, np.ndarray] | None:
-    """The arrays in ``folder``; None, and a line that says why, where they cannot be used."""
+    """Return the arrays in ``folder``; None, and a line that says why, where they cannot be used."""
     if not folder.exists():
         return None
     try:

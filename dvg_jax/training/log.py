@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, ``metrics.jsonl`` and, where tensorboardX is installed, TensorBoard."""
+"""Log a run: a progress bar, ``metrics.jsonl`` and, where tensorboardX is installed, TensorBoard."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,17 @@ except ImportError:
 
 
 class RunLog:
-    """Log the scalars of one stage. A resumed run first drops the lines it is about to write again.
+    """Log the scalars of one stage. A resumed run first drops the lines that it is about to write again.
 
-    These are lines of later steps and, where the run ``validates`` at ``start``, that validation. Of several processes
-    one writes; in the others calls have no effect.
+    These are lines of later steps and, where the run ``validates`` at ``start``, that validation.
+
+    Args:
+      folder: of the stage.
+      name: of the stage.
+      start: the step from which the run goes on.
+      steps: the last step.
+      validates: the run validates at ``start``.
+      writes: False in all processes but one; calls then have no effect.
     """
 
     def __init__(
@@ -39,7 +46,7 @@ class RunLog:
         self._board = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Count one more step."""
         self._bar.update()
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
@@ -55,7 +62,7 @@ class RunLog:
         self._bar.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
-        """Finish the bar and the files."""
+        """Close the bar and the files."""
         self._bar.close()
         if self._file is not None:
             self._file.close()

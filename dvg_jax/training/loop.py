@@ -27,17 +27,19 @@ from dvg_jax.training.stop import StopRequest
 from dvg_jax.viz import comparison_panel
 
 EXPORT_CASES = 256
-"""A finished stage's statistics are taken from so many training examples at most."""
+"""Upper bound of the training examples from which a finished stage's statistics are computed."""
 
 
 class StageRun:
-    """One stage being trained: goes on from its last checkpoint if there is one.
+    """Train one stage, from its last checkpoint if there is one.
 
-    Of several processes each reads its own rows of every batch; all else they do alike and in the same order, since
-    every computation needs all of them. The first one writes logs and pictures; checkpoints and models all together.
+    With several processes each reads its own rows of every batch. They do all else alike and in the same order, since
+    every computation needs all of them. The first one writes logs and pictures; all write checkpoints and models.
 
     Args:
-      variables: what the stages before have learned, by name; all of ``stage.requires``.
+      config: of the run.
+      stage: to be trained.
+      variables: of the stages before it, by name; all of ``stage.requires``.
       workdir: gets ``<stage>/checkpoints``, ``model``, ``metrics.jsonl`` and ``pictures``, once :meth:`run` is called.
 
     Raises:
@@ -74,7 +76,7 @@ class StageRun:
             self._write_model(state, examples)
 
     def examples(self) -> Examples:
-        """Open the stage's examples; those to be kept are computed unless they are there."""
+        """Open the stage's examples; kept examples are computed if they are missing."""
         given = Given(self.config, self.stage, self.frozen, self.cts, self.mesh, self.key, self._between)
         return open_examples(given, self.folder / "examples")
 
@@ -91,7 +93,7 @@ class StageRun:
             self._leave_if_asked(f"at step {step}")
             self._validate(state, step, examples, record, saved)
             while step < last:
-                # A step's metrics are looked at when the next one is under way, so that the device never waits.
+                # Read a step's metrics when the next one is under way, so that the device never waits.
                 before = metrics
                 state, metrics = self._step(program, fixed, state, examples.next())
                 step += 1
@@ -117,7 +119,7 @@ class StageRun:
         return step, Fixed(examples.frozen, self.constants, self.key)
 
     def _start(self, program: Step, examples: Examples, saved: Checkpoints) -> TrainState:
-        """Return a new state, or the one last saved; ``examples`` are left at the place that belongs to it."""
+        """Return a new state or the last saved one, and set ``examples`` to the position that belongs to it."""
         state = create(program, named(self.key, "weights"), examples.first())
         if (latest := saved.latest()) is not None:
             state, examples.place = saved.restore(latest, state)
@@ -143,8 +145,8 @@ class StageRun:
     def _stopping(self, metrics: Metrics) -> bool:
         """Tell whether to stop now, from the metrics of a step that is done.
 
-        Several processes must stop at the same step, and a signal may reach one alone: each process votes in its rows
-        of the batch, and the averaged vote is the same everywhere.
+        All processes must stop at the same step, but a signal may reach one alone. Each process votes in its rows of
+        the batch; the averaged vote is the same everywhere.
         """
         if jax.process_count() == 1:
             return self.stop.signal is not None
@@ -176,7 +178,7 @@ class StageRun:
             raise
 
     def _with(self, state: TrainState, examples: Examples) -> dict[str, Variables]:
-        """Return the variables of all stages, this one as it stands."""
+        """Return the variables of all stages, this one in its present state."""
         params, model_state = sharding.place((state.model, state.model_state), self.everywhere)
         size = self.config.evaluate.batch_size
         batches = islice(examples.in_order(size), -(-EXPORT_CASES // size))

@@ -1,4 +1,4 @@
-"""The optimiser of a stage, as values."""
+"""Define the optimiser of a stage."""
 
 from dataclasses import dataclass, fields
 
@@ -7,7 +7,7 @@ import optax
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a compiled training step depends on of a section ``train``, which is the home of the defaults.
+    """Select the fields of a section ``train`` that a compiled step depends on; that section has their defaults.
 
     Two stages of equal recipe and task share one compiled step.
     """
@@ -21,8 +21,10 @@ class Recipe:
     ema_start: int
 
     def optimizer(self, groups: tuple[str, ...]) -> optax.GradientTransformation:
-        """Adam's direction after clipping, to be scaled by the learning rate; each group of the parameters is clipped
-        by its own norm. Weight decay is PyTorch's Adam's: added to the gradient, before its moments are taken.
+        """Return Adam's direction after clipping, to be scaled by the learning rate.
+
+        Each group of the parameters is clipped by its own norm. Weight decay is PyTorch's Adam's: it is added to the
+        gradient, before the moments are taken.
         """
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         decay = [optax.add_decayed_weights(self.weight_decay)] if self.weight_decay else []
@@ -32,7 +34,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Training(Recipe):
-    """How a stage is trained: the fields of a section ``train``, which ``config/defaults.py`` has checked."""
+    """Hold the fields of a section ``train``, which ``config/defaults.py`` has checked."""
 
     steps: int
     batch_size: int
@@ -44,7 +46,7 @@ class Training(Recipe):
     cache: bool
 
     def rate(self) -> optax.Schedule:
-        """Learning rate as a function of the step."""
+        """Return the learning rate as a function of the step."""
         peak, low = self.learning_rate, self.learning_rate * self.end_rate
         if self.schedule == "constant":
             after = optax.constant_schedule(peak)
@@ -63,5 +65,5 @@ class Training(Recipe):
 
     @property
     def recipe(self) -> Recipe:
-        """The part that the compiled step depends on: no data, length or learning rate."""
+        """Return the fields that the compiled step depends on: no data, length or learning rate."""
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})

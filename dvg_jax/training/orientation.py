@@ -1,8 +1,7 @@
 """Find which end of the patient the networks have at index 0 of D: the foot, or the head as in the released code.
 
-A stage's facts contain its config, whose ``head_first`` says it. Folders older than that field lack it. In them
-imported stages have the head first, as the released code trained them, and stages trained here have the foot first, as
-every volume was given to them.
+A stage's facts contain its config with ``head_first``. Older folders lack that field. In them imported stages have the
+head first, as the released code trained them. Stages trained here have the foot first, as all their volumes did.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,8 +20,8 @@ def of_stage(facts: Mapping[str, Any]) -> bool:
 def of_older_run(saved: Mapping[str, Any], stages: Iterable[Path]) -> bool:
     """Return ``head_first`` of a run whose saved config lacks it, by the folders of its stages; some may be missing.
 
-    It is True if the run has the published projector and all its stages are imported: a stage that was trained here, or
-    is being trained, was given the foot first.
+    It is True if the run has the published projector and all its stages are imported. A stage that was trained here, or
+    is being trained, has the foot first.
     """
     if saved.get("projector") != "published":
         return False
@@ -31,7 +30,16 @@ def of_older_run(saved: Mapping[str, Any], stages: Iterable[Path]) -> bool:
 
 
 def check(head_first: bool, facts: Mapping[str, Any], folder: Path) -> None:
-    """Check that a finished stage in ``folder`` has the order that the config asks for; UserError otherwise."""
+    """Check that a finished stage has the order that the config asks for.
+
+    Args:
+      head_first: from the config.
+      facts: of the stage.
+      folder: of the stage, for the message.
+
+    Raises:
+      UserError: the orders differ.
+    """
     if (found := of_stage(facts)) != head_first:
         end = "head" if found else "foot"
         raise UserError(

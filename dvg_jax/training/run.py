@@ -74,5 +74,7 @@ def alone_in(workdir: Path, what: str) -> Iterator[None]:
             except UserError as error:
                 refusal = error
         if in_any(refusal is not None):
-            raise refusal or UserError(f"{workdir}: process 0 may not work in it; see what it says")
+            raise refusal or UserError(
+                f"{workdir}: process 0 may not work in it, see its message; allowed: another --workdir"
+            )
         yield

@@ -1,6 +1,4 @@
-"""Data parallelism: the batch is split over a mesh of devices, everything else is on each of them or, if asked for,
-split too.
-"""
+"""Split the batch over a mesh of devices; everything else is on each device or, if asked for, split too."""
 
 import math
 import sys
@@ -18,7 +16,7 @@ SMALLEST_SPLIT = 2**14
 
 
 def data_mesh(batch_size: int, field: str) -> Mesh:
-    """As many devices as split the global batch evenly, along one axis, ``data``; says so if some are left idle.
+    """Return a mesh of as many devices as split the global batch evenly, along one axis, ``data``; report idle devices.
 
     Auto axes are asked for by name: explicit ones reject the U-Net's reshape of batch and depth into one axis.
 
@@ -35,7 +33,7 @@ def data_mesh(batch_size: int, field: str) -> Mesh:
 
 
 def even_mesh(rows: int) -> Mesh | None:
-    """All of this process's devices where ``rows`` cases or samples split over them evenly; None where one does all."""
+    """Return a mesh of this process's devices if ``rows`` cases split over them evenly; None where one does all."""
     devices = jax.local_devices()
     if len(devices) == 1 or rows % len(devices):
         return None
@@ -43,27 +41,27 @@ def even_mesh(rows: int) -> Mesh | None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Return the sharding that has the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def rows_split(mesh: Mesh) -> NamedSharding:
-    """An equal share of the first axis on every device."""
+    """Return the sharding that has an equal share of the first axis on every device."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """Host arrays of this process's share of the batch -> one global array each, split along the first axis."""
+    """Join every process's host arrays to global arrays, split along the first axis."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows_split(mesh), x), batch)
 
 
 def share_out(mesh: Mesh, rows: Any) -> Any:
-    """Rows that every process holds -> split along the first axis where it divides, otherwise as they are."""
+    """Split rows that every process has along the first axis where it divides; otherwise return them unchanged."""
     return rows if mesh.size == 1 or len(rows) % mesh.size else place(rows, rows_split(mesh))
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process holds whole -> global arrays; ``shardings`` is one for all or a tree of them."""
+    """Turn arrays that every process has whole into global arrays; ``shardings`` is one for all or a tree of them."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
     if isinstance(shardings, NamedSharding):
@@ -72,7 +70,7 @@ def place(tree: Any, shardings: Any) -> Any:
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return jax.device_put(x, sharding)
-        # device_put would send every array to every process, to see that all hold the same.
+        # device_put would send every array to every process, to check that all have the same.
         whole = np.asarray(x)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
@@ -80,7 +78,7 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def split_axis(shape: tuple[int, ...], devices: int) -> int | None:
-    """The axis along which a parameter is split: the longest that divides; None where it is small or none does."""
+    """Return the longest axis of a parameter that divides by ``devices``; None where it is small or none does."""
     axes = [axis for axis, n in enumerate(shape) if n % devices == 0]
     if devices == 1 or math.prod(shape) < SMALLEST_SPLIT or not axes:
         return None
@@ -89,21 +87,21 @@ def split_axis(shape: tuple[int, ...], devices: int) -> int | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a training state lies between steps: whole on every device or, with ``split``, by :func:`split_axis`."""
+    """Place a training state between steps: whole on every device or, with ``split``, by :func:`split_axis`."""
 
     mesh: Mesh
     split: bool = False
 
     def of(self, tree: Any) -> Any:
-        """The sharding of each array, or of each that a ``jax.eval_shape`` tells of."""
+        """Return the sharding of each array, or of each ``jax.ShapeDtypeStruct``."""
         return jax.tree.map(lambda x: NamedSharding(self.mesh, self._spec(x.shape)), tree)
 
     def keep(self, tree: Any) -> Any:
-        """Inside a compiled function: arrays are put where they belong."""
+        """Move arrays to their sharding, inside a compiled function."""
         return jax.lax.with_sharding_constraint(tree, self.of(tree))
 
     def gather(self, tree: Any) -> Any:
-        """Inside a compiled function: arrays are whole on every device."""
+        """Gather arrays whole on every device, inside a compiled function."""
         return jax.lax.with_sharding_constraint(tree, replicated(self.mesh)) if self.split else tree
 
     def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:

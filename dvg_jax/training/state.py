@@ -1,4 +1,4 @@
-"""One training step, for every stage."""
+"""Take one training step, for every stage."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,12 @@ from dvg_jax.training.optim import Recipe
 from dvg_jax.training.sharding import Layout, place
 
 PREPARING = 2**31 - 1
-"""Folded into a step's key for what its example draws, such as views."""
+"""Folded into a step's key for random choices of its example, such as views."""
 
 
 @struct.dataclass
 class TrainState:
-    """All that changes while a stage is trained; ``ema`` is None where nothing is averaged."""
+    """Hold all that changes while a stage is trained; ``ema`` is None where nothing is averaged."""
 
     step: jax.Array
     params: dict[str, Variables]
@@ -30,16 +30,16 @@ class TrainState:
 
     @property
     def model(self) -> Variables:
-        """The parameters to use: the average where there is one."""
+        """Return the parameters to use: the average where there is one."""
         return self.params["model"] if self.ema is None else self.ema
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a compiled training step depends on; stages of equal steps share its program.
+    """Select what a compiled training step depends on; equal steps of different stages share one program.
 
     Attributes:
-      task: what is learned.
+      task: the loss.
       recipe: the optimiser.
       prepare: makes the example inside the step; None where batches are examples already.
       layout: where the state is stored between steps; None leaves it where it is.
@@ -52,7 +52,7 @@ class Step:
 
 
 class Fixed(NamedTuple):
-    """Arrays that every step reads and none changes.
+    """Hold arrays that every step reads and none changes.
 
     Attributes:
       frozen: the variables that ``Step.prepare`` reads, by stage; empty without it.
@@ -66,9 +66,10 @@ class Fixed(NamedTuple):
 
 
 def create(step: Step, key: Key, example: Example) -> TrainState:
-    """Return the state before the first step, where ``step.layout`` wants it.
+    """Return the state before the first step, placed by ``step.layout``.
 
     Args:
+      step: gives task, optimiser and layout.
       key: decides the weights.
       example: decides shapes, and may decide the codebook's first entries.
     """
@@ -94,14 +95,17 @@ def update(
 ) -> tuple[TrainState, Metrics]:
     """Take one training step.
 
-    Over several devices nothing here says what is exchanged: the batch is split, so XLA sums losses, gradients and
-    statistics over the devices, all that comes at the end of the backward pass in one all-reduce (docs/scaling.md).
+    Over several devices the exchange is implicit. The batch is split, so XLA sums losses, gradients and statistics over
+    the devices, all that comes at the end of the backward pass in one all-reduce (docs/scaling.md).
 
     Args:
+      step: gives task, optimiser and layout; static in the compiled program.
       state: is donated: its buffers become those of the result.
+      fixed: arrays that no step changes.
       batch: the example itself, or the CTs (B, D, H, W, 1) as ``ct`` from which ``step.prepare`` makes it.
       rate: the learning rate.
-      asked: (B,), above 0 in the rows of a process that was asked to stop; its mean becomes a metric.
+      asked: (B,), above 0 in the rows of a process that was asked to stop. The stop vote is its mean, a metric that is
+        averaged together with the loss.
 
     Returns:
       The next state, and the metrics of this step.

@@ -19,7 +19,7 @@ from typing import ClassVar, NoReturn, Self
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 AGAIN_S = 1.0
-"""A second signal ends the process at once if it comes at least so much later.
+"""Seconds after the first signal from which a second one ends the process at once.
 
 An earlier one is the same request: ``timeout`` and several launchers send each signal twice.
 """

@@ -1,7 +1,7 @@
-"""Read a working folder: its config, and its finished stages with what they say of themselves.
+"""Read a working folder: its config, and its finished stages with their facts.
 
 <workdir>/config.json             the config that it was trained with
-<workdir>/<stage>/model           what a finished stage has learned, and facts about it
+<workdir>/<stage>/model           variables of a finished stage, and facts about it
 """
 
 from pathlib import Path
@@ -36,7 +36,17 @@ def load_config(workdir: Path) -> ConfigDict:
 
 
 def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wanted_by: str) -> dict[str, Variables]:
-    """The variables of finished stages by name, from ``config.init.<stage>`` or the working folder."""
+    """Read the variables of finished stages by name, from ``config.init.<stage>`` or the working folder.
+
+    Args:
+      config: of the run.
+      workdir: the working folder.
+      names: of the stages.
+      wanted_by: needs them; for the message.
+
+    Raises:
+      UserError: a stage is missing, was trained from other stages, or has another order of D.
+    """
     loaded = {}
     for name in names:
         folder = model_folder(config, workdir, name)
@@ -53,9 +63,17 @@ def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wante
 
 
 def check_origin(config: ConfigDict, workdir: Path, name: str) -> None:
-    """Check that a finished stage's predecessors, from which it was trained, are those that are used with it.
+    """Check that a finished stage was trained from the stages that are used with it.
 
-    A stage that was imported, or written by an earlier version, does not say what it was trained from, and passes.
+    A stage that was imported, or written by an earlier version, does not record what it was trained from, and passes.
+
+    Args:
+      config: of the run.
+      workdir: the working folder.
+      name: of the stage.
+
+    Raises:
+      UserError: it was trained from other stages.
     """
     folder = model_folder(config, workdir, name)
     for other, digest in load_facts(folder).get("from", {}).items():
@@ -68,12 +86,27 @@ def check_origin(config: ConfigDict, workdir: Path, name: str) -> None:
 
 
 def model_folder(config: ConfigDict, workdir: Path, name: str) -> Path:
-    """Where a finished stage is."""
+    """Return the folder of a finished stage.
+
+    Args:
+      config: of the run; ``init`` may name a folder of another run.
+      workdir: the working folder.
+      name: of the stage.
+    """
     return (Path(config.init[name]) if config.init[name] else workdir / name) / "model"
 
 
 def finished_steps(config: ConfigDict, workdir: Path, name: str) -> int:
-    """How many steps a stage's written model was trained for; 0 where there is none."""
+    """Return the number of steps that a stage's written model was trained for; 0 where there is none.
+
+    Args:
+      config: of the run.
+      workdir: the working folder.
+      name: of the stage.
+
+    Raises:
+      UserError: ``config.init`` names a folder without a model.
+    """
     folder = model_folder(config, workdir, name)
     if config.init[name] and not folder.is_dir():
         given = Path(config.init[name])
@@ -85,8 +118,16 @@ def finished_steps(config: ConfigDict, workdir: Path, name: str) -> int:
 def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
     """Refuse a folder whose config differs from this one; a folder without a config passes.
 
-    Fields may differ that the table of fields marks as free, all those of the sections in ``free``, and the settings
-    of comparison methods that the folder does not hold.
+    The settings of comparison methods that the folder does not contain may differ, and fields that the table marks as
+    free.
+
+    Args:
+      config: of this run.
+      workdir: the folder.
+      free: sections in which all fields may differ.
+
+    Raises:
+      UserError: another field differs.
     """
     if not (workdir / "config.json").exists():
         return

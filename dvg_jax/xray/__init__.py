@@ -1,4 +1,4 @@
-"""X-ray physics: geometry, poses and projectors. No networks."""
+"""Define X-ray physics: geometry, poses and projectors. No networks."""
 
 from dvg_jax.xray.geometry import ConeBeamGeometry, view_pose
 from dvg_jax.xray.projector import (

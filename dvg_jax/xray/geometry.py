@@ -1,4 +1,4 @@
-"""Where source, volume and detector are. Lengths in mm, angles in degrees.
+"""Place source, volume and detector. Lengths in mm, angles in degrees.
 
 World axes are the volume's, D foot to head, H anterior to posterior, W patient right to left, with the origin at the
 volume's centre. At angle 0 the source is on the posterior side and columns run along +W; at 90 it is on the patient's
@@ -25,7 +25,7 @@ GEOMETRIES = ("paper", "covering")
 """The named geometries, each a constructor of :class:`ConeBeamGeometry`."""
 
 SMALLEST_STEP = 0.01
-"""Two views are one below this many degrees: the source, a metre away, moves by less than 0.2 mm."""
+"""Degrees under which two angles count as one view: the source, a metre away, moves by less than 0.2 mm."""
 
 AnyArray = TypeVar("AnyArray", bound=Array | np.ndarray)
 """JAX or NumPy arrays, where the same code serves both."""
@@ -33,7 +33,7 @@ AnyArray = TypeVar("AnyArray", bound=Array | np.ndarray)
 
 @dataclass(frozen=True)
 class ConeBeamGeometry:
-    """A point source, a box of voxels around the isocentre and a flat detector behind it; all in mm.
+    """Describe a point source, a box of voxels around the isocentre and a flat detector behind it; all in mm.
 
     Attributes:
       volume_shape: voxels along D, H, W.
@@ -42,7 +42,10 @@ class ConeBeamGeometry:
       pixel_mm: edge of a pixel along h, w.
       source_isocentre_mm: from the source to the volume's centre.
       source_detector_mm: from the source to the detector.
-      samples_per_ray: of a forward projection, over the part of the ray in the volume.
+      samples_per_ray: samples of a forward projection, over the part of the ray in the volume.
+
+    Raises:
+      UserError: a count or length is not positive, or the source is within the volume's radius or behind the detector.
     """
 
     volume_shape: tuple[int, int, int]
@@ -72,7 +75,7 @@ class ConeBeamGeometry:
 
     @classmethod
     def paper(cls, size: int = PAPER_SIZE) -> "ConeBeamGeometry":
-        """The published constants: voxel and pixel 1 mm at 128, scaled at other sizes so that the field stays.
+        """Return the published geometry: voxel and pixel 1 mm at 128, scaled at other sizes so that the field stays.
 
         The detector sees 107 of 128 voxels at the isocentre; 29 % of the volume is crossed by no ray.
         """
@@ -80,7 +83,7 @@ class ConeBeamGeometry:
 
     @classmethod
     def covering(cls, size: int = PAPER_SIZE) -> "ConeBeamGeometry":
-        """As :meth:`paper` with pixels so large that the face nearest to the source is seen whole at 0 and 90."""
+        """Return :meth:`paper` with pixels so large that views at 0 and 90 see the whole face nearest to the source."""
         edge = float(PAPER_SIZE)
         return cls._cube(size, _voxel_mm(size) * cls.source_detector_mm / (cls.source_isocentre_mm - edge / 2))
 
@@ -90,18 +93,18 @@ class ConeBeamGeometry:
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
-        """Edges of the volume along D, H, W."""
+        """Return the edges of the volume along D, H, W in mm."""
         d, h, w = (n * v for n, v in zip(self.volume_shape, self.voxel_mm, strict=True))
         return d, h, w
 
     @property
     def radius_mm(self) -> float:
-        """From the centre to a corner in the plane of rotation."""
+        """Return the distance in mm from the centre to a corner in the plane of rotation."""
         return float(np.hypot(*self.extent_mm[1:])) / 2
 
 
 def _voxel_mm(size: int) -> float:
-    """Return the edge in mm of a voxel, ``size`` of which fill the published field. UserError for a bad size."""
+    """Return the edge in mm of a voxel, ``size`` of which fill the published field; UserError for a bad size."""
     if not isinstance(size, Integral) or size < 1:
         raise UserError(f"size is {size}; allowed: a whole number, 1 or more")
     return PAPER_SIZE / size
@@ -114,7 +117,12 @@ def view_pose(
 ) -> Pose:
     """Describe a view by six numbers: rotation about D, H, W in degrees, translation along row, column and beam in mm.
 
-    ``angle_deg`` 0 is frontal, 90 lateral. The result is a NumPy array unless an argument is a JAX array.
+    The result is a NumPy array unless an argument is a JAX array.
+
+    Args:
+      angle_deg: rotation about the foot-head axis in degrees, 0 frontal and 90 lateral.
+      translation_mm: of the source and detector along row, column and beam, in mm.
+      tilt_deg: rotation about H and W, in degrees.
 
     Raises:
       UserError: an angle, tilt or translation of another length, or NumPy values that are not finite; the values of a
@@ -130,7 +138,7 @@ def view_pose(
 
 
 def _numbers(name: str, value: Any, count: int) -> Float[Array | np.ndarray, "{count}"]:
-    """Return ``value`` as a vector of ``count`` numbers, by JAX if there is a JAX array in it."""
+    """Return ``value`` as a vector of ``count`` numbers: a JAX array if it contains one, else a NumPy array."""
     allowed = f"{count} finite number{'s' if count > 1 else ''}"
     traced = any(isinstance(part, Array) for part in jax.tree.leaves(value))
     try:
@@ -157,10 +165,10 @@ def check_angles(what: str, angles: Sequence[float]) -> None:
 
 
 def rotation(pose: AnyArray) -> AnyArray:
-    """Return the matrix (3, 3) from the world's axes to the detector's (row, column, beam), by the pose's own library.
+    """Return the matrix (3, 3) from the world's axes to the detector's (row, column, beam), of the pose's array type.
 
-    It is ``Rx Ry Rz``, with the published zero 90 degrees before frontal; of a NumPy pose in double precision. JAX's
-    ``Rotation`` goes by quaternions, whose rounding moves images by 7e-6 of their maximum.
+    It is ``Rx Ry Rz``; its angle 0 is the published zero, 90 degrees before frontal. A NumPy pose is computed in double
+    precision. JAX's ``Rotation`` computes through quaternions, whose rounding changes images by 7e-6 of their maximum.
     """
     xp = pose.__array_namespace__()
     angles = xp.deg2rad(pose[:3] - np.array([90.0, 0.0, 0.0]))
@@ -181,7 +189,7 @@ def source_position(pose: AnyArray, geometry: ConeBeamGeometry) -> AnyArray:
 
 
 def detector_slopes(geometry: ConeBeamGeometry) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "w"]]:
-    """Row and column offset of each pixel centre per mm of depth from the source."""
+    """Return the row and column offset of each pixel centre per mm of depth from the source."""
     slopes = (
         (np.arange(n) + 0.5 - n / 2) * pixel / geometry.source_detector_mm
         for n, pixel in zip(geometry.detector_shape, geometry.pixel_mm, strict=True)

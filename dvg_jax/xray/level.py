@@ -1,8 +1,8 @@
-"""Both projections for level views: their detector's rows run along D, and their pose is known beforehand.
+"""Project and back-project level views, whose detector rows run along D and whose pose is known beforehand.
 
-In such a view a ray's path in (H, W) depends on its column alone, and its place along D is its row's slope times its
-depth. So all that depends on columns is worked out once, in NumPy, when a program is traced; what is left is vector
-work on whole lines of voxels.
+In such a view a ray's path in (H, W) depends on its column alone. Its position along D is its row's slope times its
+depth. So everything that depends on columns is computed once, in NumPy, when a program is traced. What is left is
+vector work on whole lines of voxels.
 """
 
 import itertools
@@ -26,14 +26,19 @@ from dvg_jax.xray.geometry import (
 from dvg_jax.xray.sparse import SparseMatrix
 
 ROW_SHIFT = 0.4
-"""Voxels by which the outermost row moves along D from one depth to the next at which lines are resampled. On chests at
-128^3 this costs 0.03 % rms."""
+"""Voxels by which the outermost row moves along D between two depths at which lines are resampled. On chests at 128^3
+this costs 0.03 % rms.
+"""
 
 
 @dataclass(frozen=True)
 class LevelView:
-    """A level pose in numbers, mm. ``column`` and ``beam`` are the detector's axes in (H, W), ``source`` is (D, H, W)
-    from the volume's centre.
+    """Hold a level pose in mm.
+
+    Attributes:
+      column: axis of the detector's columns in (H, W).
+      beam: axis of the beam in (H, W).
+      source: (D, H, W) from the volume's centre.
     """
 
     column: Float[np.ndarray, "2"]
@@ -42,7 +47,7 @@ class LevelView:
 
     @classmethod
     def of(cls, pose: Pose, geometry: ConeBeamGeometry) -> "LevelView":
-        """Take the numbers of a NumPy pose without tilt, in double precision."""
+        """Compute the axes and the source of a NumPy pose without tilt, in double precision."""
         pose = np.asarray(pose, np.float64)
         _, column, beam = rotation(pose)
         return cls(column[1:], beam[1:], source_position(pose, geometry))
@@ -54,25 +59,30 @@ def is_level(pose: Pose) -> bool:
 
 
 def forward_project_level(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
-    """Line integrals in value * mm, in two steps.
+    """Return line integrals in value * mm, in two steps.
 
-    1. What a column's rays see at each of a few depths is one line along D: a weighted sum of the lines of voxels that
-       the column meets near this depth.
-    2. At one depth, a row's place along D is the same for all columns: a matrix.
+    1. At each of a few depths the rays of a column sample one line along D: a weighted sum of the lines of voxels that
+       the column crosses near this depth.
+    2. At one depth, a row's position along D is the same for all columns: a matrix.
+
+    Args:
+      volume: the values to integrate, (D, H, W).
+      pose: a level pose, as a NumPy array.
+      geometry: of source, volume and detector.
     """
     view = LevelView.of(pose, geometry)
     rows, columns = (s.astype(np.float64) for s in detector_slopes(geometry))
     depths, fan = _fan(view, columns, np.abs(rows).max(), geometry)
 
     index_d = (view.source[0] + depths[:, None] * rows) / geometry.voxel_mm[0] + (geometry.volume_shape[0] - 1) / 2
-    # Voxels beyond the outermost rows are left alone: a tenth of them with the published detector.
+    # Voxels beyond the outermost rows are skipped: a tenth of them with the published detector.
     seen = slice(max(int(index_d.min()), 0), max(int(index_d.max()) + 2, 1))
     along_d = np.arange(geometry.volume_shape[0])[seen]
     resample = np.maximum(1 - np.abs(along_d[:, None] - index_d[:, None]), 0).astype(np.float32)
 
     lines = volume[seen].transpose(1, 2, 0).reshape(-1, len(along_d))
     at_depth = (fan @ lines).reshape(len(depths), len(columns), -1)
-    # A product a depth, then the sum: on a CPU depths run in parallel, one long contraction does not.
+    # One product per depth, then the sum: on a CPU depths run in parallel, one long contraction does not.
     image = jnp.einsum("ewd,edh->ewh", at_depth, resample, precision=jax.lax.Precision.HIGHEST).sum(axis=0).T
     length = np.sqrt(1 + rows[:, None] ** 2 + columns**2)
     return image * length.astype(np.float32)
@@ -81,10 +91,10 @@ def forward_project_level(volume: Volume, pose: Pose, geometry: ConeBeamGeometry
 def _fan(
     view: LevelView, columns: Float[np.ndarray, "w"], steepest_row: float, geometry: ConeBeamGeometry
 ) -> tuple[Float[np.ndarray, "e"], SparseMatrix]:
-    """Depths in mm, and the matrix from lines of voxels, (H W), to lines at these depths, (e w), in mm of depth.
+    """Return depths in mm, and the matrix from lines of voxels, (H W), to lines at these depths, (e w), in mm of depth.
 
-    Along every column's ray in (H, W) the volume is sampled ``samples_per_ray`` times, bilinearly; each sample is
-    shared between the two depths beside it, as linear interpolation would. More samples cost nothing when a volume is
+    Along every column's ray in (H, W) the volume is sampled ``samples_per_ray`` times, bilinearly. Each sample is
+    shared between the two nearest depths, as linear interpolation would. More samples cost nothing when a volume is
     projected.
     """
     size, voxel = np.array(geometry.volume_shape[1:]), np.array(geometry.voxel_mm[1:])
@@ -115,9 +125,14 @@ def _fan(
 
 
 def back_project_level(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
-    """Eq. (1): the image, bilinear, where a voxel's ray meets the detector, over the ray's length in mm in the volume.
+    """Spread an image along its rays, Eq. (1): the bilinear image value over the ray's length in mm in the volume.
 
-    What depends on (H, W) alone comes from tables; a voxel is left with its row, four gathers and its length.
+    Values that depend on (H, W) alone come from tables. Each voxel only computes its row, four gathers and its length.
+
+    Args:
+      image: values of the detector's pixels, (h, w).
+      pose: a level pose, as a NumPy array.
+      geometry: of source, volume and detector.
     """
     view = LevelView.of(pose, geometry)
     axes = [centre - place for centre, place in zip(voxel_centres(geometry), view.source, strict=True)]
@@ -132,7 +147,7 @@ def back_project_level(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> 
     right_weight = _f32(seen * (column - left))
     left_weight = _f32(seen) - right_weight
 
-    # Edge pixels reach to their outer edge: a pixel's copy around the detector, and nothing outside of that.
+    # Edge pixels extend to their outer edge: one copy of them around the detector, and zero outside of it.
     padded = jnp.pad(image.astype(jnp.float32), ((1, 2), (0, 1)), mode="edge")
     value, below = padded.reshape(-1), (jnp.roll(padded, -1, axis=0) - padded).reshape(-1)
     from_middle = _f32(d) * _f32(magnification / geometry.pixel_mm[0])
@@ -150,7 +165,7 @@ def back_project_level(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> 
 
 
 def _length_in_volume(view: LevelView, offset: tuple[np.ndarray, ...], geometry: ConeBeamGeometry) -> Array:
-    """Length in mm of the ray through each voxel; ``offset`` from the source along D (D, 1, 1), H (H, 1), W (1, W)."""
+    """Return the length in mm of each voxel's ray; ``offset`` from the source is (D, 1, 1), (H, 1) and (1, W)."""
     half = np.array(geometry.extent_mm) / 2
     d, *plane = offset
     first, last = box_crossing(view.source[:1], [d], -half[:1], half[:1])

@@ -1,20 +1,20 @@
-"""Forward and back projection with every quirk of the published code, for the weights that were trained with it.
+"""Project and back-project with every quirk of the published code, for the weights that were trained with it.
 
-Same functions as :mod:`dvg_jax.xray.projector`, other numbers. Voxels are the unit of length along a ray; nodes lie
-every 0.1 voxel from where a ray enters the box of voxels, and one where it leaves. What differs from the default:
+The functions are those of :mod:`dvg_jax.xray.projector`, with other numbers. Lengths along a ray are in voxels. Nodes
+lie every 0.1 voxel from where a ray enters the box of voxels, and one where it leaves. Differences from the default:
 
 * the forward projection takes voxel i to be at i, the back projection at i + 1/2: half a voxel apart;
 * the forward projection gives its first node full weight, and divides by 10;
 * the back projection is a scatter of the image along the rays, times 10, not Eq. (1);
 * a node counts when it has eight neighbours after truncation towards zero: nothing beyond the upper faces, and a
   linear extrapolation within half a voxel of the lower ones;
-* the place along a ray is a running float32 sum, whose steps are 0.099976 where the ray is 512 to 2048 voxels long:
-  everything is 1.000244 times too large, and nodes beside a face fall on one or the other side of it.
+* the position along a ray is a running float32 sum, whose steps are 0.099976 where the ray is 512 to 2048 voxels long:
+  everything is 1.000244 times too large, and nodes near a face fall on one or the other side of it.
 
-Single nodes beside a face change border voxels by per cents, so the float32 arithmetic of the published code is
+Single nodes near a face change border voxels by per cents, so the float32 arithmetic of the published code is
 followed operation by operation, always: exact steps would visit as many nodes, no faster. With a pose given as a NumPy
-array, images and volumes agree with the published kernels to 2e-6 of their maximum. A JAX array is turned into rays on
-the device, where products and sums may be fused: 2e-5 for images and 1e-4 for volumes.
+array, images and volumes agree with the published kernels to 2e-6 of their maximum. For a JAX array the rays are
+computed on the device, where products and sums may be fused: 2e-5 for images and 1e-4 for volumes.
 
 The published code has the head at index 0 of D. Half a voxel lies to the side of lower indices, so this matters here:
 ``DVG`` with ``head_first`` turns volumes and images before they come here and after. These functions turn nothing.
@@ -34,28 +34,28 @@ from dvg_jax.shapes import Image, Pose, Poses, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry, box_crossing, rotation
 
 STEP_VOXELS = 0.1
-"""Between the nodes of a ray."""
+"""Distance between the nodes of a ray."""
 
 LEAST_STEP_VOXELS = 0.099
-"""What a step is at least after rounding, on rays shorter than 16384 voxels."""
+"""Lower bound of a step after rounding, on rays shorter than 16384 voxels."""
 
 FORWARD_SCALE = 0.1
 BACK_SCALE = 10.0
 
 Visit = Callable[[Array, Array, Array], Array]
-"""(running total, place along each ray, weight of the node there) -> running total."""
+"""(running total, position along each ray, weight of the node there) -> running total."""
 
 
 @dataclass(frozen=True)
 class _Rays:
-    """One ray a pixel, in voxels from the corner of voxel 0; NumPy arrays where the pose is one.
+    """Hold one ray a pixel, in voxels from the corner of voxel 0; NumPy arrays where the pose is one.
 
     Attributes:
       source: (3,)
       direction: of unit length, (h, w, 3).
       entry, leave: distance from the source to the box; both 0 for rays that miss it, (h, w).
       mm: per voxel of length along the ray, (h, w).
-      nodes: no ray has more.
+      nodes: upper bound of the nodes of a ray.
     """
 
     source: Any
@@ -67,7 +67,7 @@ class _Rays:
 
 
 def pose_from_published(numbers: Float[ArrayLike, "6"]) -> Pose:
-    """The project's pose from the six numbers of the published code, which are all multiplied by pi there.
+    """Return the project's pose for the six numbers of the published code, which are all multiplied by pi there.
 
     ``-0.5`` as the first number is frontal, ``0`` lateral.
     """
@@ -76,7 +76,13 @@ def pose_from_published(numbers: Float[ArrayLike, "6"]) -> Pose:
 
 
 def forward_project(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
-    """Line integrals of a volume in value * cm, half a voxel off towards the lower faces."""
+    """Return line integrals of a volume in value * cm, half a voxel off towards the lower faces.
+
+    Args:
+      volume: the values to integrate, (D, H, W).
+      pose: of the view, from :func:`pose_from_published` or ``view_pose``.
+      geometry: of source, volume and detector.
+    """
     rays = _rays(pose, geometry)
     shape = geometry.volume_shape
     flat = jnp.asarray(volume, jnp.float32).reshape(-1)
@@ -91,9 +97,14 @@ def forward_project(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> I
 
 
 def back_project(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
-    """An image spread along its rays: about 14 where the image is 1 at the isocentre of the published geometry.
+    """Spread an image along its rays: about 14 where the image is 1 at the isocentre of the published geometry.
 
     The value grows with the number of rays that cross a voxel, so with the square of source_detector_mm over depth.
+
+    Args:
+      image: values of the detector's pixels, (h, w).
+      pose: of the view, from :func:`pose_from_published` or ``view_pose``.
+      geometry: of source, volume and detector.
     """
     rays = _rays(pose, geometry)
     shape = geometry.volume_shape
@@ -111,12 +122,24 @@ def back_project(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume
 
 
 def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeometry) -> Float[Array, "V h w"]:
-    """One image a pose."""
+    """Return one image a pose.
+
+    Args:
+      volume: the values to integrate, (D, H, W).
+      poses: (V, 6).
+      geometry: of source, volume and detector.
+    """
     return jnp.stack([forward_project(volume, pose, geometry) for pose in poses])
 
 
 def back_project_views(images: Float[Array, "V h w"], poses: Poses, geometry: ConeBeamGeometry) -> Volume:
-    """V_bp: the sum of the back projections of all views."""
+    """Return V_bp: the sum of the back projections of all views.
+
+    Args:
+      images: (V, h, w).
+      poses: (V, 6).
+      geometry: of source, volume and detector.
+    """
     parts = [back_project(image, pose, geometry) for image, pose in zip(images, poses, strict=True)]
     return jnp.sum(jnp.stack(parts), axis=0)
 
@@ -124,8 +147,8 @@ def back_project_views(images: Float[Array, "V h w"], poses: Poses, geometry: Co
 def _march(rays: _Rays, first_weight: float, visit: Visit, total: Array) -> Array:
     """Visit the nodes of all rays at once, one node of each ray after the other, the last one where the ray leaves.
 
-    Node by node, since each place is the float32 sum of the last one and the step. Memory does not grow with the
-    number of nodes.
+    Each position is the float32 sum of the last one and the step, so nodes are visited in order. Memory does not grow
+    with the number of nodes.
     """
     entry, leave = jnp.asarray(rays.entry), jnp.asarray(rays.leave)
 
@@ -146,7 +169,7 @@ def _march(rays: _Rays, first_weight: float, visit: Visit, total: Array) -> Arra
 
 
 def _cells(rays: _Rays, along: Array, offset: float, shape: tuple[int, int, int]) -> tuple[Array, Array, Array]:
-    """Flat index (h, w) of the cell of a point on each ray, place in it (h, w, 3), and whether it counts (h, w)."""
+    """Return the flat index (h, w) of each point's cell, its position there (h, w, 3), and whether it counts (h, w)."""
     # Clipping changes no value; it keeps compilers from fusing product and sum, which would round once, not twice.
     way = jnp.clip(along[..., None] * rays.direction, -1e9, 1e9)
     place = rays.source + way - offset
@@ -157,7 +180,7 @@ def _cells(rays: _Rays, along: Array, offset: float, shape: tuple[int, int, int]
 
 
 def _corners(fraction: Array, shape: tuple[int, int, int]) -> list[tuple[int, Array]]:
-    """Flat offset and trilinear weight (h, w) of the eight voxels around a point."""
+    """Return the flat offset and trilinear weight (h, w) of the eight voxels around a point."""
     _, height, width = shape
     return [
         (
@@ -171,7 +194,7 @@ def _corners(fraction: Array, shape: tuple[int, int, int]) -> list[tuple[int, Ar
 
 
 def _rays(pose: Pose, geometry: ConeBeamGeometry) -> _Rays:
-    """Rays in float32, each sum in the order of the published code: other orders move border nodes across faces."""
+    """Compute rays in float32 and in the published order of sums: other orders move border nodes across faces."""
     turn: Any = rotation(pose).astype(np.float32)
     xp = turn.__array_namespace__()
     shift = pose[3:].astype(np.float32) - np.asarray([0, 0, geometry.source_isocentre_mm], np.float32)

@@ -1,6 +1,6 @@
-"""Both projections for any pose: of one ray and of one voxel, mapped over pixels and voxels by ``jax.vmap``.
+"""Project and back-project any pose: one ray and one voxel, mapped over pixels and voxels by ``jax.vmap``.
 
-They are differentiable in volume, image and pose, and can be mapped over views and batches in the same way.
+The functions are differentiable in volume, image and pose. They can be mapped over views and batches in the same way.
 """
 
 import jax
@@ -24,7 +24,13 @@ SAMPLES_AT_ONCE = 16
 
 
 def forward_project_rays(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
-    """Project a volume ray by ray: see :func:`dvg_jax.xray.projector.forward_project`. Any pose is allowed."""
+    """Project a volume ray by ray: see :func:`dvg_jax.xray.projector.forward_project`.
+
+    Args:
+      volume: the values to integrate, (D, H, W).
+      pose: any pose, (6,).
+      geometry: of source, volume and detector.
+    """
     turn, source = (jnp.asarray(x, jnp.float32) for x in (rotation(pose), source_position(pose, geometry)))
     # A voxel of zeros around the volume makes every neighbour's index valid.
     padded = jnp.pad(volume.astype(jnp.float32), 1)
@@ -38,7 +44,13 @@ def forward_project_rays(volume: Volume, pose: Pose, geometry: ConeBeamGeometry)
 
 
 def back_project_rays(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
-    """Spread an image voxel by voxel: see :func:`dvg_jax.xray.projector.back_project`. Any pose is allowed."""
+    """Spread an image voxel by voxel: see :func:`dvg_jax.xray.projector.back_project`.
+
+    Args:
+      image: values of the detector's pixels, (h, w).
+      pose: any pose, (6,).
+      geometry: of source, volume and detector.
+    """
     turn, source = (jnp.asarray(x, jnp.float32) for x in (rotation(pose), source_position(pose, geometry)))
     image = image.astype(jnp.float32)
 
@@ -89,14 +101,14 @@ def spread_to_voxel(
     centre: tuple[Array, Array, Array],
     geometry: ConeBeamGeometry,
 ) -> Float[Array, ""]:
-    """Return what one voxel takes of an image, Eq. (1): the value where its ray ends, over the ray's length inside.
+    """Return one voxel of a back projection, Eq. (1): the image where its ray ends, over the ray's length inside.
 
     Args:
       image: values of the detector's pixels.
       turn: the rotation from the world's axes to the detector's.
       source: in mm from the volume's centre.
-      centre: of the voxel, in mm from the volume's.
-      geometry: where volume and detector are.
+      centre: of the voxel, in mm from the volume's centre.
+      geometry: of volume and detector.
     """
     offset = [c - s for c, s in zip(centre, source, strict=True)]
     row, column, depth = (axis[0] * offset[0] + axis[1] * offset[1] + axis[2] * offset[2] for axis in turn)
@@ -124,7 +136,7 @@ def _trilinear(padded: Float[Array, "d h w"], index: Float[Array, "3"]) -> Float
 
 
 def _bilinear(image: Image, u: Float[Array, ""], v: Float[Array, ""]) -> Float[Array, ""]:
-    """Interpolate at row ``u`` and column ``v``; zero outside the detector. Edge pixels reach to their outer edge."""
+    """Interpolate at row ``u`` and column ``v``; zero outside the detector. Edge pixels extend to their outer edge."""
     height, width = image.shape
     seen = (u >= -0.5) & (u <= height - 0.5) & (v >= -0.5) & (v <= width - 0.5)
     u, v = jnp.clip(u, 0, height - 1), jnp.clip(v, 0, width - 1)

@@ -1,9 +1,9 @@
-"""A sparse matrix known beforehand, times dense rows, fast in both directions.
+"""Multiply a constant sparse matrix by dense rows, fast in both directions.
 
-Every row of the product sums as many rows of the operand as the fullest row of the matrix has entries (the ELLPACK
-form): a few gathers of whole rows and their sum, which every backend runs as one loop over vectors. JAX would transpose
-a gather to a scatter, several times slower on a CPU and by atomic additions on a GPU; here the gradient is a product
-of the same form with the transposed matrix. It is given by ``jax.custom_vjp``, so derivatives are reverse-mode only.
+ELLPACK: every row is padded to the entry count of the longest row. The product is a few gathers of whole rows and
+their sum, which every backend runs as one loop over vectors. JAX would transpose a gather to a scatter, several times
+slower on a CPU and with atomic additions on a GPU. Here the gradient is a product of the same form with the transposed
+matrix, given by ``jax.custom_vjp``, so derivatives are reverse-mode only.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ENTRIES_AT_ONCE = 8
 
 @dataclass(frozen=True, eq=False)
 class SparseMatrix:
-    """``shape`` and the entries by row and column, each place once."""
+    """Hold ``shape`` and the entries by row and column, at most one for each place."""
 
     shape: tuple[int, int]
     row: Int[np.ndarray, "n"]
@@ -32,18 +32,25 @@ class SparseMatrix:
     def summed(
         cls, shape: tuple[int, int], row: Int[np.ndarray, "n"], column: Int[np.ndarray, "n"], value: np.ndarray
     ) -> "SparseMatrix":
-        """From entries that may name a place several times."""
+        """Build the matrix from entries of which several may share a place; these are summed.
+
+        Args:
+          shape: rows and columns.
+          row: of each entry, (n,).
+          column: of each entry, (n,).
+          value: of each entry, (n,).
+        """
         place, entry = np.unique(row.astype(np.int64) * shape[1] + column, return_inverse=True)
         return cls(shape, *np.divmod(place, shape[1]), np.bincount(entry, value, len(place)))
 
     @cached_property
     def transposed(self) -> "SparseMatrix":
-        """With rows and columns exchanged."""
+        """Return the matrix with rows and columns exchanged."""
         return SparseMatrix(self.shape[::-1], self.column, self.row, self.value)
 
     @cached_property
     def padded(self) -> tuple[Int[np.ndarray, "passes k rows"], Float[np.ndarray, "passes k rows"]]:
-        """Column and value of the k-th entry of each row in each pass; value 0 where a row has fewer."""
+        """Return column and value of the k-th entry of each row in each pass; value 0 where a row has fewer."""
         order = np.argsort(self.row, kind="stable")
         row = self.row[order]
         place = np.arange(len(row)) - np.searchsorted(row, row)
@@ -55,7 +62,7 @@ class SparseMatrix:
         return index.reshape(parts), value.reshape(parts)
 
     def __matmul__(self, rows: Float[Array, "columns m"]) -> Float[Array, "rows m"]:
-        """Return the product, float32; it can be batched, and differentiated in reverse as often as one likes."""
+        """Return the product, float32. It can be batched, and differentiated in reverse any number of times."""
         return _product(self, rows.astype(jnp.float32))
 
 

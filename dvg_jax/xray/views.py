@@ -1,4 +1,4 @@
-"""The views of a batch: which angles they have, projected from CTs, and lifted back into them."""
+"""Choose the angles of a batch's views, project them from CTs, and lift views into V_bp."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,12 +17,13 @@ from dvg_jax.xray.geometry import ConeBeamGeometry, view_pose
 from dvg_jax.xray.projector import back_project_views, forward_project_views
 
 RANGES = (90, 360)
-"""Degrees over which views are spread: 90 with both ends (the released code), 360 without its end (inferred: with it,
-two views would be one)."""
+"""Degrees over which views are spread: 90 with both ends (the released code), 360 without its end (inferred: otherwise
+the first and the last view would be the same).
+"""
 
 
 class Projector(NamedTuple):
-    """Both directions of a projector: images of a volume at poses, and V_bp, their sum, at the networks' scale."""
+    """Pair both directions of a projector: images of a volume at poses, and V_bp, their sum, at the networks' scale."""
 
     forward: Callable[[Volume, Poses, ConeBeamGeometry], Float[Array, "V h w"]]
     back: Callable[[Float[Array, "V h w"], Poses, ConeBeamGeometry], Volume]
@@ -38,12 +39,12 @@ PROJECTORS = {
     "published": Projector(published.forward_project_views, published.back_project_views),
 }
 """The projectors by the name in ``config.projector``. ``default`` is Eq. (9) in mm and Eq. (1), both with voxel i at
-i + 1/2; ``published`` is the released kernels, with the half voxel between their directions, their scales and rounding.
+i + 1/2. ``published`` is the released kernels, with their scales, rounding and half a voxel between both directions.
 """
 
 
 class ViewSets(NamedTuple):
-    """Views whose angles are data, a set a case, as long as the longest.
+    """Hold views whose angles are data: a set for each case, padded to the longest.
 
     Attributes:
       angles: degrees.
@@ -59,7 +60,7 @@ Angles = tuple[float, ...] | ViewSets
 
 
 def spread(count: int, degrees: int = 90) -> tuple[float, ...]:
-    """``count`` angles over 90 or 360 degrees, the first at 0. Raises UserError for another range."""
+    """Return ``count`` angles over 90 or 360 degrees, the first at 0. Raises UserError for another range."""
     if degrees not in RANGES or count < 1:
         raise UserError(
             f"{count} views over {degrees} degrees; allowed: 1 or more over {' or '.join(map(str, RANGES))}"
@@ -69,7 +70,13 @@ def spread(count: int, degrees: int = 90) -> tuple[float, ...]:
 
 
 def random_view_sets(key: Key, cases: int, most: int) -> ViewSets:
-    """For each case 1 to ``most`` views over 90 or 360 degrees, all counts and both ranges equally likely."""
+    """Draw 1 to ``most`` views for each case, over 90 or 360 degrees; all counts and both ranges are equally likely.
+
+    Args:
+      key: decides counts and ranges.
+      cases: B, the number of sets.
+      most: V, the length that all sets are padded to.
+    """
     key_count, key_range = jax.random.split(key)
     count = jax.random.randint(key_count, (cases, 1), 1, most + 1)
     around = jax.random.bernoulli(key_range, shape=(cases, 1))
@@ -80,7 +87,7 @@ def random_view_sets(key: Key, cases: int, most: int) -> ViewSets:
 
 @jax.jit
 def minmax(images: Array) -> Array:
-    """Each image (..., h, w) to [0, 1] by its own extremes; a flat image becomes 0."""
+    """Scale each image (..., h, w) to [0, 1] by its own extremes; a flat image becomes 0."""
     low = images.min(axis=(-2, -1), keepdims=True)
     span = images.max(axis=(-2, -1), keepdims=True) - low
     return (images - low) / jnp.where(span > 0, span, 1)
@@ -91,8 +98,8 @@ def project_views(projector: Projector, geometry: ConeBeamGeometry, ct: Volumes,
 
     Args:
       projector: one of ``PROJECTORS``.
-      geometry: where source, volume and detector are.
-      ct: volumes.
+      geometry: of source, volume and detector.
+      ct: volumes, (B, D, H, W, 1).
       angles: of the views in degrees: of all CTs, or a set for each.
     """
     if isinstance(angles, ViewSets):
@@ -109,10 +116,10 @@ def lift_views(
 
     Args:
       projector: one of ``PROJECTORS``.
-      geometry: where source, volume and detector are.
-      views: the images of each case.
+      geometry: of source, volume and detector.
+      views: the images of each case, (B, V, h, w, 1).
       angles: of the views in degrees: of all cases, or a set for each.
-      mean: True for the mean of the views' back projections in place of their sum; sets have weights of their own.
+      mean: average the views' back projections instead of summing them; sets have weights of their own.
     """
     if isinstance(angles, ViewSets):
         return _lift_sets(projector, geometry, views, angles)
@@ -139,7 +146,7 @@ def _project_sets(projector: Projector, geometry: ConeBeamGeometry, ct: Volumes,
     def view(volume: Array, angle: Array) -> Array:
         return projector.forward(volume, view_pose(angle)[None], geometry)[0]
 
-    # View after view: a program of one projection, and its memory, whatever their number.
+    # View after view: program and memory are those of one projection, for any number of views.
     cases = jax.vmap(lambda volume, angles: jax.lax.map(partial(view, volume), angles))
     return cases(ct[..., 0], angles)[..., None]
 
