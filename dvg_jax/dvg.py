@@ -27,7 +27,7 @@ from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
-from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volumes
+from dvg_jax.shapes import Key, Latent, Times, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.views import Angles, lift_views, minmax, project_views, random_view_sets
 
@@ -91,16 +91,16 @@ class DVG:
         """
         return self.turned(self._lift(self.turned_views(views), angles))
 
-    def view_latent(self, variables: Variables, views: Views, angles: Angles | None = None) -> Latent:
+    def view_latent(self, variables: VariablesByStage, views: Views, angles: Angles | None = None) -> Latent:
         """z_in: the input views where CT features live, Eq. (3), before quantisation, standardised per channel."""
         lifted = self._lift(self.turned_views(views), angles or self.angles)
         return encode(self.view_vqgan, variables["view_vqgan"], lifted)
 
-    def ct_latent(self, variables: Variables, ct: Volumes) -> Latent:
+    def ct_latent(self, variables: VariablesByStage, ct: Volumes) -> Latent:
         """z_0: what g_theta learns to predict, standardised per channel."""
         return encode(self.ct_vqgan, variables["ct_vqgan"], self.turned(ct))
 
-    def decode(self, variables: Variables, z: Latent) -> Volumes:
+    def decode(self, variables: VariablesByStage, z: Latent) -> Volumes:
         """The CT of a standardised latent, by way of the nearest codes unless ``decode_quantized`` is off."""
         return self.turned(self._decode(variables, z))
 
@@ -108,12 +108,12 @@ class DVG:
         """G_z: z_in to the latent of a first CT, Eq. (8). Its U-Net's time input is held at 0."""
         return _first_latent(self.generator, params, z_in)
 
-    def synthesize_view(self, variables: Variables, z_in: Latent) -> NewView:
+    def synthesize_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         """DVG-Net: the first CT, decoded, and the views nobody took, rendered from it."""
         made = self._new_view(variables, z_in)
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
-    def condition(self, variables: Variables, views: Views, angles: Angles | None = None) -> Condition:
+    def condition(self, variables: VariablesByStage, views: Views, angles: Angles | None = None) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
         Without VPGE the blocks are V_bp themselves, D in the networks' order as that of latents.
@@ -140,7 +140,9 @@ class DVG:
         z_t = add_noise(self.schedule, z0, t, noise)
         return jnp.mean((self.denoiser.predict((params, condition), z_t, t) - z0) ** 2)
 
-    def reconstruct(self, variables: Variables, views: Views, key: Key, progress: Progress | None = None) -> Volumes:
+    def reconstruct(
+        self, variables: VariablesByStage, views: Views, key: Key, progress: Progress | None = None
+    ) -> Volumes:
         """The CT behind ``views`` (B, V, h, w, 1), [0, 1]; without diffusion, DVG-Net's. Values in [0, 1].
 
         With K keys, (K,), and one row of views: K samples, for which the views are encoded once.
@@ -178,10 +180,10 @@ class DVG:
     def _lift(self, views: Views, angles: Angles) -> Volumes:
         return lift_views(self.projector, self.geometry, views, angles, mean=self.random_views > 0)
 
-    def _decode(self, variables: Variables, z: Latent) -> Volumes:
+    def _decode(self, variables: VariablesByStage, z: Latent) -> Volumes:
         return decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
 
-    def _new_view(self, variables: Variables, z_in: Latent) -> NewView:
+    def _new_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         ct = self._decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
         return NewView(ct, self._project(ct, self.new_angles, self.normalize_new_view))
 

@@ -26,7 +26,7 @@ from dvg_jax.networks.blocks import Conv, ConvTranspose
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.unet3d import ResnetBlock, TimeMLP, UNet3D
-from dvg_jax.shapes import Features, Key, Times, Variables, Views, Volumes
+from dvg_jax.shapes import Features, Key, Times, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 from dvg_jax.stages.latent import diffusion_stage
 
@@ -113,7 +113,7 @@ class PixelTask:
         return self.dvg.loss(params["model"], condition, centred(example["y"]), key), ({"largest": largest}, {})
 
 
-def centred(x: Volumes, largest: Array | float = 1.0) -> Volumes:
+def centred(x: Features, largest: Array | float = 1.0) -> Features:
     """[0, largest] to [-1, 1]."""
     return 2 * x / largest - 1
 
@@ -136,13 +136,13 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
     pixel = replace(base, denoiser=ConditionalDenoiser(unet), sampler=sampler)
 
     # The condition has D in the order of the pipeline's networks, so the CT is turned into that order too.
-    def shown(variables: dict[str, Variables], views: Views) -> Volumes:
+    def shown(variables: VariablesByStage, views: Views) -> Features:
         return jnp.concatenate(base.condition(variables, views), axis=-1)
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         return {"x": shown(frozen, base.render(ct, base.angles)), "y": base.turned(ct)}
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         own = variables["cddpm"]
         arguments = (own["params"], (centred(shown(variables, views), own["largest"]),))
         shape = (len(views), *dvg.geometry.volume_shape, 1)
@@ -172,7 +172,7 @@ def _latent(config: ConfigDict, dvg: DVG) -> Baseline:
     base = replace(_base(config, dvg), denoiser=denoiser)
     stage = diffusion_stage(config, base)
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         return base.reconstruct({**variables, "diffusion": variables["cddpm"]}, views, key)
 
     return Baseline(

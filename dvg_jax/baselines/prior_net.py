@@ -25,7 +25,7 @@ from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm, GroupNorm, add_bias, convolve, fan_in_uniform, pad
 from dvg_jax.networks.init import init_variables
-from dvg_jax.shapes import Features, Key, Variables, Views, Volumes
+from dvg_jax.shapes import Features, Key, Resized, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 from dvg_jax.xray import ConeBeamGeometry, forward_project, view_pose
 
@@ -55,7 +55,7 @@ class SpectralConv(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, train: bool) -> Features:
+    def __call__(self, x: Features, train: bool) -> Resized:
         shape = (3, 3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", fan_in_uniform, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
@@ -176,10 +176,10 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
         raise UserError(f"config.size is {config.size}; allowed for prior_net: powers of two from 8")
     network = PriorNet(settings.width, settings.norm, jnp.dtype(config.dtype))
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         return {"x": dvg.lift(dvg.render(ct, dvg.angles), dvg.angles), "y": ct}
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         return _reconstruct(network, variables["prior_net"], dvg.lift(views, dvg.angles))
 
     task = PriorTask(network, dvg.geometry, settings.loss)

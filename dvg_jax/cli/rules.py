@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dvg_jax.errors import did_you_mean
 
 
+@runtime_checkable
 class Rule(Protocol):
     """Define which values one field allows."""
 

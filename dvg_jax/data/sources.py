@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 import nibabel as nib
@@ -36,6 +36,7 @@ FEW_SCANS = 5
 """A smaller training set gets a warning: most likely scans are missing."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """What grain calls a random access data source; sources of equal ``identity`` hold the same examples."""
 

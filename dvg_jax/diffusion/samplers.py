@@ -16,21 +16,25 @@ One formula covers three samplers, which differ in the table of a, b, c and sigm
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jax import Array
+from jaxtyping import ArrayLike, Float
 
 from dvg_jax.diffusion.schedule import Schedule
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Key, Latent, Times
+from dvg_jax.shapes import Key, Times
 
-Denoiser = Callable[[Any, Latent, Times], Latent]
+Samples = Float[Array, "B *z"]
+"""What is drawn, a sample a row: latents here, volumes in a baseline."""
+
+Denoiser = Callable[[Any, Samples, Times], Samples]
 """(arguments, z_t, t) -> z_0. ``arguments`` is any pytree: weights and condition."""
 
-Carry = tuple[Latent, Latent]
+Carry = tuple[Samples, Samples]
 """z, and the z_0 predicted at the step before; zeros before the first."""
 
 Progress = Callable[[int, int], None]
@@ -76,7 +80,7 @@ class Sampler:
         if self.order not in (1, 2) or (self.order == 2 and self.eta):
             raise UserError(f"order is {self.order} with eta {self.eta}; allowed: 1, or 2 with eta 0")
 
-    def called(self, name: str) -> Self:
+    def called(self, name: str) -> "Sampler":
         """The sampler of that name with these steps and this clipping; UserError for a name that is none."""
         if name not in SAMPLERS:
             raise UserError(f"sampler is {name!r}; allowed: {', '.join(SAMPLERS)}")
@@ -137,7 +141,7 @@ def _extrapolation(abar: np.ndarray) -> np.ndarray:
     return share
 
 
-def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent:
+def add_noise(schedule: Schedule, z0: Samples, t: Times, noise: Samples) -> Samples:
     """z_t ~ q(z_t | z_0): ``sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise``, Eq. (4) of Ho et al. 2020."""
     abar = schedule.alphas_cumprod
     axes = (slice(None),) + (None,) * (z0.ndim - 1)
@@ -146,7 +150,7 @@ def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent
     return keep * z0 + spread * noise
 
 
-def reverse_step(row: Coefficients, z: Latent, z0: Latent, previous: Latent, noise: Latent) -> Latent:
+def reverse_step(row: Coefficients, z: Samples, z0: Samples, previous: Samples, noise: Samples) -> Samples:
     """One step of the reverse process; ``row`` holds scalars, ``previous`` is the z_0 of the step before."""
     # The previous z_0 comes last: where its weight is 0 it then changes no bit of the sum.
     return row.of_z0 * z0 + row.of_z * z + row.sigma * noise + row.of_previous * previous
@@ -162,7 +166,7 @@ def _denoise_and_step(
     return reverse_step(row, z, z0, previous, _noise(key, row.t, z.shape)), z0
 
 
-def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Latent:
+def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Array:
     """The noise of time ``t``; rows with keys of their own do not depend on the rows beside them."""
     if key.ndim == 0:
         return jax.random.normal(jax.random.fold_in(key, t), shape)
@@ -181,7 +185,7 @@ def sample(
     sampler: Sampler,
     progress: Progress | None = None,
     scan: bool | None = None,
-) -> Latent:
+) -> Samples:
     """Draw z_0 of ``shape`` (B, d, h, w, c), float32.
 
     Args:
@@ -210,7 +214,7 @@ def sample(
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
-def _scan(denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Latent) -> Latent:
+def _scan(denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Samples) -> Samples:
     def body(carry: Carry, row: Coefficients) -> tuple[Carry, None]:
         return _denoise_and_step(denoise, clip, arguments, key, row, carry), None
 

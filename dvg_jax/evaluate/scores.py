@@ -12,7 +12,7 @@ from dvg_jax.dvg import DVG
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.metrics.reprojection import blind_partners, reprojection_metrics, unseen_angle
 from dvg_jax.metrics.tables import Row, patients_of, write_table
-from dvg_jax.shapes import Views, Volume, Volumes
+from dvg_jax.shapes import AnyVolume, Views, Volumes
 
 MEAN, CEILING = "mean training volume", "CT VQGAN of the truth"
 """Yardsticks: what one knows without an X-ray, and what no method that decodes with that VQGAN can exceed by much."""
@@ -26,7 +26,7 @@ def build_measures(config: ConfigDict) -> Measures:
     return Measures(names, chosen.lpips, chosen.lpips_range)
 
 
-def row_labels(source: Source, case: int, truth: Volume) -> Row:
+def row_labels(source: Source, case: int, truth: AnyVolume) -> Row:
     """What a row is about; the truth's mean HU tells whether two runs had the same case."""
     patients = getattr(source, "patients", None)
     hu = float(jnp.mean(intensity_to_hu(truth)))

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.ct.intensity import HU_RANGE, intensity_to_hu
-from dvg_jax.shapes import Volume
+from dvg_jax.shapes import AnyVolume
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ what is denser than muscle counts as bone, vessels with contrast medium among it
 """
 
 
-def mae_hu_by_band(truth: Volume, result: Volume) -> Float[Array, "5"]:
+def mae_hu_by_band(truth: AnyVolume, result: AnyVolume) -> Float[Array, "5"]:
     """Mean absolute error in HU over the voxels of each of ``BANDS``; NaN where the truth has none."""
-    hu = jnp.round(intensity_to_hu(truth))
+    hu = jnp.round(intensity_to_hu(jnp.asarray(truth)))
     error = HU_RANGE * jnp.abs(result - truth)
     inside = jnp.stack([(hu >= band.low_hu) & (hu < band.high_hu) for band in BANDS])
     # 0 / 0 is the NaN that is meant.

@@ -17,6 +17,7 @@ from dvg_jax.networks.blocks import convolve_2d, max_pool
 from dvg_jax.shapes import Variables
 
 Net = Literal["vgg", "alex"]
+Pictures = Float[Array | np.ndarray, "n h w c"]
 
 
 class _Network(NamedTuple):
@@ -87,9 +88,7 @@ def load_lpips(net: Net = "vgg") -> Variables:
     return jax.tree.map(jnp.asarray, pickle.loads(raw))
 
 
-def lpips(
-    params: Variables, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"], net: Net = "vgg"
-) -> Float[Array, "n"]:
+def lpips(params: Variables, a: Pictures, b: Pictures, net: Net = "vgg") -> Float[Array, "n"]:
     """Perceptual distance of images, one or three channels, that are fed as they are.
 
     LPIPS was made for images in [-1, 1]; the published DVG-Diffusion feeds it [0, 1]. Raises UserError for images that
@@ -105,7 +104,7 @@ def lpips(
     return sum(jnp.mean((u - v) ** 2 @ line, axis=(1, 2)) for line, (u, v) in zip(lines, pairs, strict=True))  # type: ignore[return-value]
 
 
-def _features(params: Variables, x: Array, network: _Network) -> list[Array]:
+def _features(params: Variables, x: Pictures, network: _Network) -> list[Array]:
     """Outputs of the convolutions that are compared, each pixel's channels at length 1."""
     layers, kept = params[network.group], []
     x = (x - SHIFT) / SCALE

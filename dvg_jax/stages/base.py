@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from dvg_jax.shapes import Key, Variables, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByStage, Volume, Volumes
 
 Example = dict[str, Any]
 """Arrays with a leading batch axis that a loss needs."""
@@ -14,6 +14,7 @@ Example = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is learned. Hashable, so that equal tasks share compiled code whatever stage they serve."""
 
@@ -45,6 +46,6 @@ class Stage:
     name: str
     task: Task
     requires: tuple[str, ...]
-    prepare: Callable[[dict[str, Variables], Volumes, Key], Example]
+    prepare: Callable[[VariablesByStage, Volumes, Key], Example]
     export: Callable[[Variables, Variables, Any], Variables]
-    show: Callable[[dict[str, Variables], Volumes, Key], tuple[Metrics, dict[str, Volumes]]]
+    show: Callable[[VariablesByStage, Volumes, Key], tuple[Metrics, dict[str, Volume]]]
