@@ -71,7 +71,7 @@ class ArraySource:
 
 
 @partial(jax.jit, static_argnums=0)
-def _chest(size: int, key: jax.Array, index: int) -> jax.Array:
+def _chest(size: int, key: jax.Array, index: jax.Array | int) -> jax.Array:
     return chest(jax.random.fold_in(key, index), size)
 
 
