@@ -27,7 +27,7 @@ from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
-from dvg_jax.shapes import Key, Latent, Times, Variables, Views, Volumes
+from dvg_jax.shapes import Key, Latent, Times, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.views import (
     Angles,
@@ -106,7 +106,7 @@ class DVG:
         """
         return self.turned(self._lift(self.turned_views(views), angles))
 
-    def view_latent(self, variables: Variables, views: Views, angles: Angles) -> Latent:
+    def view_latent(self, variables: VariablesByStage, views: Views, angles: Angles) -> Latent:
         """Return z_in, the latent of the input views, Eq. (3), before quantisation, standardised per channel.
 
         Args:
@@ -117,11 +117,11 @@ class DVG:
         lifted = self._lift(self.turned_views(views), angles)
         return encode(self.view_vqgan, variables["view_vqgan"], lifted)
 
-    def ct_latent(self, variables: Variables, ct: Volumes) -> Latent:
+    def ct_latent(self, variables: VariablesByStage, ct: Volumes) -> Latent:
         """Return z_0, the target of g_theta, standardised per channel."""
         return encode(self.ct_vqgan, variables["ct_vqgan"], self.turned(ct))
 
-    def decode(self, variables: Variables, z: Latent) -> Volumes:
+    def decode(self, variables: VariablesByStage, z: Latent) -> Volumes:
         """Return the CT of a standardised latent, through the nearest codes unless ``decode_quantized`` is off."""
         return self.turned(self._decode(variables, z))
 
@@ -129,12 +129,12 @@ class DVG:
         """Apply G_z: z_in to the latent of a first CT, Eq. (8). The time input of its U-Net is always 0."""
         return _first_latent(self.generator, params, z_in)
 
-    def synthesize_view(self, variables: Variables, z_in: Latent) -> NewView:
+    def synthesize_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         """Apply DVG-Net: decode the first CT, and render the new views from it."""
         made = self._new_view(variables, z_in)
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
-    def condition(self, variables: Variables, views: Views, angles: Angles) -> Condition:
+    def condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
         Without VPGE the blocks are V_bp themselves, with D in the networks' order as in latents.
@@ -182,7 +182,7 @@ class DVG:
         return jnp.mean((self.denoiser.predict((params, condition), z_t, t) - z0) ** 2)
 
     def reconstruct(
-        self, variables: Variables, views: Views, angles: Angles, key: Key, progress: Progress | None = None
+        self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None = None
     ) -> Volumes:
         """Reconstruct CTs from X-rays; without diffusion the result is DVG-Net's. Values are in [0, 1].
 
@@ -231,10 +231,10 @@ class DVG:
     def _lift(self, views: Views, angles: Angles) -> Volumes:
         return lift_views(self.projector, self.geometry, views, angles, mean=self.random_views > 0)
 
-    def _decode(self, variables: Variables, z: Latent) -> Volumes:
+    def _decode(self, variables: VariablesByStage, z: Latent) -> Volumes:
         return decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
 
-    def _new_view(self, variables: Variables, z_in: Latent) -> NewView:
+    def _new_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         ct = self._decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
         return NewView(ct, self._project(ct, self.new_angles, self.normalize_new_view))
 

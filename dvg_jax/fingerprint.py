@@ -22,7 +22,7 @@ _DIGITS = 16
 """Hexadecimal digits that identifiers keep of a SHA-256: two are equal by chance once in 10^19."""
 
 
-def fingerprint(variables: dict[str, Variables]) -> str:
+def fingerprint(variables: Variables) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of every learned number and its name."""
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):

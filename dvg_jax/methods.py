@@ -19,7 +19,7 @@ from dvg_jax.config.build import build_source, required_stages
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.shapes import Key, Variables, Views, Volume, Volumes
+from dvg_jax.shapes import Key, VariablesByStage, Views, Volume, Volumes
 from dvg_jax.xray.views import minmax
 
 MEAN, CEILING = "mean training volume", "CT VQGAN of the truth"
@@ -54,7 +54,7 @@ class Method:
 
     title: str
     requires: tuple[str, ...]
-    predict: Callable[[dict[str, Variables], Views | Volumes, Key], Prediction]
+    predict: Callable[[VariablesByStage, Views | Volumes, Key], Prediction]
     sees_truth: bool = False
 
 
@@ -91,14 +91,14 @@ def mean_volume(source: Source) -> Volume:
 
 
 def _ceiling(config: ConfigDict, dvg: DVG) -> Method:
-    def predict(variables: dict[str, Variables], truth: Volumes, key: Key) -> Prediction:
+    def predict(variables: VariablesByStage, truth: Volumes, key: Key) -> Prediction:
         return Prediction(dvg.finish(dvg.decode(variables, dvg.ct_latent(variables, truth))))
 
     return Method(CEILING, ("ct_vqgan",), predict, sees_truth=True)
 
 
 def _dvg_net(config: ConfigDict, dvg: DVG) -> Method:
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Prediction:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Prediction:
         net = dvg.synthesize_view(variables, dvg.view_latent(variables, views, dvg.angles))
         return Prediction(dvg.finish(net.ct), minmax(net.views[..., 0])[..., None] if dvg.new_angles else None)
 
@@ -106,7 +106,7 @@ def _dvg_net(config: ConfigDict, dvg: DVG) -> Method:
 
 
 def _dvg_diffusion(config: ConfigDict, dvg: DVG) -> Method:
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Prediction:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Prediction:
         return Prediction(dvg.reconstruct(variables, views, dvg.angles, key))
 
     return Method(DVG_FULL, required_stages(config), predict)
@@ -119,7 +119,7 @@ def _baseline(name: str, config: ConfigDict, dvg: DVG) -> Method:
 def baseline_method(baseline: Baseline, dvg: DVG) -> Method:
     """Turn a comparison method into one that is measured as all others are."""
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Prediction:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Prediction:
         result = baseline.predict(variables, views, key)
         if baseline.makes_views:
             return Prediction(None, result)

@@ -75,6 +75,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No check of annotations, for a test that breaks them on purpose to see the refusal."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Run a command that must refuse its input; gives the one line it says."""
 

@@ -9,7 +9,6 @@ X-rays come from ``dvg.render`` and V_bp from ``dvg.lift``, so every method has 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +18,7 @@ from jax import Array
 from dvg_jax.dvg import DVG
 from dvg_jax.metrics import psnr_volume, view_metrics
 from dvg_jax.networks.init import TORCH_DEFAULT, KernelRule, init_variables
-from dvg_jax.shapes import Key, Variables, Views, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByStage, Views, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage, Task
 
 DISTANCES: dict[str, Callable[[Array], Array]] = {"mse": lambda e: jnp.mean(e**2), "l1": lambda e: jnp.mean(jnp.abs(e))}
@@ -43,8 +42,8 @@ class Baseline:
     name: str
     title: str
     task: Task
-    prepare: Callable[[dict[str, Variables], Volumes, Key], Example]
-    predict: Callable[[dict[str, Variables], Views, Key], Volumes | Views]
+    prepare: Callable[[VariablesByStage, Volumes, Key], Example]
+    predict: Callable[[VariablesByStage, Views, Key], Volumes | Views]
     requires: tuple[str, ...] = ()
     makes_views: bool = False
     in_view_table: bool = False
@@ -65,12 +64,12 @@ class Regression:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
         variables = init_variables(self.network, key, example["x"], kernels=self.kernels)
         return {"model": variables.pop("params")}, variables
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return the distance of prediction and target: see :meth:`dvg_jax.stages.base.Task.loss`.
@@ -132,10 +131,10 @@ def from_views(
       in_view_table: projections of its CT are compared with synthesised views.
     """
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         return {"x": dvg.render(ct, dvg.angles), "y": dvg.render(ct, dvg.new_angles) if makes_views else ct}
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes | Views:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes | Views:
         return evaluate_network(network, variables[name], views)
 
     return Baseline(name, title, task, prepare, predict, makes_views=makes_views, in_view_table=in_view_table)
@@ -155,7 +154,7 @@ def export(params: Variables, model_state: Variables, examples: Iterator[Example
 def as_stage(baseline: Baseline, render: Callable[[Volumes], tuple[Views, Volumes | Views]]) -> Stage:
     """Turn a method into a stage of the training loop; ``render`` returns a CT's input views and the target."""
 
-    def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Any]]:
+    def show(variables: VariablesByStage, ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volume]]:
         views, truth = render(ct)
         result = baseline.predict(variables, views, key)
         if baseline.makes_views:

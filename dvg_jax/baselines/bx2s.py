@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
@@ -20,7 +21,7 @@ from dvg_jax.baselines.layers import ConvNorm, conv, upsample_nearest
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm, ConvTranspose, max_pool
-from dvg_jax.shapes import Features, Views, Volumes
+from dvg_jax.shapes import Features, Resized, Views, Volumes
 
 LEVELS = 4
 """Encoder levels that guide the decoder; there is one more below them."""
@@ -49,7 +50,7 @@ class BX2SNet(nn.Module):
     def __call__(self, views: Views, train: bool = False) -> Volumes:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def cbr(x: Features, features: int, name: str, stride: int = 1) -> Features:
+        def cbr(x: Features, features: int, name: str, stride: int = 1) -> Resized:
             return ConvNorm(3, features, 3, stride, use_bias=True, name=name, **types)(x, train)
 
         x = cbr(lift(views, self.angles).astype(self.dtype), self.base, "encoder_0")
@@ -76,7 +77,7 @@ class Guidance(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: list[Features], x: Features, train: bool) -> Features:
+    def __call__(self, maps: list[Array], x: Features, train: bool) -> Features:
         """Return the guided features of the level.
 
         Args:
@@ -87,7 +88,7 @@ class Guidance(nn.Module):
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = x.shape[-1]
 
-        def cbr(x: Features, features: int, name: str) -> Features:
+        def cbr(x: Features, features: int, name: str) -> Resized:
             return ConvNorm(3, features, 3, use_bias=True, name=name, **types)(x, train)
 
         scales = []

@@ -26,7 +26,7 @@ from dvg_jax.networks.blocks import Conv, ConvTranspose
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.unet3d import ResnetBlock, TimeMLP, UNet3D
-from dvg_jax.shapes import Features, Key, Times, Variables, Views, Volumes
+from dvg_jax.shapes import Features, Key, Times, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 from dvg_jax.stages.latent import diffusion_stage
 
@@ -99,13 +99,13 @@ class PixelTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
         x = example["x"]
         variables = init_variables(self.dvg.denoiser, key, (x,), example["y"], jnp.zeros(len(x), jnp.int32))
         return {"model": variables["params"]}, {"largest": jnp.zeros(x.shape[-1])}
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return Eq. (6): see :meth:`dvg_jax.stages.base.Task.loss`.
@@ -118,7 +118,7 @@ class PixelTask:
         return self.dvg.loss(params["model"], condition, centred(example["y"]), key), ({"largest": largest}, {})
 
 
-def centred(x: Volumes, largest: Array | float = 1.0) -> Volumes:
+def centred(x: Features, largest: Array | float = 1.0) -> Features:
     """Scale [0, largest] to [-1, 1]."""
     return 2 * x / largest - 1
 
@@ -141,13 +141,13 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
     pixel = replace(base, denoiser=ConditionalDenoiser(unet), sampler=sampler)
 
     # The condition has D in the order of the pipeline's networks, so the CT is turned into that order too.
-    def shown(variables: dict[str, Variables], views: Views) -> Volumes:
+    def shown(variables: VariablesByStage, views: Views) -> Features:
         return jnp.concatenate(base.condition(variables, views, base.angles), axis=-1)
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         return {"x": shown(frozen, base.render(ct, base.angles)), "y": base.turned(ct)}
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         own = variables["cddpm"]
         arguments = (own["params"], (centred(shown(variables, views), own["largest"]),))
         shape = (len(views), *dvg.geometry.volume_shape, 1)
@@ -177,7 +177,7 @@ def _latent(config: ConfigDict, dvg: DVG) -> Baseline:
     base = replace(_base(config, dvg), denoiser=denoiser)
     stage = diffusion_stage(config, base)
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         condition = base.condition(variables, views, base.angles)
         return base.sample(variables, variables["cddpm"]["params"], condition, key)
 

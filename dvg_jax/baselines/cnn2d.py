@@ -11,9 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.axes import FRONTAL, Angles, check_angles, to_volume
@@ -23,11 +21,10 @@ from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import max_pool
 from dvg_jax.networks.init import Normal
-from dvg_jax.shapes import Views, Volumes
+from dvg_jax.shapes import Images, NewImages, Views, Volumes
 
 FUSIONS = ("early", "late")
 BLOCKS = (4, 3, 3, 3, 5)
-Image = Float[Array, "B rows cols C"]
 
 
 class Residual(nn.Module):
@@ -38,7 +35,7 @@ class Residual(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Image, train: bool) -> Image:
+    def __call__(self, x: Images, train: bool) -> NewImages:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         same = x.shape[-1] == self.features
         middle = x.shape[-1] // 2 if same else x.shape[-1]
@@ -56,7 +53,7 @@ class DepthwiseUp(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Images) -> NewImages:
         b, rows, columns, channels = x.shape
         shape = (4, 4, 1, channels)
         # In float32: the kernel's gradient sums products over all pixels.
@@ -85,11 +82,11 @@ class EncoderDecoder(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Image, train: bool) -> Image:
+    def __call__(self, image: Images, train: bool) -> NewImages:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         narrow, half, full = (scaled(c, self.width) for c in (64, 128, 256))
 
-        def residuals(x: Image, widths: tuple[int, ...], name: str) -> Image:
+        def residuals(x: Images, widths: tuple[int, ...], name: str) -> NewImages:
             for i, features in enumerate(widths):
                 x = Residual(features, **types, name=f"{name}_{i}")(x, train)
             return x
@@ -122,7 +119,7 @@ class CNN2D(nn.Module):
 
     @nn.compact
     def __call__(self, views: Views, train: bool = False) -> Volumes:
-        def lift(images: Image, angle: float, name: str) -> Volumes:
+        def lift(images: Images, angle: float, name: str) -> Volumes:
             network = EncoderDecoder(self.width, self.blocks, self.dtype, self.param_dtype, name=name)
             return to_volume(jnp.moveaxis(network(images, train), -1, 1)[..., None], angle)
 

@@ -25,7 +25,7 @@ from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm, GroupNorm, add_bias, convolve, fan_in_uniform, pad
 from dvg_jax.networks.init import init_variables
-from dvg_jax.shapes import Features, Key, Variables, Views, Volumes
+from dvg_jax.shapes import Features, Key, Resized, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 from dvg_jax.xray import ConeBeamGeometry, forward_project, view_pose
 
@@ -56,7 +56,7 @@ class SpectralConv(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, train: bool) -> Features:
+    def __call__(self, x: Features, train: bool) -> Resized:
         shape = (3, 3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", fan_in_uniform, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
@@ -137,12 +137,12 @@ class PriorTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
         variables = init_variables(self.network, key, example["x"])
         return {"model": variables.pop("params")}, variables
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return the weighted sum of the terms: see :meth:`dvg_jax.stages.base.Task.loss`.
@@ -182,10 +182,10 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
         raise UserError(f"config.size is {config.size}; allowed for prior_net: powers of two from 8")
     network = PriorNet(settings.width, settings.norm, jnp.dtype(config.dtype))
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         return {"x": dvg.lift(dvg.render(ct, dvg.angles), dvg.angles), "y": ct}
 
-    def predict(variables: dict[str, Variables], views: Views, key: Key) -> Volumes:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         return _reconstruct(network, variables["prior_net"], dvg.lift(views, dvg.angles))
 
     task = PriorTask(network, dvg.geometry, settings.loss)

@@ -10,9 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.base import DISTANCES, Baseline, Regression, from_views
@@ -21,7 +19,7 @@ from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm, ConvTranspose
 from dvg_jax.networks.init import Normal
-from dvg_jax.shapes import Features, Views, Volumes
+from dvg_jax.shapes import Features, Images, NewImages, Resized, Views, Volumes
 
 WIDTHS = (256, 512, 1024, 2048, 4096)
 """Channels of the representation network at 128; smaller sizes have the last of them."""
@@ -31,8 +29,6 @@ BOTTOM = 4
 
 START_DEPTHS = (2, 4)
 MOST_VIEWS = 20
-
-Image = Float[Array, "B rows cols C"]
 
 
 class ReconNet(nn.Module):
@@ -62,7 +58,7 @@ class ReconNet(nn.Module):
             x = conv(2, size, 1, use_bias=False, name="slices", **types)(x)
         return jnp.moveaxis(x, -1, 1)[..., None].astype(jnp.float32)
 
-    def _represent(self, x: Image, widths: list[int], train: bool) -> Image:
+    def _represent(self, x: Images, widths: list[int], train: bool) -> NewImages:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, features in enumerate(widths):
             x = conv(2, features, 4, 2, pad=1, use_bias=False, name=f"down_{i}", **types)(x)
@@ -71,7 +67,7 @@ class ReconNet(nn.Module):
             x = nn.relu(x + ConvNorm(2, features, 3, relu=False, name=f"same_{i}", **types)(x, train))
         return x
 
-    def _transform(self, x: Image) -> Features:
+    def _transform(self, x: Images) -> Resized:
         """Split 2D channels into features and depth, the feature index slowest."""
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         channels = x.shape[-1]
@@ -79,7 +75,7 @@ class ReconNet(nn.Module):
         x = jnp.moveaxis(x.reshape(*x.shape[:3], channels // self.start_depth, self.start_depth), -1, 1)
         return nn.relu(conv(3, x.shape[-1], 1, use_bias=False, name="transform_3d", **types)(x))
 
-    def _generate(self, x: Features, widths: list[int], train: bool) -> Features:
+    def _generate(self, x: Features, widths: list[int], train: bool) -> Resized:
         """Apply transposed convolutions of stride 1, which are convolutions with a flipped kernel."""
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, features in enumerate(widths):

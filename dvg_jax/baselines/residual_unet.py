@@ -18,12 +18,10 @@ from dvg_jax.baselines.layers import ConvNorm, conv, scaled, upsample_linear
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm
-from dvg_jax.shapes import Views
+from dvg_jax.shapes import Images, NewImages, Views
 
 WIDTHS = (64, 128, 256, 512)
 HALVINGS = len(WIDTHS) - 1
-
-Image = Float[Array, "B rows cols C"]
 
 
 class Unit(nn.Module):
@@ -36,7 +34,7 @@ class Unit(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Image, train: bool) -> Image:
+    def __call__(self, x: Images, train: bool) -> NewImages:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = x if self.first else nn.relu(BatchNorm(name="norm1", **types)(x, train))
         y = conv(2, self.features, 3, self.stride, name="conv1", **types)(y)
@@ -55,7 +53,7 @@ class ResidualUNet(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, views: Views, train: bool = False) -> Views:
+    def __call__(self, views: Views, train: bool = False) -> Float[Array, "B 1 h w 1"]:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         widths = [scaled(c, self.width) for c in WIDTHS]
         x = jnp.moveaxis(views[..., 0], 1, -1).astype(self.dtype)

@@ -32,7 +32,7 @@ from dvg_jax.keys import named
 from dvg_jax.networks.blocks import ConvTranspose, fan_in_uniform, instance_norm
 from dvg_jax.networks.discriminator import PatchDiscriminator
 from dvg_jax.networks.init import Normal, init_variables
-from dvg_jax.shapes import Features, Key, Variables, Views, Volumes
+from dvg_jax.shapes import Features, Images, Key, NewChannels, Resized, Variables, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 
 DENSE_LAYERS = (6, 12, 24, 16, 6)
@@ -53,8 +53,6 @@ BOTTLENECK_WIDTH = 256
 FACTOR = 4
 """Ratio of a dense layer's bottleneck to its growth."""
 
-Image = Float[Array, "B rows cols C"]
-
 
 def norm_relu(x: Array) -> Array:
     """Apply instance norm and ReLU, before every convolution of the encoder and after every other one."""
@@ -71,7 +69,7 @@ class Encoder(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Image) -> tuple[Float[Array, "B C"], list[Image]]:
+    def __call__(self, image: Images) -> tuple[Float[Array, "B features"], list[Array]]:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         growth = scaled(self.growth, self.width, 4)
         x = jnp.pad(image.astype(self.dtype), ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
@@ -99,7 +97,7 @@ class Level(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> Resized:
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i in range(self.extras):
             x = norm_relu(conv(3, x.shape[-1], 3, name=f"conv_{i}", **types)(x))
@@ -150,7 +148,7 @@ class Generator(nn.Module):
         result = to_volume(features[0], self.angles[0]) if main is None else main
         return result.astype(jnp.float32)
 
-    def _cube(self, vector: Float[Array, "B C"], bottom: int, train: bool, branch: int) -> Features:
+    def _cube(self, vector: Float[Array, "B features"], bottom: int, train: bool, branch: int) -> Features:
         """Apply connection A."""
         width = scaled(BOTTLENECK_WIDTH, self.width)
         x = nn.Dense(
@@ -160,7 +158,7 @@ class Generator(nn.Module):
         x = nn.relu(nn.Dropout(self.dropout, deterministic=not train)(x))
         return x.reshape(-1, bottom, bottom, bottom, width)
 
-    def _join(self, x: Features, skip: Image, width: int, name: str) -> Features:
+    def _join(self, x: Features, skip: Float[Array, "B h w skip"], width: int, name: str) -> NewChannels:
         """Apply connection B: repeat the skip along the new depth axis and join it to the coarser level's features."""
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         skip = norm_relu(conv(2, width, 1, name=f"skip_{name}_map", **types)(skip))
@@ -168,7 +166,7 @@ class Generator(nn.Module):
         lifted = norm_relu(conv(3, width, 3, name=f"skip_{name}_volume", **types)(lifted))
         return self._first(jnp.concatenate([lifted, x], axis=-1), width, f"branch_{name}")
 
-    def _first(self, x: Features, width: int, name: str) -> Features:
+    def _first(self, x: Features, width: int, name: str) -> NewChannels:
         x = conv(3, width, 3, name=f"{name}_first", dtype=self.dtype, param_dtype=self.param_dtype)(x)
         return norm_relu(x)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 import nibabel as nib
@@ -36,6 +36,7 @@ FEW_SCANS = 5
 """Size below which a training set gives a warning: most likely scans are missing."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Define grain's random access data source; sources of equal ``identity`` hold the same examples."""
 
@@ -71,7 +72,7 @@ class ArraySource:
 
 
 @partial(jax.jit, static_argnums=0)
-def _chest(size: int, key: jax.Array, index: int) -> jax.Array:
+def _chest(size: int, key: jax.Array, index: jax.Array | int) -> jax.Array:
     return chest(jax.random.fold_in(key, index), size)
 
 

@@ -16,21 +16,25 @@ One formula covers three samplers, which differ in the table of a, b, c and sigm
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jax import Array
+from jaxtyping import ArrayLike, Float
 
 from dvg_jax.diffusion.schedule import Schedule
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Key, Latent, Times
+from dvg_jax.shapes import Key, Times
 
-Denoiser = Callable[[Any, Latent, Times], Latent]
+Samples = Float[Array, "B *z"]
+"""What is drawn, a sample a row: latents here, volumes in a baseline."""
+
+Denoiser = Callable[[Any, Samples, Times], Samples]
 """(arguments, z_t, t) -> z_0. ``arguments`` is any pytree: weights and condition."""
 
-Carry = tuple[Latent, Latent]
+Carry = tuple[Samples, Samples]
 """z, and the z_0 predicted at the step before; zeros at the first step."""
 
 Progress = Callable[[int, int], None]
@@ -81,7 +85,7 @@ class Sampler:
         if self.order not in (1, 2) or (self.order == 2 and self.eta):
             raise UserError(f"order is {self.order} with eta {self.eta}; allowed: 1, or 2 with eta 0")
 
-    def called(self, name: str) -> Self:
+    def called(self, name: str) -> "Sampler":
         """Return the sampler of that name with these steps and this clipping; UserError for an unknown name."""
         if name not in SAMPLERS:
             raise UserError(f"sampler is {name!r}; allowed: {', '.join(SAMPLERS)}")
@@ -142,7 +146,7 @@ def _extrapolation(abar: np.ndarray) -> np.ndarray:
     return share
 
 
-def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent:
+def add_noise(schedule: Schedule, z0: Samples, t: Times, noise: Samples) -> Samples:
     """Sample z_t ~ q(z_t | z_0): ``sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise``, Eq. (4) of Ho et al. 2020.
 
     Args:
@@ -158,7 +162,7 @@ def add_noise(schedule: Schedule, z0: Latent, t: Times, noise: Latent) -> Latent
     return keep * z0 + spread * noise
 
 
-def reverse_step(row: Coefficients, z: Latent, z0: Latent, previous: Latent, noise: Latent) -> Latent:
+def reverse_step(row: Coefficients, z: Samples, z0: Samples, previous: Samples, noise: Samples) -> Samples:
     """Take one step of the reverse process.
 
     Args:
@@ -182,7 +186,7 @@ def _denoise_and_step(
     return reverse_step(row, z, z0, previous, _noise(key, row.t, z.shape)), z0
 
 
-def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Latent:
+def _noise(key: Key, t: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Draw the noise of time ``t``; a row with a key of its own does not depend on the other rows."""
     if key.ndim == 0:
         return jax.random.normal(jax.random.fold_in(key, t), shape)
@@ -201,7 +205,7 @@ def sample(
     sampler: Sampler,
     progress: Progress | None = None,
     scan: bool | None = None,
-) -> Latent:
+) -> Samples:
     """Draw z_0 by the reverse process, float32.
 
     Args:
@@ -237,7 +241,7 @@ def sample(
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
-def _scan(denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Latent) -> Latent:
+def _scan(denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Samples) -> Samples:
     def body(carry: Carry, row: Coefficients) -> tuple[Carry, None]:
         return _denoise_and_step(denoise, clip, arguments, key, row, carry), None
 

@@ -11,7 +11,7 @@ from dvg_jax.dvg import DVG
 from dvg_jax.evaluate.cases import Cases, Procedure, case_batches
 from dvg_jax.methods import DVG_NET, Method, Prediction
 from dvg_jax.metrics.tables import Row
-from dvg_jax.shapes import Key, Variables, Views, Volumes
+from dvg_jax.shapes import Key, VariablesByStage, Views, Volumes
 from dvg_jax.training import sharding
 
 
@@ -41,7 +41,7 @@ class Measured:
 
 def measure(
     methods: Sequence[Method],
-    variables: dict[str, Variables],
+    variables: VariablesByStage,
     dvg: DVG,
     source: Source,
     procedure: Procedure,
@@ -94,7 +94,7 @@ def measure(
         yield Measured(cases, predictions, volumes, views, seconds, true_views)
 
 
-def predict(method: Method, variables: dict[str, Variables], dvg: DVG, truth: Volumes, key: Key) -> Prediction:
+def predict(method: Method, variables: VariablesByStage, dvg: DVG, truth: Volumes, key: Key) -> Prediction:
     """Let a method predict CTs (B, D, H, W, 1) that it knows by their X-rays alone.
 
     Args:

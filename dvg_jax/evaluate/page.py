@@ -15,13 +15,13 @@ from dvg_jax.methods import MEAN
 from dvg_jax.metrics.tables import Row
 from dvg_jax.report import Case, Page, write_page
 from dvg_jax.report.cases import build_case, build_films, means_tables
-from dvg_jax.shapes import Variables
+from dvg_jax.shapes import VariablesByStage
 
 
 class EvaluationPage:
     """Gathers cases while they are evaluated."""
 
-    def __init__(self, dvg: DVG, variables: dict[str, Variables]) -> None:
+    def __init__(self, dvg: DVG, variables: VariablesByStage) -> None:
         self.dvg, self.variables = dvg, variables
         self.cases: list[Case] = []
 

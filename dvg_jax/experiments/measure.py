@@ -20,7 +20,7 @@ from dvg_jax.experiments.plan import Job, Run
 from dvg_jax.files.atomic import replacing, together
 from dvg_jax.methods import CEILING, MEAN, Method, build_method
 from dvg_jax.metrics.tables import without_nan
-from dvg_jax.shapes import Variables
+from dvg_jax.shapes import VariablesByStage
 from dvg_jax.training.workdir import load_stages
 
 Result = dict[str, Any]
@@ -46,7 +46,7 @@ class Subject:
     name: str
     method: Method
     dvg: DVG
-    variables: dict[str, Variables]
+    variables: VariablesByStage
     targets: tuple[float, ...]
     trained: dict[str, int]
 

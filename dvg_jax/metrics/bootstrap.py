@@ -7,7 +7,7 @@ out.
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 RESAMPLES = 2000
 EXACT_UP_TO = 16
@@ -61,7 +61,7 @@ def sign_flip_p(differences: Values, patients: Sequence[Hashable]) -> float:
 
 def _by_patient(
     values: Values, patients: Sequence[Hashable]
-) -> tuple[Float[np.ndarray, "patients"], Int[np.ndarray, "patients"]]:
+) -> tuple[Num[np.ndarray, "patients"], Int[np.ndarray, "patients"]]:
     """Return sum and number of the finite values of each patient who has one, in order of first appearance."""
     places = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
     groups = np.array([places[p] for p in patients], int)

@@ -14,8 +14,8 @@ from jax import Array
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.tissue import BANDS
 from dvg_jax.metrics.volume import lpips_slices, lpips_sum, view_metrics, volume_figures
-from dvg_jax.networks.lpips import NETWORKS, Net, load_lpips, lpips
-from dvg_jax.shapes import Image, Volume
+from dvg_jax.networks.lpips import NETWORKS, Net, Pictures, load_lpips, lpips
+from dvg_jax.shapes import AnyImage, AnyVolume
 
 RANGES = ("unit", "signed")
 """Input of LPIPS: images in [0, 1], as the published code does, or stretched to [-1, 1], as LPIPS was trained."""
@@ -124,7 +124,7 @@ class Measures:
         _one_of("LPIPS network", self.lpips, ("", *NETWORKS))
         _one_of("LPIPS range", self.lpips_range, RANGES)
 
-    def volume(self, truth: Volume, result: Volume) -> dict[str, float]:
+    def volume(self, truth: AnyVolume, result: AnyVolume) -> dict[str, float]:
         """Return the metrics of one CT by name; NaN where a tissue is absent from the truth.
 
         Raises:
@@ -141,7 +141,7 @@ class Measures:
             figures[rule.figure] = lpips_sum(per_axis[key], truth.shape) if total else jnp.mean(per_axis[key])
         return {name: float(figures[name]) for table in self.tables().values() for name in table}
 
-    def view(self, truth: Image, view: Image) -> dict[str, float]:
+    def view(self, truth: AnyImage, view: AnyImage) -> dict[str, float]:
         """Return the metrics of one X-ray by name; both images are min-max normalised to [0, 1] already, peak 1."""
         figures = view_metrics(truth, view)
         for rule in self._rules():
@@ -177,14 +177,14 @@ class Measures:
 
 
 @cache
-def perceptual(net: Net, value_range: str = "unit") -> Callable[[Array, Array], Array]:
+def perceptual(net: Net, value_range: str = "unit") -> Callable[[Pictures, Pictures], Array]:
     """Return LPIPS as a function of two sets of images in [0, 1], (n, h, w, 1) each, to (n,).
 
     The weights are read once, and both ranges share the compiled program.
     """
     params = load_lpips(net)
 
-    def distance(a: Array, b: Array) -> Array:
+    def distance(a: Pictures, b: Pictures) -> Array:
         if value_range == "signed":
             a, b = 2 * a - 1, 2 * b - 1
         return _distance(params, a, b, net)

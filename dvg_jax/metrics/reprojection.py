@@ -9,11 +9,14 @@ from collections.abc import Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.metrics.volume import psnr
 from dvg_jax.xray.views import minmax
+
+AnyImages = Float[Array | np.ndarray, "V h w"]
 
 
 def unseen_angle(used: Sequence[float]) -> float:
@@ -30,13 +33,13 @@ def unseen_angle(used: Sequence[float]) -> float:
 
 
 @jax.jit
-def _errors(truth: Float[Array, "V h w"], result: Float[Array, "V h w"]) -> tuple[Array, Array]:
+def _errors(truth: AnyImages, result: AnyImages) -> tuple[Array, Array]:
     films = jnp.mean((minmax(truth) - minmax(result)) ** 2, axis=(1, 2))
     lines = jnp.linalg.norm(result - truth, axis=(1, 2)) / jnp.linalg.norm(truth, axis=(1, 2))
     return psnr(films), lines
 
 
-def reprojection_metrics(truth: Float[Array, "V h w"], result: Float[Array, "V h w"]) -> dict[str, float]:
+def reprojection_metrics(truth: AnyImages, result: AnyImages) -> dict[str, float]:
     """Return the errors of line integrals (not normalised), of which the last view is unseen and all others are inputs.
 
     Returns:

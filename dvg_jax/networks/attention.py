@@ -18,7 +18,8 @@ from dvg_jax.networks.blocks import Dense
 from dvg_jax.networks.positional import rotate
 from dvg_jax.shapes import Features
 
-Heads = Float[Array, "B D H W n e"]
+Heads = Float[Array, "B D *tokens n e"]
+"""``n`` heads of ``e`` channels; the tokens of a D-slice are H x W, or one axis."""
 
 
 class ChannelNorm(nn.Module):

@@ -20,12 +20,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Features, Key
+from dvg_jax.shapes import Features, Images, Key, NewImages, Resized
 
 Form = Literal["auto", "native", "sliced"]
 Triple = tuple[int, int, int]
 Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 PaddingMode = Literal["zeros", "replicate"]
+Kernel = Float[Array, "kd kh kw C C_out"]
+Kernel2D = Float[Array, "kh kw C C_out"]
 
 VALID: Padding = ((0, 0), (0, 0), (0, 0))
 
@@ -38,7 +40,7 @@ def is_sliced(form: Form) -> bool:
     return form == "sliced" or (form == "auto" and jax.default_backend() == "cpu")
 
 
-def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Features:
+def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Float[Array, "B D_out H_out W_out C"]:
     """Pad D, H and W with zeros or with copies of the outermost values.
 
     Args:
@@ -63,7 +65,7 @@ def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Features:
     return x
 
 
-def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form = "auto") -> Features:
+def convolve(x: Features, kernel: Kernel, strides: Triple = (1, 1, 1), form: Form = "auto") -> Resized:
     """Cross-correlate features with a kernel, without padding.
 
     Args:
@@ -91,7 +93,7 @@ def convolve(x: Features, kernel: Array, strides: Triple = (1, 1, 1), form: Form
     return y.reshape(-1, slices, *y.shape[1:])
 
 
-def convolve_2d(x: Array, kernel: Array, strides: tuple[int, int] = (1, 1), form: Form = "auto") -> Array:
+def convolve_2d(x: Images, kernel: Kernel2D, strides: tuple[int, int] = (1, 1), form: Form = "auto") -> NewImages:
     """Cross-correlate images with a kernel, without padding.
 
     Args:
@@ -121,7 +123,7 @@ def _without_strides(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple
     return x.reshape(n, *cells, -1), kernel.reshape(*taps, -1, features)
 
 
-def _convolve_slices(x: Array, kernel: Array) -> Array:
+def _convolve_slices(x: Images, kernel: Kernel2D) -> NewImages:
     """Cross-correlate (N, H, W, Cin) with (kh, kw, Cin, Cout), without padding and with stride 1."""
     kh, kw, channels, features = kernel.shape
     height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
@@ -132,7 +134,7 @@ def _convolve_slices(x: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
+def upsample(x: Features, kernel: Kernel, form: Form = "auto") -> Resized:
     """Apply a transposed convolution: axes with kernel 4 are doubled, axes with kernel 1 keep their length.
 
     With i counted from the unpadded start, ``out[o]`` sums ``x[i] kernel[o + 1 - 2 i]``: PyTorch's ConvTranspose of
@@ -171,14 +173,14 @@ def upsample(x: Features, kernel: Array, form: Form = "auto") -> Features:
     return y
 
 
-def _to_cells(x: Features, kernel: Array) -> Features:
+def _to_cells(x: Features, kernel: Kernel) -> Resized:
     """Apply a transposed convolution of kernel 2, stride 2: every voxel becomes a cell of 2 x 2 x 2 of its own."""
     b, d, h, w, _ = x.shape
     y = jnp.einsum("bdhwc,ijkcf->bdihjwkf", x, kernel)
     return y.reshape(b, 2 * d, 2 * h, 2 * w, -1)
 
 
-def max_pool(x: Array, window: int = 2, stride: int = 2) -> Array:
+def max_pool(x: Float[Array, "B *space C"], window: int = 2, stride: int = 2) -> Float[Array, "B *space_out C"]:
     """Return the maxima of windows along every spatial axis, without padding.
 
     XLA's reduction over windows takes ten times as long on a CPU. Values are selected instead of compared with the
@@ -209,7 +211,7 @@ def fan_in_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def add_bias(y: Features, bias: Array | None) -> Features:
+def add_bias(y: Float[Array, "*B C"], bias: Float[Array, "C"] | None) -> Float[Array, "*B C"]:
     """Add a bias in float32: its gradient sums over all voxels, and in bfloat16 a sum of ones ends at 256."""
     return y if bias is None else (y.astype(jnp.float32) + bias).astype(y.dtype)
 
@@ -223,7 +225,7 @@ class Dense(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C_out"]:
         shape = (x.shape[-1], self.features)
         y = x.astype(self.dtype) @ self.param("kernel", fan_in_uniform, shape, self.param_dtype).astype(self.dtype)
         zeros = nn.initializers.zeros
@@ -261,7 +263,7 @@ class Conv(_Kernel):
     """Cross-correlate over D, H, W with (low, high) padding per axis, channels last."""
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> Resized:
         kernel, bias = self.parameters(x.shape[-1])
         x = pad(x.astype(self.dtype), self.padding, self.padding_mode)
         return add_bias(convolve(x, kernel, self.strides, self.form), bias)
@@ -274,7 +276,7 @@ class Conv2D(_Kernel):
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W features"]:
+    def __call__(self, x: Images) -> NewImages:
         if self.kernel_size[0] != 1 or self.strides[0] != 1:
             raise UserError(
                 f"2D convolution's kernel is {self.kernel_size}, strides {self.strides}; allowed: 1 along D"
@@ -293,7 +295,7 @@ class ConvTranspose(_Kernel):
     """
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> Resized:
         if any(k not in MISSING_TAPS for k in self.kernel_size):
             raise UserError(f"transposed convolution's kernel is {self.kernel_size}; allowed: 1 to 4 along each axis")
         kernel, bias = self.parameters(x.shape[-1])
@@ -338,7 +340,7 @@ class BatchNorm(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, train: bool) -> Features:
+    def __call__(self, x: Float[Array, "*B C"], train: bool) -> Float[Array, "*B C"]:
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
@@ -360,7 +362,7 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-def instance_norm(x: Array, epsilon: float = 1e-5) -> Array:
+def instance_norm(x: Float[Array, "B *space C"], epsilon: float = 1e-5) -> Float[Array, "B *space C"]:
     """Normalise each channel of each case to mean 0 and variance 1 over space, in float32; (B, ..., C) of any rank.
 
     A map of one element is left as it is: its deviation from its mean is 0 and carries no information.

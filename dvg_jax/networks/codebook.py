@@ -31,7 +31,7 @@ def nearest(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> In
     embeddings = embeddings.astype(jnp.float32)
     norms = jnp.sum(embeddings**2, axis=1)
 
-    def block(rows: Rows) -> Array:
+    def block(rows: Float[Array, "*B n c"]) -> Int[Array, "*B n"]:
         rows = rows.astype(jnp.float32)
         products = jnp.dot(rows, embeddings.T, precision=jax.lax.Precision.HIGHEST)
         distance = jnp.sum(rows**2, axis=-1, keepdims=True) - 2 * products + norms

@@ -5,9 +5,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from dvg_jax.networks.blocks import BatchNorm, Conv, Triple, instance_norm
-from dvg_jax.shapes import Features
+
+Judged = Float[Array, "B *space C"]
+Patches = Float[Array, "B *patches 1"]
 
 SLOPE = 0.2
 MAX_WIDENING = 8
@@ -31,7 +34,7 @@ class PatchDiscriminator(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, train: bool = True) -> tuple[Features, list[Features]]:
+    def __call__(self, x: Judged, train: bool = True) -> tuple[Patches, list[Array]]:
         flat = self.dims == 2
         x = x[:, None] if flat else x
         kernel: Triple = (1, 4, 4) if flat else (4, 4, 4)

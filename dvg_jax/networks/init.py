@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from dvg_jax.shapes import Key, Variables
 Shape = tuple[int, ...]
 
 
+@runtime_checkable
 class KernelRule(Protocol):
     """Draw the initial values of a kernel, or of the bias that belongs to it. Rules are hashable.
 

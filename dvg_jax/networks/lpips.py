@@ -17,6 +17,7 @@ from dvg_jax.networks.blocks import convolve_2d, max_pool
 from dvg_jax.shapes import Variables
 
 Net = Literal["vgg", "alex"]
+Pictures = Float[Array | np.ndarray, "n h w c"]
 
 
 class _Network(NamedTuple):
@@ -88,9 +89,7 @@ def load_lpips(net: Net = "vgg") -> Variables:
     return jax.tree.map(jnp.asarray, pickle.loads(raw))
 
 
-def lpips(
-    params: Variables, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"], net: Net = "vgg"
-) -> Float[Array, "n"]:
+def lpips(params: Variables, a: Pictures, b: Pictures, net: Net = "vgg") -> Float[Array, "n"]:
     """Return the perceptual distance of images, without any scaling of their values.
 
     LPIPS was trained on images in [-1, 1]; the published DVG-Diffusion feeds it [0, 1].
@@ -114,10 +113,10 @@ def lpips(
     return sum(jnp.mean((u - v) ** 2 @ line, axis=(1, 2)) for line, (u, v) in zip(lines, pairs, strict=True))  # type: ignore[return-value]
 
 
-def _features(params: Variables, x: Array, network: _Network) -> list[Array]:
+def _features(params: Variables, x: Pictures, network: _Network) -> list[Array]:
     """Return the outputs of the convolutions that are compared, each pixel's channels scaled to length 1."""
     layers, kept = params[network.group], []
-    x = (x - SHIFT) / SCALE
+    x = jnp.asarray((x - SHIFT) / SCALE)
     for i in range(len(layers)):
         kernel, bias = layers[f"Conv_{i}"]["kernel"], layers[f"Conv_{i}"]["bias"]
         if i in network.pooled:

@@ -24,7 +24,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.networks.attention import LinearAttention, SpatialAttention, TemporalAttention
 from dvg_jax.networks.blocks import Conv, ConvTranspose, GroupNorm, fan_in_uniform
 from dvg_jax.networks.positional import RelativePositionBias, time_features
-from dvg_jax.shapes import Features, Times
+from dvg_jax.shapes import Features, NewChannels, Times
 
 PAD_HW = ((0, 0), (1, 1), (1, 1))
 
@@ -39,7 +39,7 @@ class Block(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, scale_shift: tuple[Array, Array] | None = None) -> Features:
+    def __call__(self, x: Features, scale_shift: tuple[Array, Array] | None = None) -> NewChannels:
         kinds: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         padding = ((self.depth // 2,) * 2, (1, 1), (1, 1))
         x = Conv(self.features, (self.depth, 3, 3), padding=padding, name="proj", **kinds)(x)
@@ -61,7 +61,7 @@ class ResnetBlock(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features, time: Float[Array, "B 4*dim"] | None = None) -> Features:
+    def __call__(self, x: Features, time: Float[Array, "B time"] | None = None) -> NewChannels:
         kinds: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         scale_shift = None
         if time is not None:
@@ -83,7 +83,7 @@ class TimeMLP(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, t: Times) -> Float[Array, "B 4*dim"]:
+    def __call__(self, t: Times) -> Float[Array, "B time"]:
         kinds: dict[str, Any] = {
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
@@ -115,7 +115,7 @@ class UNet3D(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Features, t: Times) -> Features:
+    def __call__(self, x: Features, t: Times) -> NewChannels:
         self._check(x)
         kinds: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         wrap = nn.remat if self.remat else lambda module: module

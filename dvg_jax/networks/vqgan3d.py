@@ -84,7 +84,7 @@ class Encoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Volumes) -> Features:
+    def __call__(self, x: Volumes) -> Latent:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = conv3(self.n_hiddens, self.dtype, self.param_dtype, "conv_first")(x)
         for i, strides in enumerate(level_strides(self.downsample)):
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Features) -> Volumes:
+    def __call__(self, x: Latent) -> Volumes:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = nn.silu(GroupNorm(self.num_groups, EPSILON, **types, name="final_norm")(x))
         strides = level_strides(self.upsample)

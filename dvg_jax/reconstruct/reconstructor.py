@@ -16,7 +16,7 @@ from dvg_jax.diffusion.samplers import Progress, Sampler
 from dvg_jax.dvg import DVG, NewView
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
-from dvg_jax.shapes import Key, Variables, Views, Volume
+from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
 from dvg_jax.training.workdir import load_config, load_stages
 from dvg_jax.xray.views import minmax
@@ -37,7 +37,7 @@ class Reconstructor:
       variables: learned variables by stage, on the device.
     """
 
-    def __init__(self, config: ConfigDict, dvg: DVG, variables: dict[str, Variables]) -> None:
+    def __init__(self, config: ConfigDict, dvg: DVG, variables: VariablesByStage) -> None:
         self.config, self.dvg, self.variables = config, dvg, jax.device_put(variables)
 
     def __call__(

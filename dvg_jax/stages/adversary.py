@@ -14,10 +14,10 @@ from jax import Array
 
 from dvg_jax.errors import UserError
 from dvg_jax.keys import named
-from dvg_jax.networks.discriminator import PatchDiscriminator, feature_distance, hinge_loss, vanilla_loss
+from dvg_jax.networks.discriminator import Judged, PatchDiscriminator, feature_distance, hinge_loss, vanilla_loss
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.lpips import load_lpips, lpips
-from dvg_jax.shapes import Features, Key, Variables, Volumes
+from dvg_jax.shapes import Key, Variables, Volumes
 from dvg_jax.stages.base import Metrics
 
 KINDS = {"hinge": hinge_loss, "vanilla": vanilla_loss}
@@ -96,38 +96,39 @@ class Adversary:
         if self.critics:
             on = jnp.where(step >= self.weights.gan_start, 1.0, 0.0)
             pairs = {"slices": (x2, y2), "volume": (x, y)}
-            terms = [
-                self._judge(name, params["critics"][name], model_state["critics"][name], *pair)
+            judged = {
+                name: self._judge(name, params["critics"][name], model_state["critics"][name], *pair)
                 for name, pair in pairs.items()
-            ]
-            state = {"critics": {name: term[3] for name, term in zip(pairs, terms, strict=True)}}
-            generator, matching, critic = (jnp.sum(jnp.stack([term[i] for term in terms])) for i in range(3))
+            }
+            state = {"critics": {name: stats for name, (_, stats) in judged.items()}}
+            losses = zip(*(terms for terms, _ in judged.values()), strict=True)
+            generator, matching, critic = (jnp.sum(jnp.stack(terms)) for terms in losses)
             metrics |= {"generator": generator, "feature_matching": matching, "critic": critic}
             loss += on * (self.weights.gan * generator + self.weights.feature_matching * matching + critic)
         return loss, state, metrics
 
     def _judge(
-        self, name: str, params: Variables, stats: Variables, real: Features, fake: Features
-    ) -> tuple[Array, Array, Array, Variables]:
+        self, name: str, params: Variables, stats: Variables, real: Judged, fake: Judged
+    ) -> tuple[tuple[Array, Array, Array], Variables]:
         """Return generator loss, feature matching, critic loss and running statistics after fake and real pass."""
         critic = self.critics[name]
 
-        def judge(params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
+        def judge(params: Variables, stats: Variables, x: Judged):  # type: ignore[no-untyped-def]
             out, new = critic.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
             return *out, new["batch_stats"]
 
         (logits, features_fake, stats), (logits_fake, _, _) = twice(judge, params, stats, fake)
         logits_real, features_real, stats = judge(params, stats, real)
         critic_loss = KINDS[self.weights.gan_kind](logits_real, logits_fake)
-        return -jnp.mean(logits), feature_distance(features_real, features_fake), critic_loss, stats
+        return (-jnp.mean(logits), feature_distance(features_real, features_fake), critic_loss), stats
 
 
-Judge = Callable[[Variables, Variables, Features], tuple[Array, list[Array], Variables]]
+Judge = Callable[[Variables, Variables, Judged], tuple[Array, list[Array], Variables]]
 """(parameters, running statistics, critic's input) -> logits, features, the next statistics."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def twice(judge: Judge, params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
+def twice(judge: Judge, params: Variables, stats: Variables, x: Judged):  # type: ignore[no-untyped-def]
     """Return a critic's output twice, for two losses with different gradients.
 
     The first, for the generator, passes gradients to ``x`` alone; the second, for the critic, to ``params`` alone. The
@@ -144,7 +145,7 @@ def twice(judge: Judge, params: Variables, stats: Variables, x: Features):  # ty
     return out, out
 
 
-def _forward(judge: Judge, params: Variables, stats: Variables, x: Features):  # type: ignore[no-untyped-def]
+def _forward(judge: Judge, params: Variables, stats: Variables, x: Judged):  # type: ignore[no-untyped-def]
     out, pull = jax.vjp(lambda params, x: judge(params, stats, x), params, x)
     return (out, out), (pull, stats)
 

@@ -2,32 +2,33 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from dvg_jax.shapes import Key, Variables, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByStage, Volume, Volumes
 
 Example = dict[str, Any]
 """Arrays with a leading batch axis that a loss needs."""
 
 Metrics = dict[str, jax.Array]
 
-Prepare = Callable[[dict[str, Variables], Volumes, Key], Example]
+Prepare = Callable[[VariablesByStage, Volumes, Key], Example]
 """(frozen variables by stage, CTs, key) -> example."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """Define what a stage learns. Tasks are hashable, so that equal tasks of different stages share compiled code."""
 
     def constants(self) -> Variables:
         """Return arrays that the loss needs and nobody trains, such as LPIPS weights."""
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
         """Return parameters by optimiser group, ``model`` for later stages, and the state that has no gradient."""
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return a scalar loss, the next model state and the metrics to log.
@@ -59,4 +60,4 @@ class Stage:
     requires: tuple[str, ...]
     prepare: Prepare
     export: Callable[[Variables, Variables, Any], Variables]
-    show: Callable[[dict[str, Variables], Volumes, Key], tuple[Metrics, dict[str, Volumes]]]
+    show: Callable[[VariablesByStage, Volumes, Key], tuple[Metrics, dict[str, Volume]]]

@@ -11,7 +11,7 @@ from dvg_jax.diffusion import Sampler
 from dvg_jax.dvg import DVG, Condition
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
-from dvg_jax.shapes import Key, Variables, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByStage, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage
 
 PREVIEW_STEPS = 10
@@ -27,13 +27,13 @@ class NewViewTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
         times = jnp.zeros(len(example["z_in"]), jnp.int32)
         variables = init_variables(self.dvg.generator, key, example["z_in"], times)
         return {"model": variables["params"]}, {}
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return the mean squared error of the latent: see :meth:`dvg_jax.stages.base.Task.loss`.
@@ -54,14 +54,14 @@ class DiffusionTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
         z0 = example["z0"]
         times = jnp.zeros(len(z0), jnp.int32)
         variables = init_variables(self.dvg.denoiser, key, _condition(example), z0, times)
         return {"model": variables["params"]}, {}
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return Eq. (6): see :meth:`dvg_jax.stages.base.Task.loss`.
@@ -75,7 +75,7 @@ class DiffusionTask:
 def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """Build the stage of DVG-Net's generator, with frozen encoders on both sides."""
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         z_in = dvg.view_latent(frozen, *dvg.shown(ct, key))
         return {"z_in": z_in, "z0": dvg.ct_latent(frozen, ct)}
 
@@ -92,7 +92,7 @@ def diffusion_stage(config: ConfigDict, dvg: DVG) -> Stage:
     if dvg.new_angles:
         requires.append("new_view")
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         condition = dvg.condition(frozen, *dvg.shown(ct, key))
         return {"z0": dvg.ct_latent(frozen, ct)} | {f"condition_{i}": c for i, c in enumerate(condition)}
 
@@ -112,7 +112,7 @@ def _show(dvg: DVG, stage: str):  # type: ignore[no-untyped-def]
     steps = min(PREVIEW_STEPS, dvg.schedule.timesteps)
     preview = replace(dvg, use_diffusion=stage == "diffusion", sampler=Sampler(steps, eta=0.0, clip=dvg.sampler.clip))
 
-    def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
+    def show(variables: VariablesByStage, ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volume]]:
         result = preview.reconstruct(variables, preview.render(ct, dvg.angles), dvg.angles, key)
         psnr = jnp.mean(jax.vmap(psnr_volume)(ct[..., 0], result[..., 0]))
         return {"psnr": psnr}, {"truth": ct[0, ..., 0], stage: result[0, ..., 0]}

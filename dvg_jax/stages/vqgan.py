@@ -14,7 +14,7 @@ from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks import codebook
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.vqgan3d import VQGAN3D, commitment
-from dvg_jax.shapes import Key, Variables, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByStage, Volume, Volumes
 from dvg_jax.stages.adversary import Adversary, Weights
 from dvg_jax.stages.base import Example, Metrics, Stage
 
@@ -33,7 +33,7 @@ class VQGANTask:
     def constants(self) -> Variables:
         return self.adversary.constants()
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
         """Return the initial variables. The first entries of the codebook are latents of the example."""
         x = example["x"]
         variables = init_variables(self.network, named(key, "network"), x)
@@ -43,7 +43,7 @@ class VQGANTask:
         return {"model": variables["params"], **params}, {"codebook": codebook.from_data(rows), **state}
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return reconstruction, commitment and adversarial losses: see :meth:`dvg_jax.stages.base.Task.loss`.
@@ -82,7 +82,7 @@ def _stage(
     """Build the stage of a VQGAN of the volumes that ``volume`` derives from CTs, D in the networks' order."""
     task = VQGANTask(network, Weights(**config[name].loss))
 
-    def prepare(frozen: dict[str, Variables], ct: Volumes, key: Key) -> Example:
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         return {"x": dvg.turned(volume(ct, key))}
 
     def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
@@ -94,7 +94,7 @@ def _stage(
         std = np.maximum(rows.std(axis=0), 1e-6)
         return variables | {"statistics": {"mean": np.float32(rows.mean(axis=0)), "std": np.float32(std)}}
 
-    def show(variables: dict[str, Variables], ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volumes]]:
+    def show(variables: VariablesByStage, ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volume]]:
         x = volume(ct, key)
         y = dvg.turned(decode(network, True, variables[name], encode(network, variables[name], dvg.turned(x))))
         psnr = jax.vmap(lambda a, b: psnr_volume(a, b, peak=jnp.max(a)))(x[..., 0], y[..., 0])

@@ -115,7 +115,7 @@ def shape_of(what: str, arrays: StateDict, key: str, ndim: int) -> Shape:
 
 
 class Entry(NamedTuple):
-    """Describe the PyTorch entry of one of our arrays: a transposed kernel is (in, out, space), others (out, in, space)."""
+    """Describe the PyTorch entry of one of our arrays: transposed kernels are (in, out, space), others (out, in, space)."""
 
     name: str
     shape: Shape

@@ -22,7 +22,7 @@ from dvg_jax.config import STAGES, published_config
 from dvg_jax.config.build import build_dvg
 from dvg_jax.errors import UserError
 from dvg_jax.files.outputs import check_room
-from dvg_jax.shapes import Variables
+from dvg_jax.shapes import Variables, VariablesByStage
 from dvg_jax.torch_import.release import UNETS, VQGANS, Release
 from dvg_jax.training.checkpoint import save_model
 from dvg_jax.training.workdir import check_owner
@@ -63,7 +63,7 @@ def write_workdir(release: Release, workdir: Path, size: int | None = None) -> C
     return config
 
 
-def _in_our_terms(variables: dict[str, Variables]) -> dict[str, Variables]:
+def _in_our_terms(variables: VariablesByStage) -> VariablesByStage:
     """Return the variables that stages trained here would have stored."""
     ours = {
         stage: found | {"statistics": _statistics(stage, found)}
@@ -90,7 +90,7 @@ def _statistics(stage: str, variables: Variables) -> Variables:
     return {"mean": mean, "std": std}
 
 
-def _check_channels(variables: dict[str, Variables]) -> None:
+def _check_channels(variables: VariablesByStage) -> None:
     """Check that inputs and outputs of the U-Nets have the channels of the VQGANs' latents."""
     if not UNETS.keys() <= variables.keys():
         return

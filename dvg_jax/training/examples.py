@@ -24,7 +24,7 @@ from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
 from dvg_jax.keys import named
-from dvg_jax.shapes import Key, Variables
+from dvg_jax.shapes import Key, VariablesByStage
 from dvg_jax.stages.base import Example, Prepare, Stage
 from dvg_jax.training import sharding
 from dvg_jax.training.kept import Preparation, kept_examples, origin
@@ -62,7 +62,7 @@ class Given:
 
     config: ConfigDict
     stage: Stage
-    frozen: dict[str, Variables]
+    frozen: VariablesByStage
     cts: Source
     mesh: Mesh
     key: Key
@@ -89,7 +89,7 @@ class Examples:
         )
 
     @property
-    def frozen(self) -> dict[str, Variables]:
+    def frozen(self) -> VariablesByStage:
         """Return the variables that ``prepare`` reads; a step without it must not depend on its examples' origin."""
         return self._given.frozen if self.prepare else {}
 

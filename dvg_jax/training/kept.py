@@ -22,7 +22,7 @@ from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.files.atomic import new_folder
 from dvg_jax.fingerprint import fingerprint, of_file, of_program, of_settings
-from dvg_jax.shapes import Variables, Volumes
+from dvg_jax.shapes import VariablesByStage, Volumes
 from dvg_jax.stages.base import Example, Stage
 from dvg_jax.training import sharding
 
@@ -40,7 +40,7 @@ class Preparation:
       mesh: of all devices.
     """
 
-    def __init__(self, stage: Stage, frozen: dict[str, Variables], mesh: Mesh) -> None:
+    def __init__(self, stage: Stage, frozen: VariablesByStage, mesh: Mesh) -> None:
         own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
         self.name, self.width = stage.name, len(own)
         self._mesh = Mesh(np.array(own), ("data",))
@@ -48,7 +48,7 @@ class Preparation:
         here = frozen if len(own) == mesh.size else jax.tree.map(lambda x: x.addressable_data(0), frozen)
         self._frozen = jax.device_put(here, sharding.replicated(self._mesh))
 
-        def prepare(frozen: dict[str, Variables], ct: Volumes) -> Example:
+        def prepare(frozen: VariablesByStage, ct: Volumes) -> Example:
             return stage.prepare(frozen, ct, jax.random.key(0))  # nothing is drawn
 
         # On one device the blocks that ``prepare`` calls are compiled one by one, and serve other stages too.
@@ -66,7 +66,7 @@ class Preparation:
         return jax.tree.map(lambda *x: np.concatenate(x)[: len(ct)], *parts)
 
 
-def origin(config: ConfigDict, stage: Stage, frozen: dict[str, Variables], source: Source) -> dict[str, str]:
+def origin(config: ConfigDict, stage: Stage, frozen: VariablesByStage, source: Source) -> dict[str, str]:
     """Return digests of all that a stage's examples depend on, by name.
 
     Args:

@@ -15,7 +15,7 @@ from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.keys import named
-from dvg_jax.shapes import Variables
+from dvg_jax.shapes import VariablesByStage
 from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.training import distributed, sharding
 from dvg_jax.training.checkpoint import Checkpoints, save_model
@@ -46,7 +46,7 @@ class StageRun:
       UserError: data or config cannot work.
     """
 
-    def __init__(self, config: ConfigDict, stage: Stage, variables: dict[str, Variables], workdir: Path) -> None:
+    def __init__(self, config: ConfigDict, stage: Stage, variables: VariablesByStage, workdir: Path) -> None:
         self.config, self.stage, self.folder = config, stage, workdir / stage.name
         self.training = Training(**stage_settings(config, stage.name).train)
         check_cache(config, stage)
@@ -177,7 +177,7 @@ class StageRun:
             saved.save(step, state, examples.place)
             raise
 
-    def _with(self, state: TrainState, examples: Examples) -> dict[str, Variables]:
+    def _with(self, state: TrainState, examples: Examples) -> VariablesByStage:
         """Return the variables of all stages, this one in its present state."""
         params, model_state = sharding.place((state.model, state.model_state), self.everywhere)
         size = self.config.evaluate.batch_size
@@ -185,7 +185,7 @@ class StageRun:
         exported = self.stage.export(params, model_state, batches)
         return self.variables | {self.stage.name: sharding.place(exported, self.everywhere)}
 
-    def _show(self, variables: dict[str, Variables], step: int, record: RunLog) -> None:
+    def _show(self, variables: VariablesByStage, step: int, record: RunLog) -> None:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
         ct = batch["ct"] if self.mesh.size == 1 else sharding.place(batch["ct"], self.everywhere)
         metrics, volumes = self.stage.show(variables, ct, named(self.key, "pictures"))

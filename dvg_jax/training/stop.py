@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import ClassVar, NoReturn, Self
+from typing import ClassVar, NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -53,10 +53,10 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or number
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         outer = StopRequest._in_charge
         if outer is not None:
-            return outer  # type: ignore[return-value]
+            return outer
         if threading.current_thread() is threading.main_thread():
             StopRequest._in_charge = self
             self._watch = _Watch()

@@ -13,7 +13,7 @@ from dvg_jax import config as configs
 from dvg_jax.config import STAGES
 from dvg_jax.config.table import is_free
 from dvg_jax.errors import UserError, near_path
-from dvg_jax.shapes import Variables
+from dvg_jax.shapes import VariablesByStage
 from dvg_jax.training import orientation
 from dvg_jax.training.checkpoint import load_facts, load_model
 
@@ -35,7 +35,7 @@ def load_config(workdir: Path) -> ConfigDict:
     return configs.completed(saved)
 
 
-def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wanted_by: str) -> dict[str, Variables]:
+def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wanted_by: str) -> VariablesByStage:
     """Read the variables of finished stages by name, from ``config.init.<stage>`` or the working folder.
 
     Args:

@@ -25,7 +25,7 @@ def test_interval_of_zeros_and_ones_is_the_binomials():
 
 def test_scans_of_a_patient_are_drawn_together():
     values = np.random.default_rng(1).normal(0, 1, 30)
-    patients = np.repeat(np.arange(30), 5)
+    patients = np.repeat(np.arange(30), 5).tolist()
     once = mean_interval(values, range(30))
     assert mean_interval(np.repeat(values, 5), patients) == pytest.approx(once)
     _, low, high = mean_interval(np.repeat(values, 5), range(150))
@@ -63,4 +63,4 @@ def test_random_p_is_near_the_t_tests():
 def test_smallest_p_and_largest_p():
     assert sign_flip_p(np.ones(4), range(4)) == 2 / 2**4
     assert sign_flip_p(np.array([0.1, 0.2, -0.3]), range(3)) == 1
-    assert sign_flip_p(np.ones(40), np.repeat(np.arange(4), 10)) == 2 / 2**4
+    assert sign_flip_p(np.ones(40), np.repeat(np.arange(4), 10).tolist()) == 2 / 2**4

@@ -78,6 +78,7 @@ def test_max_pool_and_its_gradient(shape, window, stride):
     np.testing.assert_allclose(pull(upstream)[0], pull_flax(upstream)[0], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_padding_modes():
     x = jnp.arange(8.0).reshape(1, 2, 2, 2, 1)
     zeros, edges = (pad(x, ((1, 0), (0, 1), (0, 0)), mode) for mode in ("zeros", "replicate"))
@@ -147,14 +148,16 @@ def test_transposed_kernels_by_hand(kernel, form):
     """Every input voxel adds its scaled kernel at twice its place; PyTorch's padding cuts 1 off kernels 3 and 4."""
     x = np.random.default_rng(0).normal(size=(1, 2, 3, 2, 2)).astype(np.float32)
     layer = ConvTranspose(3, (kernel,) * 3, form=form)
-    variables = layer.init(jax.random.key(0), x)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
     weights, bias = (np.asarray(variables["params"][name]) for name in ("kernel", "bias"))
     full = np.zeros((1, *(2 * n + 2 for n in x.shape[1:4]), 3))
     for at in np.ndindex(x.shape[1:4]):
         reach = tuple(slice(2 * i, 2 * i + kernel) for i in at)
         full[(0, *reach)] += np.einsum("c,ijkcf->ijkf", x[(0, *at)], weights)
     cut = tuple(slice(kernel > 2, (kernel > 2) + 2 * n) for n in x.shape[1:4])
-    np.testing.assert_allclose(layer.apply(variables, x), full[(slice(None), *cut)] + bias, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        layer.apply(variables, jnp.asarray(x)), full[(slice(None), *cut)] + bias, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("form", ["sliced", "native"])

@@ -46,8 +46,9 @@ def test_remat_wraps_every_block_and_renames_no_parameter() -> None:
         ({"groups": 3}, (1, 4, 8, 8, 3), "num_groups is 3"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_work_is_named(fields: dict, shape: tuple[int, ...], named: str) -> None:
     with pytest.raises(UserError) as error:
-        jax.eval_shape(UNet3D(8, (1, 1, 2), **fields).init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1))
+        jax.eval_shape(UNet3D(8, (1, 1, 2), **fields).init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1, int))
     assert named in str(error.value)
     assert "allowed" in str(error.value)

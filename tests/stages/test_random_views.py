@@ -1,6 +1,7 @@
 """One model for any set of views: what its stages learn from, and that a fixed set is the same thing as its draw."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def config_of(**fields):
 
 @pytest.fixture(scope="module")
 def cts():
-    return np.stack([jax.jit(chest, static_argnums=1)(jax.random.key(i), 16) for i in (0, 1)])[..., None]
+    return jnp.stack([jax.jit(chest, static_argnums=1)(jax.random.key(i), 16) for i in (0, 1)])[..., None]
 
 
 def test_an_example_is_the_mean_over_the_set_that_its_key_draws(cts):
