@@ -85,7 +85,7 @@ def number(rule: Number) -> Callable[[str], Any]:
 
 
 def _path(text: str) -> Path:
-    """Refuse the empty path, which would stand for the current folder."""
+    """Refuse the empty path, which would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("is ''; allowed: a path")
     return Path(text)

@@ -27,7 +27,7 @@ class Rule(ABC):
 
     @abstractmethod
     def holds(self, value: Any) -> bool:
-        """Tell whether ``value`` is allowed. Never raises, whatever the value's type."""
+        """Tell whether ``value`` is allowed; never raise, for a value of any type."""
 
 
 def refusal(field: str, value: Any, rule: Rule) -> str:

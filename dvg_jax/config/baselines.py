@@ -1,4 +1,4 @@
-"""Settings of the comparison methods, ``config.baselines``: what their authors used, as far as it is known.
+"""Set the comparison methods, ``config.baselines``, to the values of their authors, as far as they are known.
 
 Steps are 100 epochs of the paper's 916 training scans unless a comment says otherwise; the paper gives no optimiser
 settings of comparators. Networks and losses have the defaults of their classes. A comment names a value's source: the

@@ -75,7 +75,7 @@ def training(steps: int, batch_size: int, learning_rate: float, **others: object
             "ema_decay": 0.0,  # 0 is no averaging
             "ema_every": 1,
             "ema_start": 0,  # until this step the average is a plain copy
-            "cache": False,  # make all examples once, before training; those of frozen stages are kept on disk
+            "cache": False,  # make all examples once, before training; examples of frozen stages are kept on disk
         }
     )
     section.update(others)

@@ -1,4 +1,4 @@
-"""From noise to z_0 with a network that predicts z_0.
+"""Sample z_0 from noise with a network that predicts z_0.
 
     z_T ~ N(0, I)
     for t = T-1 ... 0:   z0  = denoise(variables, condition, z, t)

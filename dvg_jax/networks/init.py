@@ -24,7 +24,7 @@ class KernelRule(Protocol):
       random: the generator to draw from.
       name: ``kernel`` or ``bias``.
       shape: of the result.
-      kernel: shape of the kernel, of the bias's own kernel for a bias.
+      kernel: shape of the kernel; for a bias, of the kernel that it belongs to.
     """
 
     def __call__(self, random: np.random.Generator, name: str, shape: Shape, kernel: Shape) -> np.ndarray: ...
@@ -56,7 +56,7 @@ class Normal:
 
 
 def init_variables(module: nn.Module, key: Key, *inputs: Any, kernels: KernelRule = TORCH_DEFAULT) -> Variables:
-    """Draw what ``module.init(key, *inputs)`` would return, on the host and from the shapes of the inputs alone.
+    """Draw variables from the distributions of ``module.init(key, *inputs)``, on the host, from shapes alone.
 
     Compiling the initialisation of a VQGAN takes 11 s on two CPU cores, running its initialisers one by one 30 s. The
     numbers depend on the key and the parameter's path. ``_draw`` has a rule for every kind of parameter.

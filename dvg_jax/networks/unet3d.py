@@ -1,11 +1,11 @@
-"""The 3D U-Net of DVG-Net (G_z) and of the denoiser (g_theta).
+"""Define the 3D U-Net of DVG-Net (G_z) and of the denoiser (g_theta).
 
     x -- init_conv -+- temporal -- downs 0 -- downs 1 -- mid -- ups 0 -- ups 1 --+-- final_conv -- out
                     |                 |          '---- concat ----'         |    |
                     |                 '-------------- concat ---------------'    |
                     '------------------------------ concat ----------------------'
 
-Convolutions see H and W of one D-slice; only temporal attention mixes the slices; D is never reduced. Each
+Convolutions act on H and W of one D-slice; only temporal attention mixes the slices; D is never reduced. Each
 stage is two residual blocks, linear attention over H x W, temporal attention along D, then H and W halved or
 doubled (all but the last). Modules are named after the published checkpoint's keys, ``_`` for ``.`` before a
 number.

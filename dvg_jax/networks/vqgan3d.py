@@ -1,4 +1,4 @@
-"""3D VQGAN: a volume to a small latent, to the nearest codes, and back (Ge et al. 2022, Khader et al. 2023).
+"""Define the 3D VQGAN: a volume to a small latent, to the nearest codes, and back (Ge et al. 2022, Khader et al. 2023).
 
 x --encoder, pre_vq_conv--> h --nearest codes--> embeddings --post_vq_conv, decoder--> x
 """

@@ -162,7 +162,7 @@ class _Unpickler(pickle.Unpickler):
                 "of Lightning and omegaconf. Nothing was run"
             )
         if full not in self.placeholders:
-            # A class of this file's own, so that whatever the file does to it ends with the reading.
+            # A new class for each file, so that no change which the file makes to it outlives the reading.
             self.placeholders[full] = type(name, (TENSORS.get(full, Placeholder),), {"kind": full})
         return self.placeholders[full]
 

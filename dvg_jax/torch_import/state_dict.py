@@ -115,7 +115,10 @@ def shape_of(what: str, arrays: StateDict, key: str, ndim: int) -> Shape:
 
 
 class Entry(NamedTuple):
-    """Describe the PyTorch entry of one of our arrays: transposed kernels are (in, out, space), others (out, in, space)."""
+    """Describe PyTorch's entry for one of our arrays.
+
+    A transposed kernel is (in, out, space), any other (out, in, space).
+    """
 
     name: str
     shape: Shape

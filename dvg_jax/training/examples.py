@@ -133,7 +133,7 @@ class Examples:
 
 
 class MadeAhead(Examples):
-    """Examples that frozen stages make of CTs on the way to the step."""
+    """Read CTs, and make their examples by frozen stages on the way to the step."""
 
     def __init__(self, given: Given) -> None:
         super().__init__(given, given.cts)
@@ -144,7 +144,7 @@ class MadeAhead(Examples):
 
 
 class MadeInStep(Examples):
-    """Examples that the step makes of CTs."""
+    """Read CTs, and leave their examples to the step."""
 
     def __init__(self, given: Given) -> None:
         super().__init__(given, given.cts)
