@@ -14,7 +14,7 @@ import pytest
 from dvg_jax.training.checkpoint import load_model
 
 ROOT = Path(__file__).parents[2]
-STEPS = 60
+STEPS = 30
 DEADLINE_S = 240
 
 
@@ -23,13 +23,14 @@ class Run:
 
     def __init__(self, workdir: Path, cache: Path) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         self.metrics = workdir / "ct_vqgan" / "metrics.jsonl"
         self.process = subprocess.Popen(
             [
                 sys.executable, "train.py", "--config", "tests/tiny.py", "--workdir", str(workdir),
                 "--config.stage=ct_vqgan", f"--config.ct_vqgan.train.steps={STEPS}", "--config.log.checkpoint_every=5",
             ],
-            cwd=ROOT, env=environment | {"JAX_COMPILATION_CACHE_DIR": str(cache)}, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def step(self) -> int:
@@ -61,7 +62,7 @@ def runs(tmp_path_factory):
     whole = folder / "whole"
     Run(whole, cache).finish()
     broken = folder / "broken"
-    for step in (3, 14, 33):
+    for step in (3, 8, 13):
         assert Run(broken, cache).send(signal.SIGKILL, step) == -signal.SIGKILL
     saved_before = _last_checkpoint(broken)
     code = Run(broken, cache).send(signal.SIGTERM, saved_before + 7)
