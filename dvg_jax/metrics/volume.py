@@ -75,11 +75,11 @@ def _ssim(a: Stack, b: Stack, axes: tuple[int, ...]) -> Float[Array, "n"]:
         raise UserError(f"SSIM is asked for of shape {a.shape[1:]}; allowed: sides of {WINDOW} or more")
 
     def mean(x: Stack) -> Array:
-        x = jnp.asarray(x)
+        total = jnp.asarray(x)
         for axis in axes:
             window = tuple(WINDOW if i == axis else 1 for i in range(x.ndim))
-            x = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, (1,) * x.ndim, "VALID") / WINDOW
-        return x
+            total = jax.lax.reduce_window(total, 0.0, jax.lax.add, window, (1,) * x.ndim, "VALID") / WINDOW
+        return total
 
     mean_a, mean_b = mean(a), mean(b)
     count = WINDOW ** len(axes)
