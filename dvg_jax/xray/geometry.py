@@ -137,7 +137,7 @@ def view_pose(
     return np.concatenate(parts) if known else jnp.concatenate(parts)
 
 
-def _numbers(name: str, value: Any, count: int) -> Float[Array | np.ndarray, "{count}"]:
+def _numbers(name: str, value: Any, count: int) -> Float[Array | np.ndarray, "n"]:
     """Return ``value`` as a vector of ``count`` numbers: a JAX array if it contains one, else a NumPy array."""
     allowed = f"{count} finite number{'s' if count > 1 else ''}"
     traced = any(isinstance(part, Array) for part in jax.tree.leaves(value))

@@ -167,10 +167,9 @@ def back_project_level(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> 
 def _length_in_volume(view: LevelView, offset: tuple[np.ndarray, ...], geometry: ConeBeamGeometry) -> Array:
     """Return the length in mm of each voxel's ray; ``offset`` from the source is (D, 1, 1), (H, 1) and (1, W)."""
     half = np.array(geometry.extent_mm) / 2
-    d, *plane = offset
+    d, h, w = offset
     first, last = box_crossing(view.source[:1], [d], -half[:1], half[:1])
-    entry, leave = box_crossing(view.source[1:], plane, -half[1:], half[1:])
-    h, w = plane
+    entry, leave = box_crossing(view.source[1:], [h, w], -half[1:], half[1:])
     inside = jnp.minimum(_f32(last), _f32(leave)) - jnp.maximum(_f32(first), _f32(entry))
     return inside * jnp.sqrt(_f32(d**2) + _f32(h**2 + w**2))
 

@@ -63,7 +63,7 @@ def back_project_rays(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> V
 
 
 def integrate_ray(
-    padded: Float[Array, "D+2 H+2 W+2"],
+    padded: Float[Array, "d h w"],
     source: Float[Array, "3"],
     direction: Float[Array, "3"],
     geometry: ConeBeamGeometry,
