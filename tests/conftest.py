@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 from dvg_jax import runtime
 from dvg_jax.cli.entry import run_command
@@ -23,6 +24,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Workers share what one of them has compiled; the user's own cache is left alone.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+CHECKED = ("baselines", "diffusion", "dvg", "metrics", "networks", "stages", "xray")
+"""Whose annotations are checked at every call: what has shapes in its signatures. Not ``training``, whose trees JAX
+fills with placeholders. A whole number may stand for a float, as everywhere in Python."""
+install_import_hook(
+    [f"dvg_jax.{name}" for name in CHECKED],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 LONGEST_FIRST = (
     "commands/test_commands",

@@ -1,6 +1,6 @@
 """BX2S-Net: layers, learning, the lift."""
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -57,16 +57,16 @@ def test_finite_and_deterministic_in_bfloat16():
 @pytest.mark.parametrize("at", [(20, 10, 24), (9, 22, 12)])
 def test_lifted_views_cross_at_the_voxel(at):
     _, dvg = common.build("bx2s", 32, views=2)
-    common.assert_lines_cross(lambda v: jax.numpy.split(lift(v, BIPLANAR), 2, axis=-1), dvg, at)
+    common.assert_lines_cross(lambda v: jnp.split(lift(v, BIPLANAR), 2, axis=-1), dvg, at)
 
 
 def test_each_view_is_scored_by_itself():
     size = ConeBeamGeometry.paper(16).detector_shape
-    views = np.random.default_rng(0).uniform(size=(2, 2, *size, 1)).astype(np.float32)
+    views = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 2, *size, 1)), jnp.float32)
     lifted = np.asarray(lift(views, BIPLANAR))
     np.testing.assert_allclose(lifted.mean(axis=(1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(lifted.std(axis=(1, 2, 3)), 1, rtol=1e-4)
-    np.testing.assert_array_equal(lift(np.ones((1, 1, 8, 8, 1), np.float32), (0.0,)), 0)
+    np.testing.assert_array_equal(lift(jnp.ones((1, 1, 8, 8, 1)), (0.0,)), 0)
 
 
 @pytest.mark.parametrize("settings", [{"base": 6}, {"loss": "huber"}])

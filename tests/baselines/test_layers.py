@@ -16,7 +16,7 @@ def test_linear_upsampling_holds_the_ends_and_is_exact_on_ramps():
 
 
 def test_nearest_upsampling():
-    x = np.arange(6).reshape(1, 2, 3, 1)
+    x = jnp.arange(6).reshape(1, 2, 3, 1)
     np.testing.assert_array_equal(upsample_nearest(x)[0, ..., 0], np.kron(x[0, ..., 0], np.ones((2, 2))))
 
 

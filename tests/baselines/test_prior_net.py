@@ -88,7 +88,9 @@ def test_composition_and_bone_by_hand():
     materials = jnp.asarray([0.25, 0.8, 0.4]).reshape(1, 1, 1, 1, 3)
     assert float(compose(materials)[0, 0, 0, 0, 0]) == pytest.approx(0.25 * 0.8 + 0.75 * 0.4)
     levels = jnp.asarray([1100, 1200, 1600, 1800, 2000, 2400]) / 2500
-    np.testing.assert_allclose(bone_probability(levels), [0, 0, 0.5, 0.75, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(
+        bone_probability(levels.reshape(1, 1, 1, -1, 1)).ravel(), [0, 0, 0.5, 0.75, 1, 1], atol=1e-6
+    )
     assert float(cross_entropy(jnp.float32(0.25), jnp.float32(1.0))) == pytest.approx(np.log(4), rel=1e-5)
 
 
