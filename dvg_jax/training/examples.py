@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -129,7 +130,7 @@ class Examples:
 
     def _example(self, batch: Example) -> Example:
         """Turn the input of a step into an example, outside of a step."""
-        return batch
+        return jax.tree.map(jnp.asarray, batch)
 
 
 class MadeAhead(Examples):
@@ -186,7 +187,7 @@ def _of_cts(given: Given, batch: Example) -> Example:
     """
     mesh = given.mesh
     key = jax.random.fold_in(named(given.key, "examples"), batch["index"][0])
-    example = given.stage.prepare(given.frozen, sharding.share_out(mesh, batch["ct"]), key)
+    example = given.stage.prepare(given.frozen, sharding.share_out(mesh, jnp.asarray(batch["ct"])), key)
     return example if mesh.size == 1 else jax.device_put(example, sharding.replicated(mesh))
 
 

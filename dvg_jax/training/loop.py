@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -187,7 +188,7 @@ class StageRun:
 
     def _show(self, variables: VariablesByStage, step: int, record: RunLog) -> None:
         batch = next(iter(evaluation_batches(self.test, self.config.evaluate.batch_size)))
-        ct = batch["ct"] if self.mesh.size == 1 else sharding.place(batch["ct"], self.everywhere)
+        ct = jnp.asarray(batch["ct"]) if self.mesh.size == 1 else sharding.place(batch["ct"], self.everywhere)
         metrics, volumes = self.stage.show(variables, ct, named(self.key, "pictures"))
         record.write(step, metrics)
         if volumes and distributed.is_first():

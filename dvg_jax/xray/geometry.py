@@ -207,11 +207,11 @@ def voxel_centres(geometry: ConeBeamGeometry) -> tuple[np.ndarray, np.ndarray, n
 
 
 def box_crossing(
-    source: Iterable[AnyArray],
-    direction: Iterable[AnyArray],
+    source: Iterable[Any],
+    direction: Iterable[Any],
     low: Float[np.ndarray, "n"],
     high: Float[np.ndarray, "n"],
-) -> tuple[AnyArray, AnyArray]:
+) -> tuple[Any, Any]:
     """Return where rays enter and leave a box, as multiples of their direction; twice the entry where they miss it.
 
     Args:
