@@ -41,7 +41,9 @@ class SparseMatrix:
           value: of each entry, (n,).
         """
         place, entry = np.unique(row.astype(np.int64) * shape[1] + column, return_inverse=True)
-        return cls(shape, *np.divmod(place, shape[1]), np.bincount(entry, value, len(place)))
+        # Without entries bincount counts in whole numbers.
+        total = np.bincount(entry, value, len(place)).astype(np.float64)
+        return cls(shape, *np.divmod(place, shape[1]), total)
 
     @cached_property
     def transposed(self) -> "SparseMatrix":
