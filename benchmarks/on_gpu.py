@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.common import save
 from benchmarks.on_gpu_steps import DEFAULT, STEPS, Options, record
 from dvg_jax import runtime
-from dvg_jax.cli import run
+from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser, number
 from dvg_jax.cli.rules import Number
 
@@ -127,4 +127,4 @@ def _parser() -> Parser:
 
 if __name__ == "__main__":
     runtime.set_up()
-    run(main)
+    run_command(main)

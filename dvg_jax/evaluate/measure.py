@@ -69,10 +69,10 @@ def measure(
         predictions, seconds = {}, {}
         for method in methods:
             start = time.perf_counter()
-            predictions[method.title] = jax.block_until_ready(predict(method, variables, dvg, truth, cases.key))
+            found = jax.block_until_ready(predict(method, variables, dvg, truth, cases.key))
             seconds[method.title] = (time.perf_counter() - start) / len(truth)
-        if mesh is not None:
-            predictions = jax.device_put(predictions, jax.local_devices()[0])
+            # One by one: device_put returns a dictionary in the order of its keys, and the order of methods counts.
+            predictions[method.title] = found if mesh is None else jax.device_put(found, jax.local_devices()[0])
         if targets is not None:
             predictions = {title: _at(targets, dvg, found) for title, found in predictions.items()}
         true_views = dvg.render(cases.truth, angles)

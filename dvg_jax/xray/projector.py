@@ -13,7 +13,7 @@ import functools
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from dvg_jax.shapes import Image, Pose, Poses, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry
@@ -78,7 +78,7 @@ def back_project_views(images: Float[Array, "V h w"], poses: Poses, geometry: Co
     return functools.reduce(jnp.add, parts)
 
 
-def ray_coverage(poses: Poses, geometry: ConeBeamGeometry) -> Volume:
+def ray_coverage(poses: Poses, geometry: ConeBeamGeometry) -> Bool[Array, "D H W"]:
     """Return which voxels lie within the cone of at least one view, (D, H, W), bool."""
     ones = jnp.ones(geometry.detector_shape)
     return back_project_views(jnp.stack([ones] * len(poses)), poses, geometry) > 0
