@@ -55,12 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _compiling_quickly() -> Iterator[None]:
     import jax
 
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

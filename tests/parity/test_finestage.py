@@ -26,9 +26,9 @@ TOLERANCE = 1e-4
 """Of the largest number in a tensor: float32 sums in another order, over up to 100 passes."""
 
 
-def ours(array: np.ndarray) -> np.ndarray:
+def ours(array: np.ndarray) -> jax.Array:
     """(B, C, D, H, W) -> (B, D, H, W, C); an X-ray (B, 1, h, w) becomes one view (B, 1, h, w, 1)."""
-    return np.moveaxis(array, 1, -1) if array.ndim == 5 else array[..., None]
+    return jnp.asarray(np.moveaxis(array, 1, -1) if array.ndim == 5 else array[..., None])
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_first_latent_at_a_training_time(official, golden, close):
     """The released training gives G_z the diffusion time; the network does too, though the method holds it at 0."""
     dvg, variables = official
     params = {"params": variables["new_view"]["params"]}
-    z = jax.jit(dvg.generator.apply)(params, ours(golden["z_in"]), golden["train_t"])
+    z = jax.jit(dvg.generator.apply)(params, ours(golden["z_in"]), jnp.asarray(golden["train_t"]))
     close("train_z_coarse", raw(variables, z))
 
 
@@ -173,7 +173,7 @@ def training_loss(official, golden):
     arguments = (
         condition(golden, "train_z_new"),
         ours(golden["ct_latent_norm"]),
-        golden["train_t"],
+        jnp.asarray(golden["train_t"]),
         ours(golden["train_noise"]),
     )
     return jax.jit(jax.value_and_grad(dvg.loss_at))(variables["diffusion"]["params"], *arguments)
@@ -181,10 +181,15 @@ def training_loss(official, golden):
 
 def test_training_loss(official, golden, close, training_loss):
     dvg, variables = official
-    z_t = add_noise(dvg.schedule, ours(golden["ct_latent_norm"]), golden["train_t"], ours(golden["train_noise"]))
+    z_t = add_noise(
+        dvg.schedule, ours(golden["ct_latent_norm"]), jnp.asarray(golden["train_t"]), ours(golden["train_noise"])
+    )
     close("train_x_t", z_t)
     arguments = variables["diffusion"]["params"], condition(golden, "train_z_new")
-    close("train_pred", jax.jit(dvg.denoiser.predict)(arguments, ours(golden["train_x_t"]), golden["train_t"]))
+    close(
+        "train_pred",
+        jax.jit(dvg.denoiser.predict)(arguments, ours(golden["train_x_t"]), jnp.asarray(golden["train_t"])),
+    )
     close("train_loss", training_loss[0], golden["train_loss"])
 
 
