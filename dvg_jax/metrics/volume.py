@@ -115,7 +115,7 @@ def lpips_slices(a: AnyVolume, b: AnyVolume, lpips: Perceptual) -> Float[Array, 
     return jnp.stack([jnp.mean(lpips(*(jnp.moveaxis(v, i, 0)[..., None] for v in (a, b)))) for i in range(3)])
 
 
-def lpips_sum(per_axis: Float[Array, "3"], shape: tuple[int, ...]) -> Array:
+def lpips_sum(per_axis: Float[Array | np.ndarray, "3"], shape: tuple[int, ...]) -> Array:
     """Return LPIPS as the paper's tables have it: summed over an axis's slices, then the mean over axes."""
     return jnp.mean(per_axis * jnp.asarray(shape))
 

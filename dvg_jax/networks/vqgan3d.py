@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from dvg_jax.errors import UserError
 from dvg_jax.networks import codebook
@@ -187,7 +188,7 @@ class VQGAN3D(nn.Module):
         return Reconstruction(volume, h, embeddings, indices)
 
 
-def straight_through(latent: Latent, embeddings: Latent) -> Latent:
+def straight_through(latent: Float[Array, "*n c"], embeddings: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
     """Return the codes, with gradients as if they were the latent (van den Oord et al. 2017, Section 3.2)."""
     return latent + jax.lax.stop_gradient(embeddings - latent)
 

@@ -169,7 +169,7 @@ def test_films_of_an_earlier_scan_go(scan, tmp_path, capsys):
         ((0, -0.0), "which show the same view"),
         (("nan",), "--angle is 'nan'; allowed: a number from -360 to 360"),
         (("inf",), "--angle is 'inf'"),
-        ((720,), "--angle has 720"),
+        ((720,), "--angle is '720'"),
     ],
 )
 def test_angles_of_a_rendering(fails, scan, tmp_path, angles, said):

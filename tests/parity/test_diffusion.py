@@ -65,7 +65,7 @@ def test_noising(golden, compare):
 def test_reverse_step(t, golden, compare):
     row = Coefficients(*(a[99 - t] for a in Sampler().coefficients(SCHEDULE)))
     z0 = jnp.clip(golden["post_net_output"], -1, 1)
-    z_t, noise = golden[f"post{t}/x_t"], golden[f"post{t}/noise"]
+    z_t, noise = jnp.asarray(golden[f"post{t}/x_t"]), jnp.asarray(golden[f"post{t}/noise"])
     unused = jnp.zeros_like(z0)  # the z_0 before, which the published sampler does not keep
     compare(f"post{t}/mean", reverse_step(row, z_t, z0, unused, jnp.zeros_like(noise)), relative)
     compare(f"post{t}/x_prev", reverse_step(row, z_t, z0, unused, noise), relative)

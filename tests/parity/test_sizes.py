@@ -36,7 +36,7 @@ def shapes(views):
     z0 = jax.eval_shape(dvg.ct_latent, variables, ct)
     variables["new_view"] = jax.eval_shape(dvg.generator.init, KEY, z0, times)
     films = floats(1, len(dvg.angles), *dvg.geometry.volume_shape[:2], 1)
-    condition = jax.eval_shape(dvg.condition, variables, films)
+    condition = jax.eval_shape(lambda *x: dvg.condition(*x, dvg.angles), variables, films)
     variables["diffusion"] = jax.eval_shape(dvg.denoiser.init, KEY, condition, z0, times)
     return variables
 
