@@ -193,6 +193,6 @@ def straight_through(latent: Float[Array, "*n c"], embeddings: Float[Array, "*n 
     return latent + jax.lax.stop_gradient(embeddings - latent)
 
 
-def commitment(latent: Latent, embeddings: Latent) -> Array:
+def commitment(latent: Float[Array, "*n c"], embeddings: Float[Array, "*n c"]) -> Array:
     """Return the mean squared distance of the latent from its codes; its gradient moves the latent alone."""
     return jnp.mean((latent - jax.lax.stop_gradient(embeddings)) ** 2)
