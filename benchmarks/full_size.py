@@ -1,4 +1,4 @@
-"""The published sizes on this machine: a whole reconstruction, its parts, and a training step of every stage.
+"""Time the published sizes on this machine: a reconstruction, its parts, and a training step of every stage.
 
     python -m benchmarks.full_size [--size 128] [--train_size 64] [--steps 2] [--only reconstruct parts ...]
 
@@ -44,7 +44,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def random_variables(dvg: DVG) -> dict[str, Any]:
-    """Freshly drawn weights of every stage; latents are taken as they are."""
+    """Draw random weights of every stage, whose latents are not standardised."""
     ct = jnp.zeros((1, *dvg.geometry.volume_shape, 1))
     z = jnp.zeros(latent_shape(dvg.ct_vqgan, (1, *dvg.geometry.volume_shape)))
     t, key = jnp.zeros(1, jnp.int32), jax.random.key(0)
@@ -59,7 +59,7 @@ def random_variables(dvg: DVG) -> dict[str, Any]:
 
 
 def whole(size: int, steps: int) -> dict[str, float]:
-    """``reconstruct.py`` on two films, from a folder of random weights: seconds with loading and compilation."""
+    """Time ``reconstruct.py`` on two films with random weights: seconds, with loading and compilation."""
     config = get_config("biplanar")
     config.size = size
     with tempfile.TemporaryDirectory() as name:
@@ -98,7 +98,7 @@ def blocks(dvg: DVG, variables: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
 
 def parts(size: int) -> dict[str, float]:
-    """Seconds of every block of the picture, each from its second call."""
+    """Return the seconds of every block of the picture, each from its second call."""
     config = get_config("biplanar")
     config.size = size
     dvg = build_dvg(config)
@@ -106,7 +106,7 @@ def parts(size: int) -> dict[str, float]:
 
 
 class Trainer:
-    """A stage's training step on one random example, from random weights."""
+    """Take a stage's training steps on one random example, from random weights."""
 
     def __init__(self, stage_name: str, config: ConfigDict) -> None:
         dvg = build_dvg(config)
@@ -155,7 +155,7 @@ def _second_call(block: Callable[[], Any]) -> float:
 
 
 def tasks(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float]]]:
-    """All that can be measured, by name."""
+    """Return all measurements by name."""
     steps = {
         f"{stage}, {dtype}": lambda s=stage, d=dtype: training_step(s, options.train_size, d)
         for stage in STAGES
@@ -169,7 +169,7 @@ def tasks(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line that the module's docstring describes."""
     parser = Parser(__doc__, "python -m benchmarks.full_size")
     parser.add_argument("--size", type=int, default=128, help="of the reconstruction")
     parser.add_argument("--train_size", type=int, default=64, help="of the training steps")

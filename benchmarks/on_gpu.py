@@ -26,11 +26,11 @@ from dvg_jax.cli.rules import Number
 
 TRAIN = "train"
 GRACE_S = 60
-"""A training that is asked to stop saves before it ends."""
+"""Seconds between a request to stop and a kill: a training saves its state in them."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line that the module's docstring describes."""
     options = _parser().parse_args(argv)
     if options.child:
         runtime.check_platform()

@@ -1,4 +1,4 @@
-"""What ``benchmarks.on_gpu`` asks a GPU, step by step.
+"""Define the steps of ``benchmarks.on_gpu``.
 
 A step yields results by name. Those that time programs list them as cases, so that ``compile`` can compile them first.
 """
@@ -41,7 +41,7 @@ Results = Iterator[tuple[str, dict[str, Any]]]
 
 
 class Options(NamedTuple):
-    """What all steps share: edge in voxels, compute type, whether trainings have LPIPS, threads that compile."""
+    """Hold what all steps share: edge in voxels, compute type, use of LPIPS in training, number of compile threads."""
 
     size: int
     dtype: str
@@ -50,7 +50,7 @@ class Options(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A program to be timed. ``compile`` compiles it without running it, where running it would take much memory."""
+    """Describe a program to be timed. ``compile`` only compiles it, where running it would take much memory."""
 
     run: Callable[[], Any]
     compile: Callable[[], Any] | None = None

@@ -1,4 +1,4 @@
-"""Every method by name: DVG-Diffusion and its parts, the paper's comparison methods, and two yardsticks.
+"""Register every method by name: DVG-Diffusion and its parts, the comparison methods, and two yardsticks.
 
 ``evaluate.py`` measures those that are trained in a folder; ``experiments/`` trains and measures those of the paper's
 tables, by the same names.
@@ -23,13 +23,14 @@ from dvg_jax.shapes import Key, VariablesByStage, Views, Volume, Volumes
 from dvg_jax.xray.views import minmax
 
 MEAN, CEILING = "mean training volume", "CT VQGAN of the truth"
-"""Yardsticks: what one knows without an X-ray, and what no method that decodes with that VQGAN can exceed by much."""
+"""Titles of the yardsticks: the first needs no X-ray, and no method that decodes with that VQGAN exceeds the second
+by much."""
 
 DVG_NET, DVG_FULL = "DVG-Net", "DVG-Diffusion"
 
 
 class Prediction(NamedTuple):
-    """What a method predicts of a batch.
+    """Hold the prediction of a method for a batch.
 
     Attributes:
       ct: CTs (B, D, H, W, 1) in [0, 1]; None for a view synthesiser.
@@ -42,7 +43,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """A way from X-rays to a CT or to new views.
+    """Describe a way from X-rays to a CT or to new views.
 
     Attributes:
       title: in tables.

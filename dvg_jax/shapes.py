@@ -1,4 +1,4 @@
-"""Name the shapes that public signatures use, and the tests check them at run time.
+"""Name the shapes of arrays that public signatures use; the tests check them at run time.
 
 Axes: ``D`` foot to head, ``H`` anterior to posterior, ``W`` patient right to left, ``h`` detector rows (along +D,
 so row 0 is the FOOT end in arrays; files and pictures have the head at row 0), ``w`` detector columns,
@@ -18,20 +18,20 @@ Volumes = Float[Array, "B D H W 1"]
 Image = Float[Array, "h w"]
 Views = Float[Array, "B V h w 1"]
 AnyVolume = Float[Array | np.ndarray, "D H W"]
-"""A volume of JAX or NumPy."""
+"""A volume, as a JAX or a NumPy array."""
 AnyImage = Float[Array | np.ndarray, "h w"]
-"""An image of JAX or NumPy."""
+"""An image, as a JAX or a NumPy array."""
 Pose = Float[Array | np.ndarray, "6"]
 """(rotation about D, H, W in degrees; translation along D, H, W in mm)."""
 Poses = Float[Array | np.ndarray, "V 6"]
 Features = Float[Array, "B D H W C"]
 NewChannels = Float[Array, "B D H W C_out"]
-"""Features in the places of those that came in, with another number of channels."""
+"""Features at the input's positions, with another number of channels."""
 Resized = Float[Array, "B D_out H_out W_out C_out"]
-"""Features of another size and another number of channels than those that came in."""
+"""Features of another size and another number of channels than the input."""
 Images = Float[Array, "B h w C"]
 NewImages = Float[Array, "B h_out w_out C_out"]
-"""Images of another size and another number of channels than those that came in."""
+"""Images of another size and another number of channels than the input."""
 Latent = Float[Array, "B dz hz wz c"]
 Codes = Int[Array, "B dz hz wz"]
 Times = Int[Array, "B"]
@@ -40,4 +40,4 @@ Key = Array
 Variables = dict[str, Any]
 """A tree of arrays by name: of one stage, ``{"params": ..., "codebook": ..., ...}``, or a part of that."""
 VariablesByStage = dict[str, Variables]
-"""What all stages have learned: ``{"ct_vqgan": ..., "view_vqgan": ..., ...}``."""
+"""The variables of all stages by stage name: ``{"ct_vqgan": ..., "view_vqgan": ..., ...}``."""

@@ -29,7 +29,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.shapes import Key, Times
 
 Samples = Float[Array, "B *z"]
-"""What is drawn, a sample a row: latents here, volumes in a baseline."""
+"""Samples in rows: latents in the pipeline, volumes in a baseline."""
 
 Denoiser = Callable[[Any, Samples, Times], Samples]
 """(arguments, z_t, t) -> z_0. ``arguments`` is any pytree: weights and condition."""

@@ -1,4 +1,4 @@
-"""The cases that methods are measured on, batch by batch, and what the rows about them are labelled with."""
+"""Yield the cases that methods are measured on, batch by batch, and label the rows about them."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from dvg_jax.shapes import Key, Volume, Volumes
 
 @dataclass(frozen=True)
 class Procedure:
-    """How methods are measured: results of different procedures are never compared.
+    """Define how methods are measured: results of different procedures are never compared.
 
     Attributes:
       seed: of samples.
@@ -36,7 +36,7 @@ class Procedure:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the procedure as JSON stores it."""
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -47,7 +47,7 @@ def build_procedure(config: ConfigDict) -> Procedure:
 
 
 class Cases(NamedTuple):
-    """A batch of cases.
+    """Hold a batch of cases.
 
     Attributes:
       numbers: in the test set; the last batch is as long as the others, and has fewer numbers and labels than CTs.

@@ -1,4 +1,4 @@
-"""``evaluate.py``: metrics, tables and pictures of a trained folder."""
+"""Run ``evaluate.py``: write metrics, tables and pictures of a trained folder."""
 
 from absl import flags
 
@@ -11,7 +11,7 @@ from dvg_jax.training.workdir import check_owner
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line that the module's docstring describes."""
     values = flags.FlagValues()
     config = config_file.define(values, argv, "The config that the run was trained with.")
     workdir = flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=values)

@@ -17,7 +17,7 @@ from dvg_jax.training import sharding
 
 @dataclass(frozen=True)
 class Measured:
-    """A batch of cases with what the methods made of it, by title.
+    """Hold a batch of cases and the predictions of each method, by title.
 
     Attributes:
       volumes: rows of CTs, one a case; no entry for a method that makes views alone.

@@ -1,4 +1,4 @@
-"""The page of an evaluation: a selector of its first cases, each beside the truth, and the tables of means."""
+"""Write the page of an evaluation: its first cases compared with the truth, and the tables of means."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dvg_jax.shapes import VariablesByStage
 
 
 class EvaluationPage:
-    """Gathers cases while they are evaluated."""
+    """Collect cases while they are evaluated."""
 
     def __init__(self, dvg: DVG, variables: VariablesByStage) -> None:
         self.dvg, self.variables = dvg, variables
@@ -47,7 +47,15 @@ class EvaluationPage:
         )
 
     def write(self, path: Path, title: str, config: ConfigDict, workdir: Path, scores: Scores) -> None:
-        """Write the page."""
+        """Write the collected cases and the tables as one HTML page.
+
+        Args:
+          path: the page.
+          title: its title.
+          config: the settings of the run.
+          workdir: the folder of the run.
+          scores: the rows of all cases.
+        """
         settings = _settings(config, workdir) | {"model_fingerprint": fingerprint(self.variables)}
         tables = means_tables("CT", scores.volumes, scores.measures.tables())
         tables += means_tables("Reprojection", scores.reprojections)
@@ -56,7 +64,7 @@ class EvaluationPage:
 
 
 def _settings(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """What the page says of the run; all else is in the folder's ``config.json``."""
+    """Return the settings on the page; all others are in the folder's ``config.json``."""
     chosen = ("seed", "size", "geometry", "angles", "new_angles", "projector", "use_vpge", "use_diffusion")
     facts = {"model": str(workdir), "version": VERSION, "source": config.data.source}
     return facts | {name: config[name] for name in chosen} | {"evaluate": config.evaluate.to_dict()}

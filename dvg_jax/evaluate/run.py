@@ -1,4 +1,4 @@
-"""How good a trained folder is, on cases it has not seen, compared with yardsticks."""
+"""Measure a trained folder on unseen cases, compared with yardsticks."""
 
 import sys
 from pathlib import Path

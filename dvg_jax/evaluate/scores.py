@@ -1,4 +1,4 @@
-"""The rows of an evaluation, method by method, and the tables they make."""
+"""Collect the rows of an evaluation by method, and write them as tables."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dvg_jax.metrics.tables import Row, patients_of, write_table
 
 
 class Scores:
-    """Rows of all cases by method: CTs (``volumes``), their ``reprojections``, synthesised X-rays (``views``)."""
+    """Collect rows by method: of CTs (``volumes``), their ``reprojections`` and synthesised X-rays (``views``)."""
 
     def __init__(self, dvg: DVG, measures: Measures):
         self.dvg, self.measures = dvg, measures

@@ -1,1 +1,1 @@
-"""The paper's tables and figures from one command: ``python -m dvg_jax.experiments``."""
+"""Reproduce the paper's tables and Figures by one command: ``python -m dvg_jax.experiments``."""

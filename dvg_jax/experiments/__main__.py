@@ -1,4 +1,4 @@
-"""``python -m dvg_jax.experiments``: see ``command.py``."""
+"""Run ``python -m dvg_jax.experiments``: see ``command.py``."""
 
 from dvg_jax.training.stop import StopRequest
 

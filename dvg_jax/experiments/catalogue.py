@@ -1,4 +1,4 @@
-"""The paper's experiments: every row of its tables with the figures printed there, and the points of its Fig. 5."""
+"""List the paper's experiments: every row of its tables with the printed metrics, and the points of its Fig. 5."""
 
 import csv
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ FIG5_PRINTED = {
     ("reconnet", 90, 2): "I",
     ("reconnet", 90, 1): "I",
 }
-"""Points whose figures a table prints; those of the others are in the drawn curve alone."""
+"""Points whose metrics a table prints; the metrics of the others are in the drawn curve alone."""
 
 
 class Figures(NamedTuple):
-    """As printed: PSNR in dB; LPIPS by VGG, of a CT the sum over the 128 slices of an axis, of an X-ray its own."""
+    """Hold the printed metrics: PSNR in dB; SSIM; LPIPS by VGG, for a CT summed over the 128 slices of an axis."""
 
     psnr: float
     ssim: float
@@ -45,7 +45,7 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """Describe one line of a table.
 
     Attributes:
       method: ``dvg_diffusion``, ``vpge_diffusion``, ``newview_diffusion``, ``dvg_net`` or a stage of ``baselines/``.
@@ -67,7 +67,7 @@ class Row:
 
 
 def rows_of(table: str, counts: Sequence[int] = FIG5_COUNTS, shared: bool = True) -> list[Row]:
-    """The rows of a table of the paper, or the points of Fig. 5 at ``counts`` views.
+    """Return the rows of a table of the paper, or the points of Fig. 5 at ``counts`` views.
 
     ``shared``: VPGE-Diffusion's points are one model's, trained on all sets of views; else each has its own, as in the
     paper. ReconNet's layers depend on the number of views, so it always has one a point.

@@ -1,4 +1,4 @@
-"""What the paper claims about the order of its methods, and whether that order is found again.
+"""List what the paper claims about the order of its methods, and judge each claim by our metrics.
 
 A claim is judged by the paired difference over cases: it holds, or the opposite does, where the 95 % bootstrap interval
 of the mean difference leaves out 0.
@@ -18,7 +18,7 @@ HOLDS, OPPOSITE, OPEN = "holds", "the opposite", "not told apart"
 
 @dataclass(frozen=True)
 class Claim:
-    """The first row is better than the second in these figures, as the paper has it."""
+    """Claim, as the paper does, that the first row is better than the second in these metrics."""
 
     text: str
     better: Row
@@ -28,7 +28,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``difference`` [``low``, ``high``] is positive where the claim is met, in the figure's own unit."""
+    """Judge a claim: ``difference`` [``low``, ``high``] is positive where it is met, in the metric's own unit."""
 
     claim: Claim
     figure: str
@@ -42,13 +42,13 @@ class Verdict:
 
 
 def claims_of(table: str, rows: Sequence[Row]) -> Iterator[Claim]:
-    """What the paper says of a table or, for Fig. 5, of the points that ``rows`` has."""
+    """Return the paper's claims about a table or, for Fig. 5, about the points in ``rows``."""
     if table in _CLAIMS:
         yield from _CLAIMS[table](rows)
 
 
 def judge(claim: Claim, cases: Mapping[Row, list[dict]]) -> Iterator[Verdict]:
-    """One verdict a figure that was measured; ``cases`` are rows of figures by case, in the same order."""
+    """Return one verdict for each measured metric; ``cases`` are rows of metrics by case, in the same order."""
     pairs = list(zip(cases[claim.better], cases[claim.worse], strict=True))
     for figure in (f for f in claim.figures if f in pairs[0][0]):
         sign = -1.0 if figure in LOWER_IS_BETTER else 1.0

@@ -43,7 +43,7 @@ from dvg_jax.training.stop import StopRequest
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: see the module's docstring."""
+    """Run the command line that the module's docstring describes."""
     options = _parser().parse_args(argv)
     runtime.check_platform()
     tables = TABLES if options.table == "all" else (options.table,)
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def configure(scale: str, data: str, seed: int, budget: float, changes: list[str]) -> ConfigDict:
-    """The config that all runs start from. Raises UserError for a change that names no field or an unfit value."""
+    """Return the config that all runs start from. Raises UserError for an unknown field or an unfit value."""
     if budget <= 0:
         raise UserError(f"--budget is {budget:g}; allowed: above 0, where 1 is the scale's own length")
     config = SCALES[scale]()
@@ -98,7 +98,7 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
 
 
 def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) -> Experiment:
-    """The experiment of these rows: tested on the data's own unseen cases and on every scan of the folders ``also``."""
+    """Build the experiment of these rows, tested on the data's unseen cases and on every scan of the folders ``also``."""
     name = "unseen phantoms" if base.data.source == "phantom" else f"{Path(base.data.source).name}, test split"
     tests = [CaseSet(name, build_source(base, "test"))]
     for folder in also:

@@ -28,7 +28,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class CaseSet:
-    """Cases to measure on; the name is for tables and files."""
+    """Name a set of cases; tables and files use the name."""
 
     name: str
     source: Source
@@ -36,7 +36,7 @@ class CaseSet:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a method with what it has learned.
+    """Hold what is measured: a method and its learned variables.
 
     Attributes:
       targets: degrees of the X-rays that are measured too.
@@ -52,7 +52,7 @@ class Subject:
 
     @property
     def parameters(self) -> int:
-        """Count what it has learned; of a bound that sees the truth, nothing."""
+        """Count the learned parameters; a bound that sees the truth counts none."""
         if self.method.sees_truth:
             return 0
         return sum(leaf.size for stage in self.variables.values() for leaf in jax.tree.leaves(stage["params"]))
@@ -83,12 +83,12 @@ def _subject(
 
 
 def result_path(folder: Path, subject: str, test: str) -> Path:
-    """Where a measurement is kept; the volumes for pictures lie beside it as ``.npz``."""
+    """Return the path of a stored measurement; the volumes for pictures are next to it as ``.npz``."""
     return folder / subject.replace(" ", "_") / f"{test.replace(' ', '_')}.json"
 
 
 def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Result | None:
-    """What was measured, unless there is nothing or it belongs to another procedure or length of training."""
+    """Read a stored measurement; None where it is absent or belongs to another procedure or length of training."""
     if not path.is_file():
         return None
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ def _kept(batch: Measured, title: str, i: int) -> dict[str, Any]:
 
 
 def targets_of(run: Run) -> tuple[float, ...]:
-    """The views that Table VI measures of this method with these inputs, whichever table is being made."""
+    """Return the angles at which Table VI measures this method with these inputs, for all tables alike."""
     same = [r for r in rows_of("VI") if (r.method, r.angles) == (run.method, tuple(run.config.angles))]
     angles = {r.target for r in same if r.target is not None and r.new_angles in ((), tuple(run.config.new_angles))}
     return tuple(sorted(angles))

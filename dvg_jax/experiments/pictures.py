@@ -1,4 +1,4 @@
-"""The paper's figures from what was measured: slices and errors, synthesised views, curves over the number of views."""
+"""Draw the paper's Figures: slices, errors, synthesised views, and curves over the number of views."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -62,7 +62,7 @@ def _kept(experiment: Experiment, row: Row, data: str) -> dict[str, np.ndarray]:
 def _views(
     experiment: Experiment, results: Results, rows: Sequence[Row], setting: str, data: str
 ) -> dict[str, np.ndarray]:
-    """The true view of the first case, and each method's."""
+    """Return the true view of the first case, and each method's."""
     images: dict[str, np.ndarray] = {}
     for row in (r for r in rows if r.setting == setting):
         place = list(results[experiment.runs[row].name, data]["views"]).index(f"{row.target:g}")

@@ -1,4 +1,4 @@
-"""What has to be trained for a row of a table, so that rows share what they have in common.
+"""Plan what has to be trained for a row of a table, so that rows share the stages they have in common.
 
 A *job* trains one stage in a folder of its own; a *run* is a method with its views, and the jobs it is made of.
 """
@@ -17,21 +17,21 @@ from dvg_jax.methods import build_method
 
 @dataclass(frozen=True)
 class Job:
-    """One stage to be trained: ``config.stage``, from the predecessors that ``config.init`` names."""
+    """Describe a stage to be trained: ``config.stage``, from the predecessors that ``config.init`` names."""
 
     name: str
     config: ConfigDict
 
     @property
     def volumes(self) -> int:
-        """How many CTs it is shown in training, repetitions counted."""
+        """Count the CTs of its training, with repetitions."""
         train = stage_settings(self.config, self.config.stage).train
         return train.steps * train.batch_size
 
 
 @dataclass(frozen=True)
 class Run:
-    """A method with its views, measured with ``config``; ``jobs`` train the stages it requires, in this order."""
+    """Describe a method with its views, measured with ``config``; ``jobs`` train the stages that it requires."""
 
     name: str
     method: str
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def volumes(self) -> dict[str, int]:
-        """By job, how many CTs it is shown."""
+        """Count the training CTs of each job, by name."""
         return {job.name: job.volumes for job in self.jobs}
 
 
@@ -68,7 +68,7 @@ def equal_budget(config: ConfigDict) -> None:
 
 
 def plan_run(base: ConfigDict, folder: Path, row: Row) -> Run:
-    """The run of a row; its jobs' folders are ``folder/<job>``."""
+    """Return the run of a row; the folders of its jobs are ``folder/<job>``."""
     config = base.copy_and_resolve_references()
     config.angles, config.new_angles = row.angles, row.new_angles
     config.random_views = row.any_views
@@ -85,7 +85,7 @@ def plan_run(base: ConfigDict, folder: Path, row: Row) -> Run:
 
 
 def _job(config: ConfigDict, stage: str, method: str) -> Job:
-    """A stage's job. Its config says no more than the stage depends on, so that all runs that share it agree on it."""
+    """Return a stage's job. Its config holds only what the stage depends on, so that runs can share it."""
     job = config.copy_and_resolve_references()
     job.stage = "view_vqgan" if stage == "new_view_vqgan" else stage
     job.use_diffusion = stage != "new_view"
@@ -106,7 +106,7 @@ def _job(config: ConfigDict, stage: str, method: str) -> Job:
 
 
 def _views(config: ConfigDict) -> str:
-    """``0+90``, ``0+90-new45``, ``any20``: input views, then new ones."""
+    """Name a set of views as ``0+90``, ``0+90-new45`` or ``any20``: input views, then new ones."""
     shown = f"any{config.random_views}" if config.random_views else _degrees(config.angles)
     return shown + (f"-new{_degrees(config.new_angles)}" if config.new_angles else "")
 

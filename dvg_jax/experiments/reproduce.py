@@ -1,4 +1,4 @@
-"""Train what the tables need, measure it, write the report. What is finished already is not done again."""
+"""Train what the tables need, measure it and write the report; what is finished is not repeated."""
 
 import json
 import time
@@ -32,12 +32,12 @@ from dvg_jax.training.stop import StopRequest
 from dvg_jax.training.workdir import check_owner, finished_steps
 
 Results = dict[tuple[str, str], Result]
-"""By subject and test set."""
+"""Measurements by the names of subject and test set."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The rows to reproduce, each with its run, and where it happens.
+    """Hold the rows to reproduce, each with its run, and their working folder.
 
     Attributes:
       workdir: gets ``jobs`` (a folder a trained stage) and ``results``.
@@ -52,12 +52,12 @@ class Experiment:
 
     @property
     def jobs(self) -> dict[str, Job]:
-        """By name, in the order of training."""
+        """Return all jobs by name, in the order of training."""
         return {job.name: job for run in self.runs.values() for job in run.jobs}
 
 
 def plan(base: ConfigDict, workdir: Path, rows: Iterable[Row]) -> dict[Row, Run]:
-    """The run of each row."""
+    """Return the run of each row."""
     return {row: plan_run(base, workdir / "jobs", row) for row in rows}
 
 
@@ -107,7 +107,7 @@ def _reproduce(experiment: Experiment, say: Callable[[str], None], stop: StopReq
 
 
 class Clock:
-    """Trains job after job and says how far it is and how long the rest may take."""
+    """Train job after job, and print progress and an estimate of the remaining time."""
 
     def __init__(self, experiment: Experiment, folder: Path, say: Callable[[str], None]) -> None:
         self.jobs, self.folder, self.say = experiment.jobs, folder, say
@@ -132,7 +132,7 @@ class Clock:
             part.write_text(json.dumps({"seconds": self.seconds[job.name]}) + "\n", encoding="utf-8")
 
     def _left(self) -> str:
-        """The time of what is left, by jobs of the same stage or, where there is none, of any."""
+        """Estimate the remaining time from jobs of the same stage or, without any, from all jobs."""
         rates: dict[str, list[float]] = {}
         for name, seconds in self.seconds.items():
             if seconds is not None:
@@ -153,6 +153,6 @@ def _seconds_file(folder: Path) -> Path:
 
 
 def _read_seconds(folder: Path) -> float | None:
-    """How long a finished job took; None where that is not known, as of one trained by ``train.py``."""
+    """Read the seconds that a finished job took; None where they are unknown, as after ``train.py``."""
     path = _seconds_file(folder)
     return json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Tables for people and for programs: ours beside the paper's, and what became of the paper's claims."""
+"""Write tables for people and for programs: our metrics next to the paper's, and the verdict on each claim."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ MARKS = {HOLDS: "yes", OPPOSITE: "NO", OPEN: "open"}
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table as measured on one test set; ``row`` is None for a yardstick."""
+    """Hold a row of a table as measured on one test set; ``row`` is None for a yardstick."""
 
     data: str
     setting: str
@@ -33,14 +33,14 @@ class Line:
 
     @property
     def cases(self) -> list[dict]:
-        """Figures by case: of the view that the row is about, or of CTs."""
+        """Return the metrics by case, of the row's view or of CTs."""
         if self.row is None or self.row.target is None:
             return self.result["cases"]
         return self.result["views"][f"{self.row.target:g}"]
 
 
 def write_report(table: str, rows: Sequence[Row], experiment: Experiment, results: Results, facts: dict) -> Path:
-    """Write ``report/table_<name>.md``, ``.csv`` (a line a row and test set) and ``.json`` (with figures by case).
+    """Write ``report/table_<name>.md``, ``.csv`` (a line a row and test set) and ``.json`` (with metrics by case).
 
     Args:
       facts: what produced it: command, scale, seed, device, versions, date.
@@ -152,7 +152,7 @@ def _claims(verdicts: Sequence[Verdict]) -> str:
 
 
 def _flat(line: Line) -> dict[str, Any]:
-    """One line of the CSV: every figure that was measured, with its interval, and the paper's."""
+    """Return one line of the CSV: every measured metric with its interval, and the paper's."""
     flat: dict[str, Any] = {"data": line.data, "setting": line.setting, "label": line.label}
     flat |= {"run": line.result["subject"], "n": len(line.cases)}
     for name, summary in summarise(line.cases).items():
