@@ -98,7 +98,17 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
 
 
 def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) -> Experiment:
-    """Build the experiment of these rows, tested on the data's unseen cases and on every scan of the folders ``also``."""
+    """Build the experiment of these rows, tested on the data's unseen cases and on all scans of the folders ``also``.
+
+    Args:
+      base: the config that all runs start from.
+      workdir: the folder of the experiments.
+      rows: rows of the paper's tables.
+      also: folders of prepared scans.
+
+    Raises:
+      UserError: a folder is the training data, or not one of prepared scans.
+    """
     name = "unseen phantoms" if base.data.source == "phantom" else f"{Path(base.data.source).name}, test split"
     tests = [CaseSet(name, build_source(base, "test"))]
     for folder in also:
