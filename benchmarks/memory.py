@@ -22,7 +22,7 @@ from dvg_jax.cli.flags import Parser
 from dvg_jax.config import STAGES, default_config
 from dvg_jax.config.build import build_dvg
 from dvg_jax.dvg import decode, encode, latent_shape
-from dvg_jax.networks import blocks
+from dvg_jax.networks import convolution
 from dvg_jax.stages import build_stage
 from dvg_jax.training.examples import made_ahead
 from dvg_jax.training.optim import Training
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--manners", nargs="*", choices=MANNERS, default=tuple(MANNERS))
     options = parser.parse_args(argv)
     # Planned as a GPU's program, whatever plans it.
-    blocks.is_sliced = lambda form: False
+    convolution.is_sliced = lambda form: False
     results: dict[str, Any] = {"size": options.size}
     print("| what | manner | GiB at the peak | of which held | compilation, s |\n|---|---|---|---|---|")
 

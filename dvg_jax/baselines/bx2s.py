@@ -20,7 +20,8 @@ from dvg_jax.baselines.base import DISTANCES, Baseline, Regression, from_views
 from dvg_jax.baselines.layers import ConvNorm, conv, upsample_nearest
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import BatchNorm, ConvTranspose, max_pool
+from dvg_jax.networks.blocks import BatchNorm, ConvTranspose
+from dvg_jax.networks.convolution import max_pool
 from dvg_jax.shapes import Features, Resized, Views, Volumes
 
 LEVELS = 4

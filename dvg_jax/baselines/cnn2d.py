@@ -19,7 +19,7 @@ from dvg_jax.baselines.base import Baseline, Regression, from_views
 from dvg_jax.baselines.layers import ConvNorm, conv, scaled, upsample_linear
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import max_pool
+from dvg_jax.networks.convolution import max_pool
 from dvg_jax.networks.init import Normal
 from dvg_jax.shapes import Images, NewImages, Views, Volumes
 

@@ -23,7 +23,8 @@ from dvg_jax.baselines.base import Baseline, evaluate_network, train_pass
 from dvg_jax.baselines.layers import scaled, upsample_linear
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import BatchNorm, GroupNorm, add_bias, convolve, fan_in_uniform, pad
+from dvg_jax.networks.blocks import BatchNorm, GroupNorm, add_bias, fan_in_uniform
+from dvg_jax.networks.convolution import convolve, pad
 from dvg_jax.networks.init import init_variables
 from dvg_jax.shapes import Features, Key, Resized, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics

@@ -7,7 +7,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from dvg_jax.networks.blocks import BatchNorm, Conv, Triple, instance_norm
+from dvg_jax.networks.blocks import BatchNorm, Conv, instance_norm
+from dvg_jax.networks.convolution import Triple
 
 Judged = Float[Array, "B *space C"]
 Patches = Float[Array, "B *patches 1"]

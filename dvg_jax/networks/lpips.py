@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import convolve_2d, max_pool
+from dvg_jax.networks.convolution import convolve_2d, max_pool
 from dvg_jax.shapes import Variables
 
 Net = Literal["vgg", "alex"]

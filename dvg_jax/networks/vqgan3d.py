@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from dvg_jax.errors import UserError
 from dvg_jax.networks import codebook
-from dvg_jax.networks.blocks import Conv, ConvTranspose, GroupNorm, Padding, Triple
+from dvg_jax.networks.blocks import Conv, ConvTranspose, GroupNorm
+from dvg_jax.networks.convolution import Padding, Triple
 from dvg_jax.shapes import Codes, Features, Latent, Volumes
 
 EPSILON = 1e-6

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import Triple
+from dvg_jax.networks.convolution import Triple
 from dvg_jax.networks.discriminator import PatchDiscriminator
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.shapes import Variables

@@ -7,18 +7,8 @@ import numpy as np
 import pytest
 
 from dvg_jax.errors import UserError
-from dvg_jax.networks.blocks import (
-    Conv,
-    Conv2D,
-    ConvTranspose,
-    Dense,
-    GroupNorm,
-    convolve,
-    instance_norm,
-    max_pool,
-    pad,
-    upsample,
-)
+from dvg_jax.networks.blocks import Conv, Conv2D, ConvTranspose, Dense, GroupNorm, instance_norm
+from dvg_jax.networks.convolution import convolve, max_pool, pad, upsample
 from dvg_jax.networks.unet3d import Block
 
 CASES = [
