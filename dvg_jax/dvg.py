@@ -27,7 +27,7 @@ from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
-from dvg_jax.shapes import Key, Latent, Times, Variables, VariablesByStage, Views, Volumes
+from dvg_jax.shapes import Key, Latent, SampledVolumes, Times, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.views import (
     Angles,
@@ -183,7 +183,7 @@ class DVG:
 
     def reconstruct(
         self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None = None
-    ) -> Volumes:
+    ) -> SampledVolumes:
         """Reconstruct CTs from X-rays; without diffusion the result is DVG-Net's. Values are in [0, 1].
 
         Args:

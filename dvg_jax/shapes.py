@@ -7,34 +7,48 @@ so row 0 is the FOOT end in arrays; files and pictures have the head at row 0), 
 Values of a volume are ``clip(HU + 1024, 0, 2500) / 2500``, float32.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-Volume = Float[Array, "D H W"]
-Volumes = Float[Array, "B D H W 1"]
-Image = Float[Array, "h w"]
-Views = Float[Array, "B V h w 1"]
+if TYPE_CHECKING:
+    Accepted = Array
+else:
+    # JAX takes a NumPy array wherever it takes its own, and so do the functions here; what they return is JAX's.
+    Accepted = Array | np.ndarray
+
+Volume = Float[Accepted, "D H W"]
+Volumes = Float[Accepted, "B D H W 1"]
+SampledVolumes = Float[Accepted, "K D H W 1"]
+"""Volumes drawn from one case, or of each case of a batch."""
+Image = Float[Accepted, "h w"]
+Views = Float[Accepted, "B V h w 1"]
+NewViews = Float[Accepted, "B V_new h w 1"]
+"""Views at other angles than those of the input."""
 AnyVolume = Float[Array | np.ndarray, "D H W"]
 """A volume, as a JAX or a NumPy array."""
 AnyImage = Float[Array | np.ndarray, "h w"]
 """An image, as a JAX or a NumPy array."""
 Pose = Float[Array | np.ndarray, "6"]
 """(rotation about D, H, W in degrees; translation along D, H, W in mm)."""
-Poses = Float[Array | np.ndarray, "V 6"]
-Features = Float[Array, "B D H W C"]
-NewChannels = Float[Array, "B D H W C_out"]
+Poses = Float[Array | np.ndarray, "V 6"] | Sequence[Pose]
+"""An array of poses, or a sequence of them."""
+Projections = Float[Accepted, "V h w"]
+"""Images of one volume, an image a pose."""
+Features = Float[Accepted, "B D H W C"]
+NewChannels = Float[Accepted, "B D H W C_out"]
 """Features at the input's positions, with another number of channels."""
-Resized = Float[Array, "B D_out H_out W_out C_out"]
+Resized = Float[Accepted, "B D_out H_out W_out C_out"]
 """Features of another size and another number of channels than the input."""
-Images = Float[Array, "B h w C"]
-NewImages = Float[Array, "B h_out w_out C_out"]
+Images = Float[Accepted, "B h w C"]
+NewImages = Float[Accepted, "B h_out w_out C_out"]
 """Images of another size and another number of channels than the input."""
-Latent = Float[Array, "B dz hz wz c"]
-Codes = Int[Array, "B dz hz wz"]
-Times = Int[Array, "B"]
+Latent = Float[Accepted, "B dz hz wz c"]
+Codes = Int[Accepted, "B dz hz wz"]
+Times = Int[Accepted, "B"]
 Key = Array
 """A typed PRNG key, ``jax.random.key(seed)``."""
 Variables = dict[str, Any]

@@ -25,9 +25,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-CHECKED = ("diffusion", "metrics", "networks")
-"""Packages whose shape annotations are checked at every call. A whole number may stand for a float, as in Python.
-The packages above them hand NumPy arrays on to JAX, which their annotations do not say yet."""
+CHECKED = ("baselines", "diffusion", "dvg", "metrics", "networks", "stages", "xray")
+"""Packages whose shape annotations are checked at every call: those with shapes in their signatures. ``training`` is
+left out, since JAX fills its trees with placeholders. A whole number may stand for a float, as in Python."""
 install_import_hook(
     [f"dvg_jax.{name}" for name in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from dvg_jax.baselines import bx2s, cddpm, cnn2d, prior_net, reconnet, residual_unet, x2ct
 from dvg_jax.baselines.base import Baseline, as_stage
 from dvg_jax.dvg import DVG
-from dvg_jax.shapes import Views, Volumes
+from dvg_jax.shapes import NewViews, Views, Volumes
 from dvg_jax.stages.base import Stage
 
 _BUILDERS = {
@@ -53,7 +53,7 @@ def baseline_stage(name: str, config: ConfigDict, dvg: DVG) -> Stage:
     """
     baseline = build_baseline(name, config, dvg)
 
-    def render(ct: Volumes) -> tuple[Views, Volumes | Views]:
+    def render(ct: Volumes) -> tuple[Views, Volumes | NewViews]:
         return dvg.render(ct, dvg.angles), dvg.render(ct, dvg.new_angles) if baseline.makes_views else ct
 
     return as_stage(baseline, render)

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from dvg_jax.networks.blocks import BatchNorm, Conv, Conv2D
+from dvg_jax.shapes import Accepted
 
 CHANNEL_MULTIPLE = 8
 
@@ -96,7 +98,7 @@ class Standardize(nn.Module):
     """Normalise each channel to mean 0 and variance 1 over all training inputs so far, batch by batch."""
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Float[Accepted, "*B C"], train: bool) -> Float[Array, "*B C"]:
         axes, channels = tuple(range(x.ndim - 1)), x.shape[-1]
         seen = self.variable("batch_stats", "count", jnp.zeros, ())
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))

@@ -13,9 +13,9 @@ import functools
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from dvg_jax.shapes import Image, Pose, Poses, Volume
+from dvg_jax.shapes import Image, Pose, Poses, Projections, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry
 from dvg_jax.xray.level import back_project_level, forward_project_level, is_level
 from dvg_jax.xray.rays import back_project_rays, forward_project_rays
@@ -55,7 +55,7 @@ def back_project(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume
     return back_project_rays(image, pose, geometry)
 
 
-def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeometry) -> Float[Array, "V h w"]:
+def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeometry) -> Projections:
     """Return one image a pose.
 
     Args:
@@ -66,7 +66,7 @@ def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeomet
     return jnp.stack([forward_project(volume, pose, geometry) for pose in poses])
 
 
-def back_project_views(images: Float[Array, "V h w"], poses: Poses, geometry: ConeBeamGeometry) -> Volume:
+def back_project_views(images: Projections, poses: Poses, geometry: ConeBeamGeometry) -> Volume:
     """Return V_bp, Eq. (2): the sum of the back projections of all views.
 
     Args:

@@ -20,7 +20,7 @@ The published code has the head at index 0 of D. Half a voxel lies to the side o
 ``DVG`` with ``head_first`` turns volumes and images before they come here and after. These functions turn nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike, Num
 
-from dvg_jax.shapes import Image, Pose, Poses, Volume
+from dvg_jax.shapes import Image, Pose, Poses, Projections, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry, box_crossing, rotation
 
 STEP_VOXELS = 0.1
@@ -66,7 +66,7 @@ class _Rays:
     nodes: int
 
 
-def pose_from_published(numbers: Float[ArrayLike, "6"]) -> Pose:
+def pose_from_published(numbers: Num[ArrayLike, "6"] | Sequence[float]) -> Pose:
     """Return the project's pose for the six numbers of the published code, which are all multiplied by pi there.
 
     ``-0.5`` as the first number is frontal, ``0`` lateral.
@@ -121,7 +121,7 @@ def back_project(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume
     return flat.reshape(shape)
 
 
-def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeometry) -> Float[Array, "V h w"]:
+def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeometry) -> Projections:
     """Return one image a pose.
 
     Args:
@@ -132,7 +132,7 @@ def forward_project_views(volume: Volume, poses: Poses, geometry: ConeBeamGeomet
     return jnp.stack([forward_project(volume, pose, geometry) for pose in poses])
 
 
-def back_project_views(images: Float[Array, "V h w"], poses: Poses, geometry: ConeBeamGeometry) -> Volume:
+def back_project_views(images: Projections, poses: Poses, geometry: ConeBeamGeometry) -> Volume:
     """Return V_bp: the sum of the back projections of all views.
 
     Args:

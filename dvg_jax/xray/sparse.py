@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from dvg_jax.shapes import Accepted
+
 ENTRIES_AT_ONCE = 8
 """Entries of each row whose terms are summed in one pass over the result."""
 
@@ -63,13 +65,13 @@ class SparseMatrix:
         parts = (passes, ENTRIES_AT_ONCE, self.shape[0])
         return index.reshape(parts), value.reshape(parts)
 
-    def __matmul__(self, rows: Float[Array, "columns m"]) -> Float[Array, "rows m"]:
+    def __matmul__(self, rows: Float[Accepted, "columns m"]) -> Float[Array, "rows m"]:
         """Return the product, float32. It can be batched, and differentiated in reverse any number of times."""
         return _product(self, rows.astype(jnp.float32))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(matrix: SparseMatrix, rows: Float[Array, "columns m"]) -> Float[Array, "rows m"]:
+def _product(matrix: SparseMatrix, rows: Float[Accepted, "columns m"]) -> Float[Array, "rows m"]:
     def add(total: Array, entries: tuple[Array, Array]) -> tuple[Array, None]:
         for index, value in zip(*entries, strict=True):
             total += value[:, None] * rows.at[index].get(mode="promise_in_bounds")
@@ -84,7 +86,7 @@ def _forward(matrix: SparseMatrix, rows: Array) -> tuple[Array, None]:
     return _product(matrix, rows), None
 
 
-def _backward(matrix: SparseMatrix, _: None, cotangent: Array) -> tuple[Array]:
+def _backward(matrix: SparseMatrix, _: None, cotangent: Float[Accepted, "rows m"]) -> tuple[Array]:
     return (matrix.transposed @ cotangent,)
 
 

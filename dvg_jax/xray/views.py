@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Key, Poses, Views, Volume, Volumes
+from dvg_jax.shapes import Key, Poses, Projections, Views, Volume, Volumes
 from dvg_jax.xray import published
 from dvg_jax.xray.geometry import ConeBeamGeometry, view_pose
 from dvg_jax.xray.projector import back_project_views, forward_project_views
@@ -25,11 +25,11 @@ the first and the last view would be the same).
 class Projector(NamedTuple):
     """Pair both directions of a projector: images of a volume at poses, and V_bp, their sum, at the networks' scale."""
 
-    forward: Callable[[Volume, Poses, ConeBeamGeometry], Float[Array, "V h w"]]
-    back: Callable[[Float[Array, "V h w"], Poses, ConeBeamGeometry], Volume]
+    forward: Callable[[Volume, Poses, ConeBeamGeometry], Projections]
+    back: Callable[[Projections, Poses, ConeBeamGeometry], Volume]
 
 
-def _back_project_to_one(images: Float[Array, "V h w"], poses: Poses, geometry: ConeBeamGeometry) -> Volume:
+def _back_project_to_one(images: Projections, poses: Poses, geometry: ConeBeamGeometry) -> Volume:
     """Sum Eq. (1), image / path length in mm, over views, times the depth: a uniform view of 1 gives about 1."""
     return back_project_views(images, poses, geometry) * geometry.extent_mm[1]
 

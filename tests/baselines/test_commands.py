@@ -89,7 +89,7 @@ def methods(path):
         return {row["method"] for row in csv.DictReader(file)}
 
 
-def test_projections_of_a_volume_stand_in_the_table_of_views():
+def test_projections_of_a_volume_stand_in_the_table_of_views(unchecked):
     """Those that the paper's Table VI has."""
     config = tiny_config("all")
     dvg, ct = build_dvg(config), chest(16)

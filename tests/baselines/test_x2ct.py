@@ -69,7 +69,7 @@ class Guess(nn.Module):
         return replicate(views[:, 0], 0.0) * self.param("scale", nn.initializers.ones, (1,))
 
 
-def test_critic_and_generator_are_taught_apart():
+def test_critic_and_generator_are_taught_apart(unchecked):
     """Distances leave the critic alone; of the rest, each learns from its own part."""
     critic = PatchDiscriminator(3, 2, layers=1, norm="instance")
     example = {"x": jax.random.uniform(jax.random.key(0), (1, 1, 8, 8, 1)), "y": common.chest(8)}
@@ -123,7 +123,7 @@ def test_views_repeated_along_their_rays_cross_at_the_voxel(at):
 
 @pytest.mark.parametrize("angle", BIPLANAR)
 def test_turning_to_the_view_and_back(angle):
-    x = np.arange(2 * 3 * 4 * 5).reshape(1, 2, 3, 4, 5)
+    x = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(1, 2, 3, 4, 5)
     np.testing.assert_array_equal(to_volume(to_view(x, angle), angle), x)
     image = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype(np.float32)
     np.testing.assert_array_equal(to_view(replicate(image, angle), angle)[:, 3], image)
