@@ -157,7 +157,7 @@ def test_a_saved_config_is_checked_where_it_is_used(tmp_path):
 
 @pytest.mark.parametrize("make", [ConeBeamGeometry.paper, ConeBeamGeometry.covering])
 @pytest.mark.parametrize("size", [0, -1, 1.5, math.nan, None])
-def test_sizes_of_a_geometry(make, size):
+def test_sizes_of_a_geometry(unchecked, make, size):
     with pytest.raises(UserError, match="allowed: a whole number, 1 or more"):
         make(size=size)
 
@@ -172,7 +172,7 @@ def test_sizes_of_a_geometry(make, size):
         ({"source_detector_mm": math.inf}, "source_isocentre_mm"),
     ],
 )
-def test_lengths_of_a_geometry(changed, named):
+def test_lengths_of_a_geometry(unchecked, changed, named):
     usual = {"volume_shape": (8, 8, 8), "voxel_mm": (1.0,) * 3, "detector_shape": (8, 8), "pixel_mm": (1.0, 1.0)}
     with pytest.raises(UserError, match=f"{named} is .*; allowed"):
         ConeBeamGeometry(**(usual | changed))
@@ -182,7 +182,7 @@ def test_lengths_of_a_geometry(changed, named):
     "pose", [{"angle_deg": math.nan}, {"angle_deg": (0, 90)}, {"angle_deg": "a"}, {"angle_deg": None},
              {"angle_deg": 0, "translation_mm": (0, 0)}, {"angle_deg": 0, "tilt_deg": (0, math.inf)}],
 )  # fmt: skip
-def test_numbers_of_a_pose(pose):
+def test_numbers_of_a_pose(unchecked, pose):
     with pytest.raises(UserError, match=r"allowed: \d finite number"):
         view_pose(**pose)
     assert np.isfinite(view_pose(90.0)).all()
