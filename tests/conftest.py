@@ -23,6 +23,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Workers share what one of them has compiled; the user's own cache is left alone.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")
+    # Programs that take less than JAX's default of a second are most of what a command compiles.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 CHECKED = ("baselines", "diffusion", "dvg", "metrics", "networks", "stages", "xray")
@@ -55,11 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _compiling_quickly() -> Iterator[None]:
     import jax
 
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ def enable_compilation_cache() -> None:
 
     If no such folder can be created or written, a line on stderr says that they are not kept.
     """
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if given and "://" in given:  # a cloud store
         return
