@@ -1,6 +1,6 @@
 """Read ``--config FILE.py:ARGUMENT``, its overrides ``--config.FIELD=VALUE`` and the flags next to them.
 
-By absl, since ml_collections adds the overrides to its flags. Every fault is one line. Does not import JAX.
+By absl, since ml_collections adds the overrides to its flags. Every fault is one line.
 """
 
 import importlib.util
