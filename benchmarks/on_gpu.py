@@ -26,7 +26,7 @@ from dvg_jax.cli.rules import Number
 
 TRAIN = "train"
 GRACE_S = 60
-"""Seconds between a request to stop and a kill: a training saves its state in them."""
+"""Seconds between asking a training to stop and killing it, in which it saves its state. Other steps have none."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,7 +64,7 @@ def _ended(step: str, options: argparse.Namespace) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            _end(child)
+            _end(child, GRACE_S if step == TRAIN else 0)
     found = {"seconds": time.perf_counter() - start, **_found(step, options.output)}
     if code is None and step != TRAIN:
         found["failed"] = f"not done within {options.limit} s"
@@ -73,11 +73,11 @@ def _ended(step: str, options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _end(child: "subprocess.Popen[bytes]", grace_s: int) -> None:
     if child.poll() is None:
         child.terminate()
         try:
-            child.wait(GRACE_S)
+            child.wait(grace_s)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
