@@ -4,7 +4,7 @@ import ctypes
 import logging
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 
 from dvg_jax.errors import UserError
 
@@ -50,14 +50,15 @@ def choose_convolutions() -> None:
 
 
 def tune_allocator() -> None:
-    """Keep glibc from returning every large buffer to the kernel.
+    """Keep glibc from returning every large buffer to the kernel, where JAX computes on the CPU.
 
     XLA's CPU client allocates and frees each intermediate. With glibc's defaults every buffer above 128 KiB is a fresh
-    ``mmap`` whose pages fault in one by one, which made a 3D convolution step four times slower. The setting does no
-    harm with a GPU, and is skipped on a C library without ``mallopt``.
+    ``mmap`` whose pages fault in one by one, which made a 3D convolution step four times slower. With a GPU the setting
+    is left out: the compiler's many threads would share one arena and wait for each other (measured on an H100,
+    docs/performance.md). It is also left out on a C library without ``mallopt``.
     """
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or not _computes_on_cpu():
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -67,6 +68,12 @@ def tune_allocator() -> None:
     mallopt(arena_max, 1)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 2**28)
+
+
+def _computes_on_cpu() -> bool:
+    """Return whether JAX will take the CPU: because it is asked to, or has no plugin for another device."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    return wanted.split(",")[0] == "cpu" if wanted else not entry_points(group="jax_plugins")
 
 
 def quiet() -> None:

@@ -24,3 +24,22 @@ def test_a_flag_is_set_where_it_is_known_and_a_users_own_wins(monkeypatch, jaxli
     monkeypatch.setenv("XLA_FLAGS", before)
     runtime.choose_convolutions()
     assert os.environ["XLA_FLAGS"] == after
+
+
+@pytest.mark.parametrize(
+    ("platforms", "plugins", "tuned"),
+    [("", [], True), ("", ["xla_cuda13"], False), ("cpu", ["xla_cuda13"], True), ("cuda,cpu", ["xla_cuda13"], False)],
+)
+def test_the_allocator_is_tuned_only_where_the_cpu_computes(monkeypatch, platforms, plugins, tuned):
+    """With a GPU the compiler's threads would share one arena: programs took five times as long to compile."""
+    calls = []
+
+    class Library:
+        mallopt = staticmethod(lambda *setting: calls.append(setting))
+
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: Library)
+    monkeypatch.setattr(runtime, "entry_points", lambda group: plugins)
+    monkeypatch.setattr(runtime.sys, "platform", "linux")
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    runtime.tune_allocator()
+    assert bool(calls) == tuned
