@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 WORKDIR ?= runs/demo
 CONFIG ?= configs/quickstart.py
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test slow lint bench clean
 
 demo: $(VENV)/.demo
 	$(RUN) train.py --config $(CONFIG) --workdir $(WORKDIR)
@@ -13,6 +13,11 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -q
+
+# Full-depth variants, and the comparison with the published networks, compiled as users compile them.
+slow: $(VENV)/.dev
+	DVG_TEST_COMPILER=full $(RUN) -m pytest -q tests/parity
+	DVG_TEST_COMPILER=full $(RUN) -m pytest -q -m slow
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

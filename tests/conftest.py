@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,18 @@ from jaxtyping import install_import_hook
 
 from dvg_jax import runtime
 from dvg_jax.cli.entry import run_command
+from tests.processes import FAKE_DEVICES
 
 runtime.set_up()
 os.environ["JAX_PLATFORMS"] = os.environ.get("DVG_TEST_PLATFORM", "cpu")
 # Four fake devices let sharding be tested on a CPU; thread count per device stays the machine's.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE_DEVICES}"
+if os.environ.get("DVG_TEST_COMPILER", "quick") != "full":
+    # Tests run few steps of many programs: the same operations, compiled to slower code in a quarter of the time.
+    # ``make slow`` compiles as users do. A flag that jaxlib does not know would end the process.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    if version("jaxlib").startswith("0.10."):
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Workers share what one of them has compiled; the user's own cache is left alone.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")
@@ -53,25 +60,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(f"{item.path.parent.name}/{item.path.stem}", len(rank)))
 
 
-@contextmanager
-def _compiling_quickly() -> Iterator[None]:
-    import jax
-
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Programs of the same sums that compile in half the time and run slower, where many are made to run few steps."""
-    with _compiling_quickly():
-        yield
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which every stage of the tiny config has been trained; workers share one."""
@@ -80,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    with (root / "trained.lock").open("w") as lock, _compiling_quickly():
+    with (root / "trained.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         train(get_config(), root / "trained")  # does nothing where all is trained
     return root / "trained"

@@ -124,7 +124,7 @@ def test_unknown_arguments(module, said):
     ],
     ids=["single", "three views", "no encoder, no new view", "DVG-Net"],
 )
-def test_every_switch_trains_and_leaves_out_what_it_does_not_need(quick_compilation, tmp_path, switches):
+def test_every_switch_trains_and_leaves_out_what_it_does_not_need(tmp_path, switches):
     config = tiny()
     config.update(switches)
     for name in STAGES:

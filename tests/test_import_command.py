@@ -106,7 +106,7 @@ def test_latents_are_scaled_as_released(imported):
     np.testing.assert_allclose(z * ct["std"] + ct["mean"], expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
-def test_reconstructs_and_evaluates_as_any_other(quick_compilation, imported, tmp_path, capsys):
+def test_reconstructs_and_evaluates_as_any_other(imported, tmp_path, capsys):
     rng = np.random.default_rng(0)
     films = []
     for name, angle in (("ap", 0), ("lat", 90)):

@@ -20,10 +20,6 @@ def recipe_of(**fields):
     return Training(**training(steps=1, batch_size=1, learning_rate=1e-3, **fields)).recipe
 
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options for what runs seldom or is small: half the time to compile."""
-
-
 def config_of(name, size, views=1, dtype="float32", **settings):
     """A config with ``views`` evenly spread over 0 to 90 degrees and other settings of ``baselines.<name>``."""
     config = default_config()
@@ -79,7 +75,7 @@ def chest(size):
 class Trial:
     """A method trained on one pair."""
 
-    def __init__(self, name, size, views=1, rate=2e-3, ct=None, quick=True, recipe=None, **settings):
+    def __init__(self, name, size, views=1, rate=2e-3, ct=None, recipe=None, **settings):
         self.baseline, self.dvg = build(name, size, views, **settings)
         self.ct, self.rate = chest(size) if ct is None else ct, rate
         self.example = self.baseline.prepare({}, self.ct, jax.random.key(0))
@@ -87,7 +83,7 @@ class Trial:
         self._fixed = Fixed({}, {}, jax.random.key(1))
         self.start = create(self._program, jax.random.key(0), self.example)
         lowered = update.lower(self._program, self.start, self._fixed, self.example, jnp.float32(0))
-        self._update = lowered.compile(compiler_options=QUICK if quick else None)
+        self._update = lowered.compile()
 
     def step(self, state, share=1.0):
         """One step from a copy of ``state``, at a share of the rate; (state, metrics)."""
@@ -129,7 +125,7 @@ def assert_finite_and_deterministic_in_bfloat16(name, size, views=1, **settings)
     """Loss terms are finite, and the same for equal keys, where networks compute in bfloat16; weights are float32."""
     baseline, _ = build(name, size, views, dtype="bfloat16", **settings)
     example = baseline.prepare({}, chest(size), jax.random.key(0))
-    loss = jax.jit(baseline.task.loss, compiler_options=QUICK)
+    loss = jax.jit(baseline.task.loss)
     starts = [baseline.task.init(jax.random.key(0), example) for _ in range(2)]
     assert {leaf.dtype for leaf in jax.tree.leaves(starts[0][0])} == {jnp.dtype("float32")}
     found = [loss(*start, {}, example, jax.random.key(1), jnp.int32(0)) for start in starts]

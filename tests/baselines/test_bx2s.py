@@ -46,7 +46,7 @@ def test_deterministic(trial):
 
 @pytest.mark.slow
 def test_overfits_one_pair_at_32():
-    _, losses = common.Trial("bx2s", 32, views=2, rate=5e-3, quick=False).train(300)
+    _, losses = common.Trial("bx2s", 32, views=2, rate=5e-3).train(300)
     assert losses[-1] < losses[0] / 20
 
 

@@ -60,7 +60,7 @@ def test_finite_and_deterministic_in_bfloat16():
 @pytest.mark.slow
 def test_overfits_one_pair_at_32():
     network = {**NETWORK, "dim_mults": (1, 2, 4)}
-    _, losses = common.Trial("cddpm", 32, rate=2e-3, network=network, quick=False).train(300)
+    _, losses = common.Trial("cddpm", 32, rate=2e-3, network=network).train(300)
     assert losses[-30:].mean() < losses[:3].mean() / 20
 
 

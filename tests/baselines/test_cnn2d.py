@@ -40,7 +40,7 @@ def test_overfits_one_pair(trial):
 
 @pytest.mark.slow
 def test_overfits_one_pair_at_full_depth():
-    _, losses = common.Trial("cnn2d", 32, width=1 / 32, quick=False).train(300)
+    _, losses = common.Trial("cnn2d", 32, width=1 / 32).train(300)
     assert losses[-1] < losses[0] / 20
 
 

@@ -68,7 +68,7 @@ SMALL = {"reconnet": {"width": 1 / 128}, "residual_unet": {"width": 1 / 8}}
 
 
 @pytest.fixture(scope="module")
-def workdir(quick_compilation, tmp_path_factory):
+def workdir(tmp_path_factory):
     """Every method of SMALL, trained for two steps; none of the pipeline's stages."""
     folder = tmp_path_factory.mktemp("baselines")
     for name in SMALL:

@@ -60,7 +60,7 @@ def test_deterministic(trial):
 
 @pytest.mark.slow
 def test_overfits_one_pair_at_32():
-    trial = common.Trial("prior_net", 32, rate=5e-3, ct=soft_chest(32), width=1 / 12, quick=False)
+    trial = common.Trial("prior_net", 32, rate=5e-3, ct=soft_chest(32), width=1 / 12)
     state, _ = trial.train(300)
     assert squared_error(trial, state) < squared_error(trial, trial.start) / 20
 

@@ -47,7 +47,7 @@ def test_deterministic(trial):
 
 @pytest.mark.slow
 def test_overfits_one_pair_at_32():
-    _, losses = common.Trial("reconnet", 32, width=1 / 32, rate=1e-3, quick=False).train(300)
+    _, losses = common.Trial("reconnet", 32, width=1 / 32, rate=1e-3).train(300)
     assert losses[-1] < losses[0] / 20
 
 

@@ -54,7 +54,7 @@ def test_deterministic(trial):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "views"), [("x2ct_cnn", 1), ("x2ct_gan", 2)])
 def test_overfits_one_pair(name, views):
-    trial = common.Trial(name, 32, views, rate=5e-4, recipe=PUBLISHED, quick=False, **TINY)
+    trial = common.Trial(name, 32, views, rate=5e-4, recipe=PUBLISHED, **TINY)
     _, errors = trial.train(300, ERROR[name])
     assert errors[-1] < errors[0] / 20
 
@@ -79,7 +79,7 @@ def test_critic_and_generator_are_taught_apart(unchecked):
     def gradients(**weights):
         task = GANTask(Guess(), critic, GANWeights(**weights))
         loss = lambda p: task.loss(p, {}, {}, example, jax.random.key(0), 0)[0]  # noqa: E731
-        return jax.jit(jax.grad(loss), compiler_options=common.QUICK)(params)
+        return jax.jit(jax.grad(loss))(params)
 
     distances = gradients(adversarial=0.0, reconstruction=1.0, projection=1.0)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(distances["critic"]))
@@ -97,7 +97,7 @@ def test_critic_and_generator_are_taught_apart(unchecked):
 
     both = gradients(adversarial=1.0, reconstruction=0.0, projection=0.0)
     for name, alone in (("critic", of_critic), ("model", of_generator)):
-        expected = jax.jit(jax.grad(alone), compiler_options=common.QUICK)(params[name])
+        expected = jax.jit(jax.grad(alone))(params[name])
         for a, b in zip(jax.tree.leaves(both[name]), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 

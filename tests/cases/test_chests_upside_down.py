@@ -17,9 +17,6 @@ from tests.paths import SHARED, needs_shared
 REAL = [*sorted((SHARED / "ct").glob("*.nii.gz")), *sorted((SHARED / "ct128" / "x2ct").glob("*.nii.gz"))]
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(scope="module")
 def phantoms():
     """Draw phantoms at 20 mm, the size for which other tests compile them; each voxel stands for 8 of 10 mm."""

@@ -31,7 +31,6 @@ from dvg_jax.training.checkpoint import save_model
 from dvg_jax.training.workdir import load_config, load_stages
 from tests import released, tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE, STEPS = released.SIZE, 2
 KEY = jax.random.key(0)
 

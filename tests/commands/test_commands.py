@@ -26,7 +26,6 @@ from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.reconstruct.reconstructor import Reconstructor, sample_keys
 from tests.tiny import get_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = "tests/tiny.py"
 
 

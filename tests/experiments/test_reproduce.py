@@ -39,7 +39,7 @@ class StoppedError(Exception):
 
 
 @pytest.fixture(scope="module")
-def work(quick_compilation, tmp_path_factory):
+def work(tmp_path_factory):
     """Two rows reproduced at one go, and stopped before the third of four trainings and then continued."""
     folder = tmp_path_factory.mktemp("experiments")
     said: dict[str, list[str]] = {"whole": [], "before": [], "after": []}

@@ -41,7 +41,7 @@ def trained(workdir, split=False):
 
 
 @pytest.fixture(scope="module")
-def runs(quick_compilation, tmp_path_factory):
+def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     with pytest.MonkeyPatch.context() as patch:
         found = {"four": trained(folder / "four")}

@@ -198,7 +198,7 @@ def test_sources_are_told_apart(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def told(quick_compilation, frozen, tmp_path_factory):
+def told(frozen, tmp_path_factory):
     """Losses of a run that caches, of one that does not, and of one that starts again from the first one's folder;
     how many cases each has sent through the frozen stages; on two devices, two cases each."""
     folder = tmp_path_factory.mktemp("runs")

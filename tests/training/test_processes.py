@@ -1,7 +1,6 @@
 """Two processes on one machine train what one process trains, stop together and go on together."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.training import command as train
 from dvg_jax.training import distributed
 from dvg_jax.training.checkpoint import load_model
+from tests.processes import one_device
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240
@@ -40,7 +40,6 @@ class Pair:
 
     def __init__(self, workdir: Path, *flags: str) -> None:
         self.metrics = workdir / "ct_vqgan" / "metrics.jsonl"
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -48,7 +47,7 @@ class Pair:
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *command(workdir, *flags, f"--process={i}")],
-                cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+                cwd=ROOT, env=one_device(), stderr=subprocess.PIPE, text=True,
             )
             for i in range(2)
         ]  # fmt: skip

@@ -1,7 +1,6 @@
 """A run that is killed and started again ends with the same bits as one that was not."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import chex
 import pytest
 
 from dvg_jax.training.checkpoint import load_model
+from tests.processes import one_device
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
@@ -22,8 +22,7 @@ class Run:
     """``train.py`` on the first stage of the tiny config, in a process of its own on one device."""
 
     def __init__(self, workdir: Path, cache: Path) -> None:
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        environment = one_device() | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
         self.metrics = workdir / "ct_vqgan" / "metrics.jsonl"
         self.process = subprocess.Popen(
             [

@@ -11,7 +11,7 @@ from dvg_jax.training.state import Fixed, Step, create, update
 from tests.tiny import get_config
 
 
-def test_a_step_is_traced_once(quick_compilation):
+def test_a_step_is_traced_once():
     """A state that left a step with another type than it came with would compile the step again."""
     config = get_config()
     config.ct_vqgan.train.ema_decay = 0.9

@@ -5,7 +5,6 @@ its model written. The others come at any time from the start of the process.
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 
 from dvg_jax.config import STAGES
 from dvg_jax.training.checkpoint import load_model
+from tests.processes import one_device
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = 30
@@ -32,14 +32,13 @@ class Run:
     """Run ``train.py`` on all stages, in a process of its own on one device."""
 
     def __init__(self, workdir: Path) -> None:
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
             [
                 sys.executable, "train.py", "--config", "tests/tiny.py", "--workdir", str(workdir),
                 "--config.log.evaluate_every=5",
             ],
-            cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env=one_device(), stderr=subprocess.PIPE, text=True,
             # A shell's background job ignores SIGINT, and so do all processes that it starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
