@@ -134,10 +134,10 @@ def _spent(stage_run: StageRun, steps: int) -> Iterator[tuple[float, float]]:
         start = time.perf_counter()
         rows = examples.next()
         arrived = time.perf_counter()
-        state, told = stage_run._step(program, fixed, state, rows)
+        state, metrics = stage_run._step(program, fixed, state, rows)
         if before is not None:
             float(before["loss"])
-        before = told
+        before = metrics
         yield arrived - start, time.perf_counter() - arrived
 
 

@@ -126,18 +126,18 @@ def main(argv: list[str] | None = None) -> None:
     results: dict[str, Any] = {"size": options.size}
     print("| what | manner | GiB at the peak | of which held | compilation, s |\n|---|---|---|---|---|")
 
-    def told(what: str, manner: str, found: dict[str, float]) -> None:
+    def row(what: str, manner: str, found: dict[str, float]) -> None:
         results.setdefault(what, {})[manner] = found
         figures = f"{found['peak_gib']:.1f} | {found['held_gib']:.1f} | {found['trace_s'] + found['compile_s']:.0f}"
         print(f"| {what} | {manner} | {figures} |", flush=True)
 
     for stage in options.stages:
         for manner in options.manners:
-            told(f"training step of {stage}", manner, training_step(stage, options.size, **MANNERS[manner]))
+            row(f"training step of {stage}", manner, training_step(stage, options.size, **MANNERS[manner]))
     for name in options.blocks:
         for rows in ROWS:
             for dtype in ("float32", "bfloat16"):
-                told(f"{name}, {rows} at once", dtype, block(name, options.size, rows, dtype))
+                row(f"{name}, {rows} at once", dtype, block(name, options.size, rows, dtype))
     print(f"\nwritten: {save(f'memory_{jax.default_backend()}', results)}")
 
 

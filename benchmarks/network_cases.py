@@ -247,14 +247,14 @@ class VQGANTraining:
 
     def _told(self, model: vqgan3d.VQGAN3D, judges: dict[str, adversary.PatchDiscriminator]) -> Figures:
         found = torch_import.vqgan3d(_gradients(model), self.fields["num_groups"])[1]
-        told = {"gradient of model": _flat(found["params"])}
+        gradients = {"gradient of model": _flat(found["params"])}
         if judges:
             critics = {
                 name: torch_import.patch_discriminator(_gradients(judge), 2 if name == "slices" else 3)[1]["params"]
                 for name, judge in judges.items()
             }
-            told["gradient of critics"] = _flat(critics)
-        return told | {
+            gradients["gradient of critics"] = _flat(critics)
+        return gradients | {
             "codes' use": _flat(found["codebook"]["N"]),
             "codes' sums": np.asarray(found["codebook"]["z_avg"]),
         }

@@ -57,8 +57,8 @@ def _ended(step: str, options: argparse.Namespace) -> dict[str, Any]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     log, start = options.output / f"{step}.log", time.perf_counter()
-    with log.open("w") as said:
-        child = subprocess.Popen(_command(step, options), env=os.environ | cache, stdout=said, stderr=said)
+    with log.open("w") as output:
+        child = subprocess.Popen(_command(step, options), env=os.environ | cache, stdout=output, stderr=output)
         try:
             code = child.wait(options.limit)
         except subprocess.TimeoutExpired:

@@ -83,7 +83,7 @@ class DVG:
     head_first: bool
     floor: float
 
-    def shown(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
+    def input_views(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
         """Render the X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
         angles = random_view_sets(key, len(ct), self.random_views) if self.random_views else self.angles
         return self.render(ct, angles), angles

@@ -44,8 +44,8 @@ def near_path(path: Path) -> str:
     while missing.parent != missing and not missing.parent.is_dir():
         missing = missing.parent
     try:
-        beside = sorted(entry.name for entry in missing.parent.iterdir())
+        siblings = sorted(entry.name for entry in missing.parent.iterdir())
     except OSError:
         return ""
-    near = get_close_matches(missing.name, beside, n=1)
+    near = get_close_matches(missing.name, siblings, n=1)
     return f"; did you mean {missing.parent / near[0]}?" if near else ""

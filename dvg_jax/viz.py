@@ -132,9 +132,9 @@ def _grid(rows: list[list[Picture]], names: list[str], note: str) -> Picture:
         for j, cell in enumerate(row):
             scale = CELL / max(cell.shape[:2])
             shape = (round(cell.shape[1] * scale), round(cell.shape[0] * scale))
-            shown = Image.fromarray(cell).resize(shape, Image.Resampling.BICUBIC)
+            resized = Image.fromarray(cell).resize(shape, Image.Resampling.BICUBIC)
             left, top = GAP + j * (CELL + GAP), LABEL + i * (CELL + GAP)
-            canvas.paste(shown, (left + (CELL - shape[0]) // 2, top + (CELL - shape[1]) // 2))
+            canvas.paste(resized, (left + (CELL - shape[0]) // 2, top + (CELL - shape[1]) // 2))
     if note:
         draw.text((GAP, size[1] - LABEL / 2), note, FAINT, font, anchor="lm")
     return np.asarray(canvas)

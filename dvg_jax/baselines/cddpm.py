@@ -141,15 +141,15 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
     pixel = replace(base, denoiser=ConditionalDenoiser(unet), sampler=sampler)
 
     # The condition has D in the order of the pipeline's networks, so the CT is turned into that order too.
-    def shown(variables: VariablesByStage, views: Views) -> Features:
+    def input_features(variables: VariablesByStage, views: Views) -> Features:
         return jnp.concatenate(base.condition(variables, views, base.angles), axis=-1)
 
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
-        return {"x": shown(frozen, base.render(ct, base.angles)), "y": base.turned(ct)}
+        return {"x": input_features(frozen, base.render(ct, base.angles)), "y": base.turned(ct)}
 
     def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         own = variables["cddpm"]
-        arguments = (own["params"], (centred(shown(variables, views), own["largest"]),))
+        arguments = (own["params"], (centred(input_features(variables, views), own["largest"]),))
         shape = (len(views), *dvg.geometry.volume_shape, 1)
         x = sample(pixel.denoiser.predict, arguments, key, shape, dvg.schedule, sampler)
         return base.turned(jnp.clip((x + 1) / 2, 0, 1))

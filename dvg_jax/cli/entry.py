@@ -59,8 +59,8 @@ def run_command(main: Callable[[list[str] | None], None]) -> None:
     except UnicodeEncodeError as error:
         if sys.getfilesystemencoding() == "utf-8":
             raise
-        told = f"error: {error.object!r} cannot be a name in this locale, {error.encoding}; allowed: a UTF-8 one"
-        _leave(BAD_INPUT, told)
+        message = f"error: {error.object!r} cannot be a name in this locale, {error.encoding}; allowed: a UTF-8 one"
+        _leave(BAD_INPUT, message)
 
 
 def run_module(name: str) -> None:
@@ -86,11 +86,11 @@ def reason(error: OSError) -> str:
     return f"{files}: {why}" if files else why
 
 
-def _leave(code: str | int | None, told: str = "", kind: type[SystemExit] = SystemExit) -> NoReturn:
-    """Exit after printing ``told`` as one line on stderr. Output that cannot be written is dropped silently."""
+def _leave(code: str | int | None, message: str = "", kind: type[SystemExit] = SystemExit) -> NoReturn:
+    """Exit after printing ``message`` as one line on stderr. Output that cannot be written is dropped silently."""
     try:
-        if told:
-            print(" ".join(told.split()), file=sys.stderr, flush=True)
+        if message:
+            print(" ".join(message.split()), file=sys.stderr, flush=True)
         _flush()
     except OSError as error:
         code = code or (NOBODY_READS if error.errno == errno.EPIPE else BAD_INPUT)

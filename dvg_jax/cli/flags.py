@@ -46,8 +46,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse finds wrong as a UserError."""
         if value := re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL):
-            said = value[2] if value[2].startswith("is ") else f"is wrong: {value[2]}; see --help"
-            raise UserError(f"{value[1]} {said}")
+            complaint = value[2] if value[2].startswith("is ") else f"is wrong: {value[2]}; see --help"
+            raise UserError(f"{value[1]} {complaint}")
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
             raise UserError(f"{missing} {'are' if ',' in missing else 'is'} missing; see --help")

@@ -116,8 +116,8 @@ def load_file(text: str) -> ConfigDict:
     if not text:
         raise UserError(f"--{NAME} is missing; allowed: FILE.py or FILE.py:ARGUMENT")
     if path.suffix != ".py":
-        beside = path.with_suffix(".py") if path.name else path
-        near = f"; did you mean {beside}?" if path.name and beside.is_file() else ""
+        script = path.with_suffix(".py") if path.name else path
+        near = f"; did you mean {script}?" if path.name and script.is_file() else ""
         raise UserError(f"--{NAME} is {text}, no Python file{near}; allowed: FILE.py or FILE.py:ARGUMENT")
     if not path.is_file():
         what = "a folder" if path.is_dir() else "which does not exist"

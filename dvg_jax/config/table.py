@@ -264,17 +264,17 @@ def check_fields(config: ConfigDict) -> None:
 
 def check_name(field: str, config: ConfigDict) -> None:
     """Refuse the path of a field that ``config`` does not have, or of a whole section."""
-    section, told = config, "config"
+    section, place = config, "config"
     *above, last = field.split(".")
     for part in (*above, last):
         names = list(section.keys()) if isinstance(section, ConfigDict) else []
         if part not in names:
-            allowed = f"allowed: {', '.join(names)}" if names else f"allowed: {told} itself"
+            allowed = f"allowed: {', '.join(names)}" if names else f"allowed: {place} itself"
             near = did_you_mean(part, names) or _elsewhere(last, config)
-            raise UserError(f"{told} has no field {part!r}{near}; {allowed}")
-        section, told = section[part], f"{told}.{part}"
+            raise UserError(f"{place} has no field {part!r}{near}; {allowed}")
+        section, place = section[part], f"{place}.{part}"
     if isinstance(section, ConfigDict):
-        raise UserError(f"{told} is a section; allowed: one of its fields, {', '.join(section.keys())}")
+        raise UserError(f"{place} is a section; allowed: one of its fields, {', '.join(section.keys())}")
 
 
 def _elsewhere(name: str, config: ConfigDict) -> str:

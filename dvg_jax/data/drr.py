@@ -32,7 +32,7 @@ from dvg_jax.data.scans import remarks
 from dvg_jax.data.scans.cube import prepare_scan
 from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import printable
-from dvg_jax.files.atomic import said, together
+from dvg_jax.files.atomic import removal_notes, together
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 from dvg_jax.xray.geometry import GEOMETRIES
 from dvg_jax.xray.views import minmax
@@ -68,7 +68,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
         for film, view, angle in zip(films, views, angles, strict=True):
             write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
         save_nifti(cube, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine, rendered.NOTE)
-    for line in said(removed):
+    for line in removal_notes(removed):
         print(line, file=sys.stderr)
     return films
 
@@ -87,5 +87,5 @@ def main(argv: list[str] | None = None) -> None:
     runtime.check_platform()
     geometry = getattr(ConeBeamGeometry, options.geometry)(size=options.size)
     films = render_scan(options.ct, tuple(options.angle), options.output, geometry)
-    shown = " ".join(f"--xray {film}@{angle:g}" for film, angle in zip(films, options.angle, strict=True))
-    print(f"{shown} --like {options.output / rendered.CUBE}")
+    flags = " ".join(f"--xray {film}@{angle:g}" for film, angle in zip(films, options.angle, strict=True))
+    print(f"{flags} --like {options.output / rendered.CUBE}")

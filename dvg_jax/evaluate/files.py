@@ -24,8 +24,8 @@ def check(config: ConfigDict, workdir: Path, report: Path | None) -> list[Path]:
     """
     folder = workdir / FOLDER
     tables = [folder / f"{name}{end}" for name in TABLES for end in (".csv", ".json")]
-    shown = min(config.evaluate.pictures, config.evaluate.cases)
-    pictures = [path for case in range(shown) for path in pictures_of(folder, case)]
+    pictured = min(config.evaluate.pictures, config.evaluate.cases)
+    pictures = [path for case in range(pictured) for path in pictures_of(folder, case)]
     written = {"--workdir": [*tables, *pictures]} | ({"--report": [report]} if report else {})
     read = {"--workdir": files_of_run(workdir)}
     if config.data.source != "phantom":
@@ -34,7 +34,7 @@ def check(config: ConfigDict, workdir: Path, report: Path | None) -> list[Path]:
     wanted = [("--workdir", path, _TABLE_BYTES) for path in tables]
     wanted += [("--workdir", path, _PICTURE_BYTES) for path in pictures]
     if report is not None:
-        wanted.append(("--report", report, shown * _METHODS * (2 * config.size**3 + _PICTURE_BYTES)))
+        wanted.append(("--report", report, pictured * _METHODS * (2 * config.size**3 + _PICTURE_BYTES)))
     check_room(wanted)
     earlier = [path for path in sorted((folder / PICTURES).glob("case_*.png")) if _PICTURE.fullmatch(path.name)]
     return [*tables, *earlier]

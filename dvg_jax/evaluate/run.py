@@ -17,7 +17,7 @@ from dvg_jax.evaluate.cases import build_procedure
 from dvg_jax.evaluate.measure import Measured, measure
 from dvg_jax.evaluate.page import EvaluationPage
 from dvg_jax.evaluate.scores import Scores
-from dvg_jax.files.atomic import said, together
+from dvg_jax.files.atomic import removal_notes, together
 from dvg_jax.methods import CEILING, MEAN, build_method, own_methods
 from dvg_jax.training.workdir import finished_steps, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
@@ -44,7 +44,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
     """
     with together(files.check(config, workdir, report)) as removed:
         tables = _evaluate(config, workdir, show_progress, report)
-    for line in said(removed):
+    for line in removal_notes(removed):
         print(line, file=sys.stderr)
     return tables
 
@@ -94,10 +94,10 @@ def _write_pictures(dvg: DVG, batch: Measured, i: int, paths: tuple[Path, Path])
     results = {title: found.ct for title, found in batch.predictions.items() if title not in (MEAN, CEILING)}
     columns = {title: np.asarray(ct[i, ..., 0]) for title, ct in results.items() if ct is not None}
     comparison_panel(np.asarray(truth[i, ..., 0]), columns, panel)
-    shown = {f"{a:g} deg": v for a, v in zip(dvg.angles, dvg.render(truth, dvg.angles)[i], strict=True)}
+    strip_views = {f"{a:g} deg": v for a, v in zip(dvg.angles, dvg.render(truth, dvg.angles)[i], strict=True)}
     made = batch.new_views
     if made is not None:
         for v, angle in enumerate(dvg.new_angles):
-            shown[f"{angle:g} deg, true"] = batch.true_views[i, v]
-            shown[f"{angle:g} deg, made"] = made[i, v]
-    view_strip({name: np.asarray(view[..., 0]) for name, view in shown.items()}, strip)
+            strip_views[f"{angle:g} deg, true"] = batch.true_views[i, v]
+            strip_views[f"{angle:g} deg, made"] = made[i, v]
+    view_strip({name: np.asarray(view[..., 0]) for name, view in strip_views.items()}, strip)

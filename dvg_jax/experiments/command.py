@@ -35,7 +35,7 @@ from dvg_jax.experiments.pictures import check_drawable, draw
 from dvg_jax.experiments.plan import equal_budget, shorten
 from dvg_jax.experiments.reproduce import Experiment, plan, reproduce
 from dvg_jax.experiments.tables import report_path, write_report, written_before
-from dvg_jax.files.atomic import said, together
+from dvg_jax.files.atomic import removal_notes, together
 from dvg_jax.files.outputs import check_outputs
 from dvg_jax.training.compilation import enable_compilation_cache
 from dvg_jax.training.distributed import leave_if_asked
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
                 files = [write_report(table, its_rows, experiment, results, _facts(argv))]
                 files += draw(table, its_rows, experiment, results)
             print("\n".join(map(str, files)))
-            for line in said(removed):
+            for line in removal_notes(removed):
                 print(line, file=sys.stderr)
 
 

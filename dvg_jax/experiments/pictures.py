@@ -75,9 +75,9 @@ def _views(
 def _curves(rows: Sequence[Row], experiment: Experiment, results: Results, data: str, path: Path) -> None:
     from matplotlib.figure import Figure  # an extra: tables do without it
 
-    shown = [f for f in FIGURES if f in results[experiment.runs[rows[0]].name, data]["cases"][0]]
-    figure = Figure(figsize=(4.2 * len(shown), 4.0), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    measured = [f for f in FIGURES if f in results[experiment.runs[rows[0]].name, data]["cases"][0]]
+    figure = Figure(figsize=(4.2 * len(measured), 4.0), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
         for label in dict.fromkeys(row.label for row in rows):
             points = [row for row in rows if row.label == label]
             counts = [len(row.angles) for row in points]

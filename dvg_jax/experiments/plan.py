@@ -107,8 +107,8 @@ def _job(config: ConfigDict, stage: str, method: str) -> Job:
 
 def _views(config: ConfigDict) -> str:
     """Name a set of views as ``0+90``, ``0+90-new45`` or ``any20``: input views, then new ones."""
-    shown = f"any{config.random_views}" if config.random_views else _degrees(config.angles)
-    return shown + (f"-new{_degrees(config.new_angles)}" if config.new_angles else "")
+    views = f"any{config.random_views}" if config.random_views else _degrees(config.angles)
+    return views + (f"-new{_degrees(config.new_angles)}" if config.new_angles else "")
 
 
 def _degrees(angles: tuple[float, ...]) -> str:

@@ -79,7 +79,7 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
         _remove_empty(batch.folders)
 
 
-def said(removed: Iterable[Path]) -> list[str]:
+def removal_notes(removed: Iterable[Path]) -> list[str]:
     """Return a line about each file that :func:`together` has removed."""
     return [f"removed {path} of an earlier run" for path in removed]
 

@@ -44,7 +44,7 @@ class Request:
         """Return the flag that gave ``like``."""
         return "--truth" if self.compare else "--like"
 
-    def beside(self, ending: str) -> Path:
+    def sibling(self, ending: str) -> Path:
         """Return a path in the output's folder: ``ct.nii.gz`` and ``_mean.nii.gz`` give ``ct_mean.nii.gz``."""
         stem = self.output.name.removesuffix(".gz").removesuffix(".nii")
         return self.output.with_name(stem + ending)

@@ -16,7 +16,7 @@ from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.ct.nifti import note_of, save_nifti, save_voxels
 from dvg_jax.errors import UserError
 from dvg_jax.files import outputs
-from dvg_jax.files.atomic import replacing, said, together
+from dvg_jax.files.atomic import removal_notes, replacing, together
 from dvg_jax.fingerprint import VERSION
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.metrics.tables import without_nan
@@ -37,7 +37,7 @@ _PICTURE_BYTES, _RECORD_BYTES, _TAG_BYTES = 200_000, 16_384, 8_192
 
 def check(request: Request) -> None:
     """Refuse outputs that would replace an input or somebody else's file, or that cannot be written."""
-    record, twin = request.beside(".json"), _twin(request)
+    record, twin = request.sibling(".json"), _twin(request)
     derived = [record, *_spread_files(request).values(), *([twin] if twin else [])]
     written = {"--output": [request.output, *derived]}
     if request.report is not None:
@@ -55,7 +55,7 @@ def check(request: Request) -> None:
 def check_room(request: Request, shape: tuple[int, int, int]) -> None:
     """Refuse, before the model runs, outputs for which the disk has no room; sizes are upper bounds."""
     voxels, many = math.prod(shape), request.samples > 1
-    wanted = [("--output", request.output, 2 * voxels), ("--output", request.beside(".json"), _RECORD_BYTES)]
+    wanted = [("--output", request.output, 2 * voxels), ("--output", request.sibling(".json"), _RECORD_BYTES)]
     if many:
         bytes_each = {"mean": 2, "std": 4, "unseen": 1}
         wanted += [("--output", file, bytes_each[name] * voxels) for name, file in _spread_files(request).items()]
@@ -77,7 +77,7 @@ def write(request: Request, outcome: Outcome) -> list[str]:
     left = _left_behind(request)
     with together([*_spread_files(request).values(), *([twin] if twin else [])]) as removed:
         lines = list(_write(request, outcome, settings, metrics))
-    lines += said(removed)
+    lines += removal_notes(removed)
     return lines + [f"{path} is of an earlier run, whose {request.output.name} this one has replaced" for path in left]
 
 
@@ -97,7 +97,7 @@ def _write(
         write_page(request.report, _page(request, outcome, settings, metrics))
         yield f"{request.report}: page, open it in a browser"
     # The record comes last: by its time a later run recognises which of the others still belong to this one.
-    record = request.beside(".json")
+    record = request.sibling(".json")
     with replacing(record) as part:
         compared = {name: without_nan(found) for name, found in metrics.items()}
         whole = settings | ({"metrics": compared} if compared else {}) | {"also": _elsewhere(request)}
@@ -121,12 +121,12 @@ def _write_spread(request: Request, outcome: Outcome, note: str) -> Iterator[str
 
 
 def _spread_files(request: Request) -> dict[str, Path]:
-    return {name: request.beside(f"_{name}.nii.gz") for name in SPREAD}
+    return {name: request.sibling(f"_{name}.nii.gz") for name in SPREAD}
 
 
 def _twin(request: Request) -> Path | None:
     """Return ``ct.nii`` for ``ct.nii.gz``, or the reverse, if a reconstruction wrote it: its record is replaced."""
-    twin = request.beside(".nii" if request.output.suffix == ".gz" else ".nii.gz")
+    twin = request.sibling(".nii" if request.output.suffix == ".gz" else ".nii.gz")
     return twin if dicom.NOTICE in (note_of(twin) or "") else None
 
 
@@ -138,7 +138,7 @@ def _elsewhere(request: Request) -> list[str]:
 
 def _left_behind(request: Request) -> list[Path]:
     """Return page and series of the replaced run, if they still belong to it and this run does not replace them."""
-    record = request.beside(".json")
+    record = request.sibling(".json")
     also = (_read_record(record) or {}).get("also")
     names = [name for name in also if isinstance(name, str)] if isinstance(also, list) else []
     paths = [Path(os.path.normpath(request.output.parent / name)) for name in names if name not in _elsewhere(request)]

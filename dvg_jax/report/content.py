@@ -48,7 +48,7 @@ class Film:
 
     Attributes:
       title: title of the view.
-      shown: the view that the model sees, (h, w).
+      input_view: the view that the model sees, (h, w).
       reprojection: the same view of the result, (h, w).
       original: the film before it was framed, (h, w) in [0, 1], if it is displayed.
       box: part of ``original`` that framing kept: top, left, bottom, right in its pixels, counted with the HEAD AT THE
@@ -57,7 +57,7 @@ class Film:
     """
 
     title: str
-    shown: HostImage
+    input_view: HostImage
     reprojection: HostImage
     original: HostImage | None = None
     box: tuple[float, float, float, float] | None = None

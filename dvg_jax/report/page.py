@@ -114,14 +114,14 @@ def _case(number: int, case: Case) -> str:
 
 
 def _film(film: Film) -> str:
-    rms = float(np.sqrt(np.mean((np.asarray(film.shown) - np.asarray(film.reprojection)) ** 2)))
-    row = _original(film) + _figure(images.grey(film.shown), "film, as the model sees it")
+    rms = float(np.sqrt(np.mean((np.asarray(film.input_view) - np.asarray(film.reprojection)) ** 2)))
+    row = _original(film) + _figure(images.grey(film.input_view), "film, as the model sees it")
     row += _figure(images.grey(film.reprojection), "the same view of the result")
     note = (
         f"difference, rms {rms:.3f} of the range: orange where the film is brighter, blue where the result is, "
         f"full colour at {images.DIFFERENCE_RANGE:g}"
     )
-    row += _figure(images.difference(film.shown, film.reprojection), note)
+    row += _figure(images.difference(film.input_view, film.reprojection), note)
     record = f"<details><summary>Record of this film</summary>{_facts(film.record)}</details>" if film.record else ""
     return f'<h3>{escape(film.title)}</h3><div class="row">{row}</div>{record}'
 

@@ -76,7 +76,7 @@ def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """Build the stage of DVG-Net's generator, with frozen encoders on both sides."""
 
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
-        z_in = dvg.view_latent(frozen, *dvg.shown(ct, key))
+        z_in = dvg.view_latent(frozen, *dvg.input_views(ct, key))
         return {"z_in": z_in, "z0": dvg.ct_latent(frozen, ct)}
 
     return Stage("new_view", NewViewTask(dvg), ("ct_vqgan", "view_vqgan"), prepare, _export, _show(dvg, "new_view"))
@@ -93,7 +93,7 @@ def diffusion_stage(config: ConfigDict, dvg: DVG) -> Stage:
         requires.append("new_view")
 
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
-        condition = dvg.condition(frozen, *dvg.shown(ct, key))
+        condition = dvg.condition(frozen, *dvg.input_views(ct, key))
         return {"z0": dvg.ct_latent(frozen, ct)} | {f"condition_{i}": c for i, c in enumerate(condition)}
 
     return Stage("diffusion", DiffusionTask(dvg), tuple(requires), prepare, _export, _show(dvg, "diffusion"))

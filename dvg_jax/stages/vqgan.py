@@ -60,7 +60,9 @@ class VQGANTask:
             "perplexity": codebook.perplexity(out.indices.reshape(-1), self.network.n_codes),
         }
         loss = weights.reconstruction * metrics["reconstruction"] + weights.commitment * metrics["commitment"]
-        critics, state, told = self.adversary.loss(params, model_state, constants, x, out.volume, key_slices, step)
+        critics, state, critic_metrics = self.adversary.loss(
+            params, model_state, constants, x, out.volume, key_slices, step
+        )
         rows = jax.lax.stop_gradient(out.latent).reshape(-1, out.latent.shape[-1])
         codes = codebook.update(
             model_state["codebook"],
@@ -69,7 +71,7 @@ class VQGANTask:
             codebook.candidates(key_codes, rows, self.network.n_codes) if weights.restart_threshold else None,
             weights.restart_threshold,
         )
-        return loss + critics, ({"codebook": codes, **state}, metrics | told)
+        return loss + critics, ({"codebook": codes, **state}, metrics | critic_metrics)
 
 
 def _stage(
@@ -112,7 +114,7 @@ def view_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """Build the stage of E_bp of the input views, the view parameter guided encoder: a VQGAN of V_bp."""
 
     def volume(ct: Volumes, key: Key) -> Volumes:
-        return dvg.lift(*dvg.shown(ct, key))
+        return dvg.lift(*dvg.input_views(ct, key))
 
     return _stage("view_vqgan", config, dvg, dvg.view_vqgan, volume)
 

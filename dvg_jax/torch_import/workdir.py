@@ -95,12 +95,12 @@ def _check_channels(variables: VariablesByStage) -> None:
     if not UNETS.keys() <= variables.keys():
         return
     ct, view, new = (variables[stage]["codebook"]["embeddings"].shape[1] for stage in VQGANS)
-    for stage, inputs, told in (("new_view", view, "z_in"), ("diffusion", view + new + ct, "z_in, z_new and z_t")):
+    for stage, inputs, names in (("new_view", view, "z_in"), ("diffusion", view + new + ct, "z_in, z_new and z_t")):
         params = variables[stage]["params"]
         found = params["init_conv"]["kernel"].shape[-2], params[LAST]["kernel"].shape[-1]
         if found != (inputs, ct):
             raise UserError(
-                f"{stage} takes {found[0]} channels and gives {found[1]}; allowed: {inputs}, those of {told}, and {ct}"
+                f"{stage} takes {found[0]} channels and gives {found[1]}; allowed: {inputs}, those of {names}, and {ct}"
             )
 
 

@@ -58,8 +58,8 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-        shown = {k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}
-        self._bar.set_postfix(shown, refresh=False)
+        latest = {k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}
+        self._bar.set_postfix(latest, refresh=False)
 
     def close(self) -> None:
         """Close the bar and the files."""
@@ -73,7 +73,7 @@ class RunLog:
 def _stays(line: str, start: int, validates: bool) -> bool:
     """Tell whether a line stays: a run that goes on from step ``start`` does not write it again."""
     try:
-        told = json.loads(line)
-        return told["step"] < start or (told["step"] == start and ("loss" in told or not validates))
+        entry = json.loads(line)
+        return entry["step"] < start or (entry["step"] == start and ("loss" in entry or not validates))
     except (json.JSONDecodeError, KeyError, TypeError):
         return False  # a kill cut the line off

@@ -192,8 +192,8 @@ class StageRun:
         metrics, volumes = self.stage.show(variables, ct, named(self.key, "pictures"))
         record.write(step, metrics)
         if volumes and distributed.is_first():
-            shown = {name: np.asarray(volume) for name, volume in volumes.items()}
-            comparison_panel(shown.pop("truth"), shown, self.folder / "pictures" / f"step_{step:07d}.png")
+            arrays = {name: np.asarray(volume) for name, volume in volumes.items()}
+            comparison_panel(arrays.pop("truth"), arrays, self.folder / "pictures" / f"step_{step:07d}.png")
 
     def _write_model(self, state: TrainState, examples: Examples) -> None:
         variables = jax.tree.map(np.asarray, self._with(state, examples)[self.stage.name])

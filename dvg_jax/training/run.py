@@ -66,11 +66,11 @@ def alone_in(workdir: Path, what: str) -> Iterator[None]:
     Raises:
       UserError: in all processes, where another run has the lock.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
         refusal = None
         if is_first():
             try:
-                held.enter_context(exclusive(workdir, what))
+                locks.enter_context(exclusive(workdir, what))
             except UserError as error:
                 refusal = error
         if in_any(refusal is not None):

@@ -116,7 +116,7 @@ def test_evaluation_and_pages_see_truth_prediction_and_new_view_the_same_way_up(
     # It is denser towards the head, so both the view and its film on the page are brighter in their last rows.
     films = build_films(ours, ours.angles, ["0", "90"], ours.render(chests, ours.angles), np.asarray(chests[0, ..., 0]))
     for film in films:
-        for image in (film.shown, film.reprojection):
+        for image in (film.input_view, film.reprojection):
             assert image[SIZE // 2 :].mean() > 1.2 * image[: SIZE // 2].mean()
 
 

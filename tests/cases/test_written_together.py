@@ -117,10 +117,10 @@ def test_the_spread_is_said_to_be_no_error_bar(request_all):
     assert all(figure in SPREAD_NOTE for figure in ("90 %", "16 samples", "7 %", "4 %", "eleven to twenty times"))
     told = write(request_all)
     assert any("ct_std.nii.gz" in line and SPREAD_NOTE in line for line in told)
-    assert json.loads(request_all.beside(".json").read_text())["spread"] == SPREAD_NOTE
+    assert json.loads(request_all.sibling(".json").read_text())["spread"] == SPREAD_NOTE
     assert request_all.report.read_text().count(SPREAD_NOTE) == 1
     write(replace(request_all, samples=1, dicom=None))
-    assert SPREAD_NOTE not in request_all.report.read_text() + request_all.beside(".json").read_text()
+    assert SPREAD_NOTE not in request_all.report.read_text() + request_all.sibling(".json").read_text()
 
 
 def test_a_films_name_that_is_not_utf8_ends_no_run(tmp_path):

@@ -96,11 +96,13 @@ def why_no_hu(hu: HostVolume) -> str:
     if not reason:
         return ""
     seen = measured if fill is not None and fill < LUNG_HU else samples
-    shown = seen[seen >= _DEEP_HU] if _is_padding(measured) else seen
+    kept = seen[seen >= _DEEP_HU] if _is_padding(measured) else seen
     likely = next(
-        (name for name, undo in _OTHER_SCALES.items() if _has_bone(values := undo(shown)) and not _fault(values)), ""
+        (name for name, undo in _OTHER_SCALES.items() if _has_bone(values := undo(kept)) and not _fault(values)), ""
     )
-    found = f"{reason}: values from {shown.min():g} to {shown.max():g}; allowed: HU, in which air is under {LUNG_HU:g}"
+    found = (
+        f"{reason}: values from {kept.min():g} to {kept.max():g}; allowed: HU, in which air is under {LUNG_HU:g}"
+    )
     return f"{found} (these look like {likely})" if likely else found
 
 

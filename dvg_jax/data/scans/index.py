@@ -196,8 +196,8 @@ def _unreadable(folder: Path, files: list[tuple[Path, str]]) -> list[Candidate]:
     for together_here in together.values():
         many = len(together_here) >= _MANY
         more = f"; {len(together_here) - 1} more files of this folder cannot be read either" if many else ""
-        shown = together_here[:1] if many else together_here
-        found += [_candidate(folder, path, reason=reason + more) for path, reason in shown]
+        reported = together_here[:1] if many else together_here
+        found += [_candidate(folder, path, reason=reason + more) for path, reason in reported]
     return found
 
 

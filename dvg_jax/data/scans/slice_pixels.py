@@ -61,10 +61,10 @@ def _without_blanks(slices: tuple[Slice, ...], hu: np.ndarray) -> tuple[tuple[Sl
     blank = (hu.min(axis=(1, 2)) == hu.max(axis=(1, 2))) & (hu[:, 0, 0] > _NEAR_AIR_HU)
     if not blank.any():
         return slices, hu, ()
-    shown = np.flatnonzero(~blank)
-    if not shown.size:
+    filled = np.flatnonzero(~blank)
+    if not filled.size:
         raise UserError("all slices are blank; allowed: blank ones at the ends")
-    part = slice(shown[0], shown[-1] + 1)
+    part = slice(filled[0], filled[-1] + 1)
     if blank[part].any():
         names = [item.path.name for item, empty in zip(slices[part], blank[part], strict=True) if empty]
         raise UserError(
