@@ -100,9 +100,7 @@ def why_no_hu(hu: HostVolume) -> str:
     likely = next(
         (name for name, undo in _OTHER_SCALES.items() if _has_bone(values := undo(kept)) and not _fault(values)), ""
     )
-    found = (
-        f"{reason}: values from {kept.min():g} to {kept.max():g}; allowed: HU, in which air is under {LUNG_HU:g}"
-    )
+    found = f"{reason}: values from {kept.min():g} to {kept.max():g}; allowed: HU, in which air is under {LUNG_HU:g}"
     return f"{found} (these look like {likely})" if likely else found
 
 
