@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,18 +81,17 @@ def environment(options: Options) -> Results:
 def compile_all(options: Options) -> Results:
     """Compile the programs of the other steps, in parallel: a GPU's compiler takes minutes for each network."""
     with ThreadPoolExecutor(options.jobs) as pool:
-        making = {pool.submit(make, options): step for step, make in CASES.items()}
-        compiling = {}
-        for made in as_completed(making):
-            step = making[made]
-            if error := made.exception():
-                yield step, {"failed": str(error)}
-                continue
-            for name, case in made.result().items():
-                compiling[pool.submit(_seconds, case.compile or case.run)] = f"{step}: {name}"
-        for done in as_completed(compiling):
-            error = done.exception()
-            yield compiling[done], {"failed": str(error)} if error else {"seconds": done.result()}
+        pending = {pool.submit(make, options): step for step, make in CASES.items()}
+        while pending:
+            for done in wait(pending, return_when=FIRST_COMPLETED).done:
+                name = pending.pop(done)
+                if error := done.exception():
+                    yield name, {"failed": str(error)}
+                elif name in CASES:
+                    cases = done.result().items()
+                    pending |= {pool.submit(_seconds, c.compile or c.run): f"{name}: {case}" for case, c in cases}
+                else:
+                    yield name, {"seconds": done.result()}
 
 
 def equal(options: Options) -> Results:

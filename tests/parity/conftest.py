@@ -102,13 +102,8 @@ def table(comparisons: list[Comparison]) -> dict[str, tuple[str, ...]]:
 
 
 def markdown(rows: dict[str, tuple[str, ...]]) -> str:
-    """The table, its columns aligned."""
-    lines = [HEAD, *rows.values()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    lines = [HEAD, tuple("---" for _ in HEAD), *rows.values()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def write(rows: dict[str, tuple[str, ...]], compared: set[str]) -> None:
