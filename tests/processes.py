@@ -1,4 +1,4 @@
-"""The environment of commands that tests start in processes of their own."""
+"""Give an environment to commands that tests start in processes of their own."""
 
 import os
 

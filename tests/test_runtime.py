@@ -31,7 +31,7 @@ def test_a_flag_is_set_where_it_is_known_and_a_users_own_wins(monkeypatch, jaxli
     [("", [], True), ("", ["xla_cuda13"], False), ("cpu", ["xla_cuda13"], True), ("cuda,cpu", ["xla_cuda13"], False)],
 )
 def test_the_allocator_is_tuned_only_where_the_cpu_computes(monkeypatch, platforms, plugins, tuned):
-    """With a GPU the compiler's threads would share one arena: programs took five times as long to compile."""
+    """With a GPU the compiler's threads would wait for the one arena that they share (docs/performance.md)."""
     calls = []
 
     class Library:

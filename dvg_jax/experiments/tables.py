@@ -2,6 +2,7 @@
 
 import csv
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,15 +108,18 @@ def _markdown(
 def _preamble(table: str, experiment: Experiment, facts: dict) -> str:
     base, net = experiment.base, experiment.procedure.measures.lpips_by or "no network"
     kind = OF_VIEWS if table == "VI" else OF_CTS
-    return f"""`{facts["command"]}`
-
-{base.size}^3, {base.geometry} geometry, trained on {base.data.source}, seed {base.seed}; {facts["device"]};
-{facts["versions"]}; {facts["date"]}; CDDPM in {base.baselines.cddpm.space} space; {base.timesteps} time steps,
-sampled in {base.sampler.steps or base.timesteps}.
-
-Means over cases [95 % bootstrap interval]; LPIPS by {net}. {kind} The paper's figures are of LIDC-IDRI at 128^3 with
-LPIPS by VGG: at another size, on other data, orders can be compared and values cannot. Training CTs are how many all
-networks of a run were shown, repetitions counted."""
+    produced = (
+        f"{base.size}^3, {base.geometry} geometry, trained on {base.data.source}, seed {base.seed}; "
+        f"{facts['device']}; {facts['versions']}; {facts['date']}; CDDPM in {base.baselines.cddpm.space} space; "
+        f"{base.timesteps} time steps, sampled in {base.sampler.steps or base.timesteps}."
+    )
+    meant = (
+        f"Means over cases [95 % bootstrap interval]; LPIPS by {net}. {kind} The paper's figures are of LIDC-IDRI at "
+        "128^3 with LPIPS by VGG: at another size, on other data, orders can be compared and values cannot. Training "
+        "CTs are how many all networks of a run were shown, repetitions counted."
+    )
+    wrapped = (textwrap.fill(text, 120, break_on_hyphens=False) for text in (produced, meant))
+    return "\n\n".join((f"`{facts['command']}`", *wrapped))
 
 
 def _table(lines: list[Line], shown: Sequence[str]) -> str:

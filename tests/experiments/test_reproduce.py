@@ -107,6 +107,7 @@ def test_other_settings_are_measured_anew_or_refused(work):
 def test_report(work):
     whole, _, results, _ = work
     path = write_report("III", ROWS[:1], whole, results["whole"], FACTS)
+    assert max(len(line) for line in path.read_text().splitlines() if not line.startswith("|")) <= 120
     text = " ".join(path.read_text().split())
     assert "Table III" in text
     assert "| two views | no new view |" in text
