@@ -17,11 +17,14 @@ from dvg_jax import runtime
 from dvg_jax.cli.entry import run_command
 from tests.processes import FAKE_DEVICES
 
-runtime.set_up()
 os.environ["JAX_PLATFORMS"] = os.environ.get("DVG_TEST_PLATFORM", "cpu")
+runtime.set_up()
 # Four fake devices let sharding be tested on a CPU; thread count per device stays the machine's.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE_DEVICES}"
-if os.environ.get("DVG_TEST_COMPILER", "quick") != "full":
+COMPILER = os.environ.get("DVG_TEST_COMPILER", "quick")
+if COMPILER not in ("quick", "full"):
+    raise pytest.UsageError(f"DVG_TEST_COMPILER is {COMPILER!r}; allowed: quick, full")
+if COMPILER == "quick":
     # Tests run few steps of many programs: the same operations, compiled to slower code in a quarter of the time.
     # ``make slow`` compiles as users do. A flag that jaxlib does not know would end the process.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
