@@ -10,6 +10,8 @@ from dvg_jax.errors import UserError
 
 _YNN_TYPES = "--xla_cpu_experimental_ynn_fusion_type"
 _JAXLIB_WITH_YNN = ("0.10.", "0.11.")
+_NVIDIA = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+"""Device files of a GPU: of a driver, in a container, under WSL2."""
 
 
 def set_up() -> None:
@@ -71,9 +73,14 @@ def tune_allocator() -> None:
 
 
 def _computes_on_cpu() -> bool:
-    """Return whether JAX will take the CPU: because it is asked to, or has no plugin for another device."""
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    return wanted.split(",")[0] == "cpu" if wanted else not entry_points(group="jax_plugins")
+    """Return whether JAX will take the CPU: because it is asked to, or finds no other device.
+
+    Without ``JAX_PLATFORMS`` JAX tries its plugins, that for CUDA only where one of ``_NVIDIA`` exists.
+    """
+    if wanted := os.environ.get("JAX_PLATFORMS", ""):
+        return wanted.split(",")[0] == "cpu"
+    for_cuda = {plugin.name.startswith("xla_cuda") for plugin in entry_points(group="jax_plugins")}
+    return for_cuda <= {True} and not (for_cuda and any(map(os.path.exists, _NVIDIA)))
 
 
 def quiet() -> None:

@@ -53,5 +53,7 @@ Key = Array
 """A typed PRNG key, ``jax.random.key(seed)``."""
 Variables = dict[str, Any]
 """A tree of arrays by name: of one stage, ``{"params": ..., "codebook": ..., ...}``, or a part of that."""
+VariablesByGroup = dict[str, Variables]
+"""What one stage learns, by optimiser group: ``{"model": ..., "critics": ...}``."""
 VariablesByStage = dict[str, Variables]
 """The variables of all stages by stage name: ``{"ct_vqgan": ..., "view_vqgan": ..., ...}``."""

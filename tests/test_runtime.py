@@ -1,6 +1,7 @@
 """What is set before JAX is imported."""
 
 import os
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -27,18 +28,28 @@ def test_a_flag_is_set_where_it_is_known_and_a_users_own_wins(monkeypatch, jaxli
 
 
 @pytest.mark.parametrize(
-    ("platforms", "plugins", "tuned"),
-    [("", [], True), ("", ["xla_cuda13"], False), ("cpu", ["xla_cuda13"], True), ("cuda,cpu", ["xla_cuda13"], False)],
+    ("platforms", "plugin", "device", "tuned"),
+    [
+        ("", None, "/dev/nvidiactl", True),
+        ("", "xla_cuda13", "/dev/nvidiactl", False),
+        ("", "xla_cuda13", "/dev/dxg", False),
+        ("", "xla_cuda13", None, True),
+        ("", "rocm60", None, False),
+        ("cpu", "xla_cuda13", "/dev/nvidia0", True),
+        ("cuda,cpu", "xla_cuda13", None, False),
+    ],
 )
-def test_the_allocator_is_tuned_only_where_the_cpu_computes(monkeypatch, platforms, plugins, tuned):
+def test_the_allocator_is_tuned_only_where_the_cpu_computes(monkeypatch, platforms, plugin, device, tuned):
     """With a GPU the compiler's threads would wait for the one arena that they share (docs/performance.md)."""
     calls = []
 
     class Library:
         mallopt = staticmethod(lambda *setting: calls.append(setting))
 
+    plugins = [EntryPoint(plugin, "a.module", "jax_plugins")] if plugin else []
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: Library)
     monkeypatch.setattr(runtime, "entry_points", lambda group: plugins)
+    monkeypatch.setattr(runtime.os.path, "exists", lambda path: path == device)
     monkeypatch.setattr(runtime.sys, "platform", "linux")
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     runtime.tune_allocator()

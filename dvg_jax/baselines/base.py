@@ -18,7 +18,7 @@ from jax import Array
 from dvg_jax.dvg import DVG
 from dvg_jax.metrics import psnr_volume, view_metrics
 from dvg_jax.networks.init import TORCH_DEFAULT, KernelRule, init_variables
-from dvg_jax.shapes import Key, Variables, VariablesByStage, Views, Volume, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Views, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage, Task
 
 DISTANCES: dict[str, Callable[[Array], Array]] = {"mse": lambda e: jnp.mean(e**2), "l1": lambda e: jnp.mean(jnp.abs(e))}
@@ -64,12 +64,12 @@ class Regression:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         variables = init_variables(self.network, key, example["x"], kernels=self.kernels)
         return {"model": variables.pop("params")}, variables
 
     def loss(
-        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return the distance of prediction and target: see :meth:`dvg_jax.stages.base.Task.loss`.

@@ -26,7 +26,7 @@ from dvg_jax.networks.blocks import Conv, ConvTranspose
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.unet3d import ResnetBlock, TimeMLP, UNet3D
-from dvg_jax.shapes import Features, Key, Times, Variables, VariablesByStage, Views, Volumes
+from dvg_jax.shapes import Features, Key, Times, Variables, VariablesByGroup, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 from dvg_jax.stages.latent import diffusion_stage
 
@@ -99,13 +99,13 @@ class PixelTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         x = example["x"]
         variables = init_variables(self.dvg.denoiser, key, (x,), example["y"], jnp.zeros(len(x), jnp.int32))
         return {"model": variables["params"]}, {"largest": jnp.zeros(x.shape[-1])}
 
     def loss(
-        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return Eq. (6): see :meth:`dvg_jax.stages.base.Task.loss`.

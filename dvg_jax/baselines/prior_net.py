@@ -26,7 +26,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import BatchNorm, GroupNorm, add_bias, fan_in_uniform
 from dvg_jax.networks.convolution import convolve, pad
 from dvg_jax.networks.init import init_variables
-from dvg_jax.shapes import Features, Key, Resized, Variables, VariablesByStage, Views, Volumes
+from dvg_jax.shapes import Features, Key, Resized, Variables, VariablesByGroup, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 from dvg_jax.xray import ConeBeamGeometry, forward_project, view_pose
 
@@ -138,12 +138,12 @@ class PriorTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         variables = init_variables(self.network, key, example["x"])
         return {"model": variables.pop("params")}, variables
 
     def loss(
-        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return the weighted sum of the terms: see :meth:`dvg_jax.stages.base.Task.loss`.

@@ -32,7 +32,7 @@ from dvg_jax.keys import named
 from dvg_jax.networks.blocks import ConvTranspose, fan_in_uniform, instance_norm
 from dvg_jax.networks.discriminator import PatchDiscriminator
 from dvg_jax.networks.init import Normal, init_variables
-from dvg_jax.shapes import Features, Images, Key, NewChannels, Resized, Variables, Views, Volumes
+from dvg_jax.shapes import Features, Images, Key, NewChannels, Resized, Variables, VariablesByGroup, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
 
 DENSE_LAYERS = (6, 12, 24, 16, 6)
@@ -195,14 +195,14 @@ class GANTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         generator = init_variables(self.generator, named(key, "generator"), example["x"], kernels=Normal(0.02))
         shown = self._shown(example["y"], example["x"])
         critic = init_variables(self.critic, named(key, "critic"), shown, kernels=Normal(0.02))
         return {"model": generator["params"], "critic": critic["params"]}, {}
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: Array,
     ) -> tuple[Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return the weighted sum of all terms: see :meth:`dvg_jax.stages.base.Task.loss`.

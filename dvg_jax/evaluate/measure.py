@@ -71,7 +71,7 @@ def measure(
             start = time.perf_counter()
             found = jax.block_until_ready(predict(method, variables, dvg, truth, cases.key))
             seconds[method.title] = (time.perf_counter() - start) / len(truth)
-            # One by one: device_put returns a dictionary in the order of its keys, and the order of methods counts.
+            # One by one: device_put returns a dictionary sorted by key, and the order of methods counts.
             predictions[method.title] = found if mesh is None else jax.device_put(found, jax.local_devices()[0])
         if targets is not None:
             predictions = {title: _at(targets, dvg, found) for title, found in predictions.items()}

@@ -36,7 +36,7 @@ FIG5_PRINTED = {
 
 
 class Figures(NamedTuple):
-    """Hold the printed metrics: PSNR in dB; SSIM; LPIPS by VGG, for a CT summed over the 128 slices of an axis."""
+    """Hold the printed metrics: PSNR in dB; SSIM; LPIPS by VGG, of a view or of the 128 slices of an axis, summed."""
 
     psnr: float
     ssim: float

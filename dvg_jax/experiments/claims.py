@@ -18,7 +18,7 @@ HOLDS, OPPOSITE, OPEN = "holds", "the opposite", "not told apart"
 
 @dataclass(frozen=True)
 class Claim:
-    """Claim, as the paper does, that the first row is better than the second in these metrics."""
+    """State, as the paper does, that the first row is better than the second in these metrics."""
 
     text: str
     better: Row
@@ -28,7 +28,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Judge a claim: ``difference`` [``low``, ``high``] is positive where it is met, in the metric's own unit."""
+    """Hold what was found about a claim.
+
+    ``difference`` [``low``, ``high``] is positive where the claim is met, in the metric's own unit.
+    """
 
     claim: Claim
     figure: str
@@ -42,13 +45,13 @@ class Verdict:
 
 
 def claims_of(table: str, rows: Sequence[Row]) -> Iterator[Claim]:
-    """Return the paper's claims about a table or, for Fig. 5, about the points in ``rows``."""
+    """Yield the paper's claims about a table or, for Fig. 5, about the points in ``rows``."""
     if table in _CLAIMS:
         yield from _CLAIMS[table](rows)
 
 
 def judge(claim: Claim, cases: Mapping[Row, list[dict]]) -> Iterator[Verdict]:
-    """Return one verdict for each measured metric; ``cases`` are rows of metrics by case, in the same order."""
+    """Yield a verdict for each measured metric; ``cases`` are rows of metrics by case, in the same order."""
     pairs = list(zip(cases[claim.better], cases[claim.worse], strict=True))
     for figure in (f for f in claim.figures if f in pairs[0][0]):
         sign = -1.0 if figure in LOWER_IS_BETTER else 1.0

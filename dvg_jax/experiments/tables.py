@@ -118,7 +118,7 @@ def _preamble(table: str, experiment: Experiment, facts: dict) -> str:
         "128^3 with LPIPS by VGG: at another size, on other data, orders can be compared and values cannot. Training "
         "CTs are how many all networks of a run were shown, repetitions counted."
     )
-    wrapped = (textwrap.fill(text, 120, break_on_hyphens=False) for text in (produced, meant))
+    wrapped = (textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) for text in (produced, meant))
     return "\n\n".join((f"`{facts['command']}`", *wrapped))
 
 

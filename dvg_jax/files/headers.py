@@ -75,5 +75,5 @@ def _voxels_beside(path: Path, first: bytes, kind: Format) -> list[Path]:
     stem = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     stem = stem[:-4] if stem.lower().endswith((".hdr", ".nii", ".img")) else stem
     suffixes = [".img", ".IMG", ".img.gz", ".IMG.GZ"]
-    headers = [path.with_name(stem + suffix) for suffix in suffixes]
-    return [next((file for file in headers if file.is_file() and file != path), headers[0])]
+    candidates = [path.with_name(stem + suffix) for suffix in suffixes]
+    return [next((file for file in candidates if file.is_file() and file != path), candidates[0])]

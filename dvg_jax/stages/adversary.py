@@ -17,7 +17,7 @@ from dvg_jax.keys import named
 from dvg_jax.networks.discriminator import Judged, PatchDiscriminator, feature_distance, hinge_loss, vanilla_loss
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.lpips import load_lpips, lpips
-from dvg_jax.shapes import Key, Variables, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, Volumes
 from dvg_jax.stages.base import Metrics
 
 KINDS = {"hinge": hinge_loss, "vanilla": vanilla_loss}
@@ -61,7 +61,7 @@ class Adversary:
         """Return the weights of LPIPS, if it is used."""
         return {"lpips": load_lpips("vgg")} if self.weights.perceptual else {}
 
-    def init(self, key: Key, x: Volumes) -> tuple[dict[str, Variables], Variables]:
+    def init(self, key: Key, x: Volumes) -> tuple[VariablesByGroup, Variables]:
         """Return the parameter group and the state ``critics`` (running statistics); both empty without critics."""
         if not self.critics:
             return {}, {}
@@ -73,7 +73,7 @@ class Adversary:
         return {"critics": params}, {"critics": {name: v["batch_stats"] for name, v in variables.items()}}
 
     def loss(
-        self, params: dict[str, Variables], model_state: Variables, constants: Variables, x: Volumes, y: Volumes,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, x: Volumes, y: Volumes,
         key: Key, step: Array,
     ) -> tuple[Array, Variables, Metrics]:  # fmt: skip
         """Return the weighted sum, the critics' next state and the metrics of a reconstruction.

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from dvg_jax.shapes import Key, Variables, VariablesByStage, Volume, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
 
 Example = dict[str, Any]
 """Arrays with a leading batch axis that a loss needs."""
@@ -24,11 +24,11 @@ class Task(Protocol):
     def constants(self) -> Variables:
         """Return arrays that the loss needs and nobody trains, such as LPIPS weights."""
 
-    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         """Return parameters by optimiser group, ``model`` for later stages, and the state that has no gradient."""
 
     def loss(
-        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return a scalar loss, the next model state and the metrics to log.

@@ -11,7 +11,7 @@ from dvg_jax.diffusion import Sampler
 from dvg_jax.dvg import DVG, Condition
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
-from dvg_jax.shapes import Key, Variables, VariablesByStage, Volume, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage
 
 PREVIEW_STEPS = 10
@@ -27,13 +27,13 @@ class NewViewTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         times = jnp.zeros(len(example["z_in"]), jnp.int32)
         variables = init_variables(self.dvg.generator, key, example["z_in"], times)
         return {"model": variables["params"]}, {}
 
     def loss(
-        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return the mean squared error of the latent: see :meth:`dvg_jax.stages.base.Task.loss`.
@@ -54,14 +54,14 @@ class DiffusionTask:
     def constants(self) -> Variables:
         return {}
 
-    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         z0 = example["z0"]
         times = jnp.zeros(len(z0), jnp.int32)
         variables = init_variables(self.dvg.denoiser, key, _condition(example), z0, times)
         return {"model": variables["params"]}, {}
 
     def loss(
-        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return Eq. (6): see :meth:`dvg_jax.stages.base.Task.loss`.

@@ -14,7 +14,7 @@ from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks import codebook
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.vqgan3d import VQGAN3D, commitment
-from dvg_jax.shapes import Key, Variables, VariablesByStage, Volume, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
 from dvg_jax.stages.adversary import Adversary, Weights
 from dvg_jax.stages.base import Example, Metrics, Stage
 
@@ -33,7 +33,7 @@ class VQGANTask:
     def constants(self) -> Variables:
         return self.adversary.constants()
 
-    def init(self, key: Key, example: Example) -> tuple[VariablesByStage, Variables]:
+    def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         """Return the initial variables. The first entries of the codebook are latents of the example."""
         x = example["x"]
         variables = init_variables(self.network, named(key, "network"), x)
@@ -43,7 +43,7 @@ class VQGANTask:
         return {"model": variables["params"], **params}, {"codebook": codebook.from_data(rows), **state}
 
     def loss(
-        self, params: VariablesByStage, model_state: Variables, constants: Variables, example: Example, key: Key,
+        self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[Variables, Metrics]]:  # fmt: skip
         """Return reconstruction, commitment and adversarial losses: see :meth:`dvg_jax.stages.base.Task.loss`.

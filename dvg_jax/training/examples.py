@@ -187,7 +187,7 @@ def _of_cts(given: Given, batch: Example) -> Example:
     """
     mesh = given.mesh
     key = jax.random.fold_in(named(given.key, "examples"), batch["index"][0])
-    example = given.stage.prepare(given.frozen, sharding.share_out(mesh, jnp.asarray(batch["ct"])), key)
+    example = given.stage.prepare(given.frozen, sharding.share_out(mesh, batch["ct"]), key)
     return example if mesh.size == 1 else jax.device_put(example, sharding.replicated(mesh))
 
 

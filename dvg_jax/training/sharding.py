@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -56,8 +57,8 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def share_out(mesh: Mesh, rows: Any) -> Any:
-    """Split rows that every process has along the first axis where it divides; otherwise return them unchanged."""
-    return rows if mesh.size == 1 or len(rows) % mesh.size else place(rows, rows_split(mesh))
+    """Split host rows, which every process has, along the first axis where it divides; otherwise keep them whole."""
+    return jnp.asarray(rows) if mesh.size == 1 or len(rows) % mesh.size else place(rows, rows_split(mesh))
 
 
 def place(tree: Any, shardings: Any) -> Any:

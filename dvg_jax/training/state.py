@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dvg_jax.shapes import Key, Variables
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage
 from dvg_jax.stages.base import Example, Metrics, Prepare, Task
 from dvg_jax.training.optim import Recipe
 from dvg_jax.training.sharding import Layout, place
@@ -23,7 +23,7 @@ class TrainState:
     """Hold all that changes while a stage is trained; ``ema`` is None where nothing is averaged."""
 
     step: jax.Array
-    params: dict[str, Variables]
+    params: VariablesByGroup
     model_state: Variables
     opt_state: optax.OptState
     ema: Variables | None
@@ -39,7 +39,7 @@ class Step:
     """Select what a compiled training step depends on; equal steps of different stages share one program.
 
     Attributes:
-      task: the loss.
+      task: what is learned: the initial variables and the loss.
       recipe: the optimiser.
       prepare: makes the example inside the step; None where batches are examples already.
       layout: where the state is stored between steps; None leaves it where it is.
@@ -60,7 +60,7 @@ class Fixed(NamedTuple):
       key: of the stage; the number of the step is folded in.
     """
 
-    frozen: dict[str, Variables]
+    frozen: VariablesByStage
     constants: Variables
     key: Key
 
@@ -82,7 +82,7 @@ def create(step: Step, key: Key, example: Example) -> TrainState:
     return jax.jit(_assemble, static_argnums=0, out_shardings=where)(step.recipe, params, model_state)
 
 
-def _assemble(recipe: Recipe, params: dict[str, Variables], model_state: Variables) -> TrainState:
+def _assemble(recipe: Recipe, params: VariablesByGroup, model_state: Variables) -> TrainState:
     opt_state = recipe.optimizer(tuple(params)).init(params)
     # A copy: the step donates its buffers, and two leaves must not share one.
     ema = jax.tree.map(jnp.copy, params["model"]) if recipe.ema_decay else None
@@ -120,7 +120,7 @@ def update(
     if layout is not None:
         params, model_state = layout.gather((params, model_state))
 
-    def loss(params: dict[str, Variables]) -> tuple[jax.Array, tuple[Variables, Metrics]]:
+    def loss(params: VariablesByGroup) -> tuple[jax.Array, tuple[Variables, Metrics]]:
         return step.task.loss(params, model_state, fixed.constants, example, key, state.step)
 
     (value, (model_state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params)
