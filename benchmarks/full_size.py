@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.common import RESULTS, save
+from benchmarks.common import RESULTS, finished, save, seconds_of
 from configs.paper import get_config
 from dvg_jax import config as configs
 from dvg_jax.cli.entry import run_command
@@ -41,6 +41,16 @@ from dvg_jax.training.optim import Training
 from dvg_jax.training.state import Fixed, Step, create, update
 
 DTYPES = ("float32", "bfloat16")
+
+
+def paper_config(size: int, dtype: str = "float32") -> ConfigDict:
+    """Return the paper's biplanar config at a size and compute type, its critics at work from the first step."""
+    config = get_config("biplanar")
+    config.size, config.dtype = size, dtype
+    for stage in STAGES:
+        if "loss" in config[stage]:
+            config[stage].loss.gan_start = 0
+    return config
 
 
 def random_variables(dvg: DVG) -> dict[str, Any]:
@@ -60,8 +70,7 @@ def random_variables(dvg: DVG) -> dict[str, Any]:
 
 def whole(size: int, steps: int) -> dict[str, float]:
     """Time ``reconstruct.py`` on two films with random weights: seconds, with loading and compilation."""
-    config = get_config("biplanar")
-    config.size = size
+    config = paper_config(size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for stage, variables in random_variables(build_dvg(config)).items():
@@ -99,9 +108,7 @@ def blocks(dvg: DVG, variables: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
 def parts(size: int) -> dict[str, float]:
     """Return the seconds of every block of the picture, each from its second call."""
-    config = get_config("biplanar")
-    config.size = size
-    dvg = build_dvg(config)
+    dvg = build_dvg(paper_config(size))
     return {name: _second_call(block) for name, block in blocks(dvg, jax.device_put(random_variables(dvg))).items()}
 
 
@@ -135,11 +142,7 @@ class Trainer:
 
 def training_step(stage_name: str, size: int, dtype: str) -> dict[str, float]:
     """Take two steps of a stage at full width; return the loss of the second, and its seconds."""
-    config = get_config("biplanar")
-    config.size, config.dtype = size, dtype
-    if "loss" in config[stage_name]:
-        config[stage_name].loss.gan_start = 0  # with the critics at work
-    trainer = Trainer(stage_name, config)
+    trainer = Trainer(stage_name, paper_config(size, dtype))
     for _ in range(2):
         start = time.perf_counter()
         loss = float(trainer.step()["loss"])
@@ -148,10 +151,8 @@ def training_step(stage_name: str, size: int, dtype: str) -> dict[str, float]:
 
 
 def _second_call(block: Callable[[], Any]) -> float:
-    jax.block_until_ready(block())
-    start = time.perf_counter()
-    jax.block_until_ready(block())
-    return time.perf_counter() - start
+    seconds_of(finished(block))
+    return seconds_of(finished(block))
 
 
 def tasks(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float]]]:

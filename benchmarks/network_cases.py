@@ -241,11 +241,11 @@ class VQGANTraining:
             loss = step(x, slices)
             manner.wait()
             if not first:
-                first.update({"loss": loss.cpu().numpy(), **self._told(model, judges)})
+                first.update({"loss": loss.cpu().numpy(), **self._gradients_and_codes(model, judges)})
 
         return Contestant(run, lambda: first)
 
-    def _told(self, model: vqgan3d.VQGAN3D, judges: dict[str, adversary.PatchDiscriminator]) -> Figures:
+    def _gradients_and_codes(self, model: vqgan3d.VQGAN3D, judges: dict[str, adversary.PatchDiscriminator]) -> Figures:
         found = torch_import.vqgan3d(_gradients(model), self.fields["num_groups"])[1]
         gradients = {"gradient of model": _flat(found["params"])}
         if judges:

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from benchmarks.full_size import Trainer, blocks, random_variables
-from configs.paper import get_config
+from benchmarks.common import finished, seconds_of
+from benchmarks.full_size import Trainer, blocks, paper_config, random_variables
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import SCALES
 from dvg_jax.data.phantom import chest
@@ -88,8 +87,8 @@ def compile_all(options: Options) -> Results:
                 if error := done.exception():
                     yield name, {"failed": str(error)}
                 elif name in CASES:
-                    cases = done.result().items()
-                    pending |= {pool.submit(_seconds, c.compile or c.run): f"{name}: {case}" for case, c in cases}
+                    for case, made in done.result().items():
+                        pending[pool.submit(seconds_of, finished(made.compile or made.run))] = f"{name}: {case}"
                 else:
                     yield name, {"seconds": done.result()}
 
@@ -145,9 +144,9 @@ def upsampling(options: Options) -> dict[str, Case]:
     given = jax.random.normal(keys[2], (2, options.size, options.size, options.size, 32), dtype)
     cases = {}
     for form in ("native", "sliced"):
-        forward = partial(upsample, form=form)
-        gradients = jax.jit(lambda x, kernel, given, forward=forward: jax.vjp(forward, x, kernel)[1](given))
-        cases[f"{form}, forward"] = Case(partial(jax.jit(forward), x, kernel))
+        apply = partial(upsample, form=form)
+        gradients = jax.jit(lambda x, kernel, given, apply=apply: jax.vjp(apply, x, kernel)[1](given))
+        cases[f"{form}, forward"] = Case(partial(jax.jit(apply), x, kernel))
         cases[f"{form}, gradients"] = Case(partial(gradients, x, kernel, given))
     return cases
 
@@ -164,13 +163,13 @@ def projections(options: Options) -> dict[str, Case]:
 
 def forward(options: Options) -> dict[str, Case]:
     """List the blocks of the picture."""
-    dvg = build_dvg(_config(options))
+    dvg = build_dvg(paper_config(options.size, options.dtype))
     return {name: Case(block) for name, block in blocks(dvg, jax.device_put(random_variables(dvg))).items()}
 
 
 def reconstruction(options: Options) -> dict[str, Case]:
     """List reconstructions from two films by DDIM."""
-    dvg = build_dvg(_config(options))
+    dvg = build_dvg(paper_config(options.size, options.dtype))
     variables = jax.device_put(random_variables(dvg))
     views = jax.random.uniform(jax.random.key(1), (1, 2, options.size, options.size, 1))
     cases = {}
@@ -182,35 +181,22 @@ def reconstruction(options: Options) -> dict[str, Case]:
 
 def training_step(stage: str, options: Options) -> dict[str, Case]:
     """List a stage's training step, with critics where it has them."""
-    config = _config(options)
-    if "loss" in config[stage]:
-        config[stage].loss.gan_start = 0
-        if not options.lpips:
-            config[stage].loss.perceptual = 0.0
+    config = paper_config(options.size, options.dtype)
+    if "loss" in config[stage] and not options.lpips:
+        config[stage].loss.perceptual = 0.0
     trainer = Trainer(stage, config)
     return {f"batch {trainer.batch}": Case(trainer.step, trainer.compile)}
 
 
 def timed(run: Callable[[], Any], seconds: float = 5.0, most: int = 20) -> dict[str, float]:
     """Return seconds of the first call, median and fastest ms of the next 3 or more, and peak memory in GiB."""
-    first, times, end = _seconds(run), [], time.perf_counter() + seconds
+    run = finished(run)
+    first, times, end = seconds_of(run), [], time.perf_counter() + seconds
     while len(times) < 3 or (time.perf_counter() < end and len(times) < most):
-        times.append(1e3 * _seconds(run))
+        times.append(1e3 * seconds_of(run))
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
     figures = {"first_s": first, "median_ms": statistics.median(times), "fastest_ms": min(times), "calls": len(times)}
     return figures | {"peak_gib": peak}
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
-
-
-def _config(options: Options) -> ConfigDict:
-    config = get_config("biplanar")
-    config.size, config.dtype = options.size, options.dtype
-    return config
 
 
 def _projections(volume: jax.Array, geometry: ConeBeamGeometry) -> dict[str, tuple[Any, ...]]:
@@ -237,11 +223,11 @@ def _compared(dvg: DVG) -> dict[str, tuple[Any, ...]]:
     """Return functions with their arguments: projections, networks, and a gradient of the loss."""
     with jax.default_device(jax.devices("cpu")[0]):
         ct = chest(jax.random.key(3), dvg.geometry.volume_shape[0])
-        projections = _projections(ct, dvg.geometry)
+        compared = _projections(ct, dvg.geometry)
         variables = random_variables(dvg)
         z = jax.random.normal(jax.random.key(0), latent_shape(dvg.ct_vqgan, (1, *ct.shape)))
     t = jnp.zeros(1, jnp.int32)
-    return projections | {
+    return compared | {
         "encoder": (lambda v, x: dvg.ct_latent(v, x), variables, ct[None, ..., None]),
         "decoder, not quantised": (lambda v, z: dvg.ct_vqgan.apply(v, z, method="decode"), variables["ct_vqgan"], z),
         "codes": (lambda v, z: dvg.ct_vqgan.apply(v, z, method="quantize")[1], variables["ct_vqgan"], z),

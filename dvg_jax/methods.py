@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines import Baseline, build_baseline
@@ -19,7 +21,7 @@ from dvg_jax.config.build import build_source, required_stages
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.shapes import Key, VariablesByStage, Views, Volume, Volumes
+from dvg_jax.shapes import Key, NewViews, VariablesByStage, Views, Volumes
 from dvg_jax.xray.views import minmax
 
 MEAN, CEILING = "mean training volume", "CT VQGAN of the truth"
@@ -34,11 +36,11 @@ class Prediction(NamedTuple):
 
     Attributes:
       ct: CTs (B, D, H, W, 1) in [0, 1]; None for a view synthesiser.
-      views: X-rays (B, V', h, w, 1) at ``dvg.new_angles``; None unless the method is measured by them.
+      views: X-rays (B, V_new, h, w, 1) at ``dvg.new_angles``; None unless the method is measured by them.
     """
 
     ct: Volumes | None
-    views: Views | None = None
+    views: NewViews | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _mean_volume(config: ConfigDict, dvg: DVG) -> Method:
     return Method(MEAN, (), lambda variables, views, key: Prediction(jnp.broadcast_to(mean, (len(views), *mean.shape))))
 
 
-def mean_volume(source: Source) -> Volume:
+def mean_volume(source: Source) -> Float[Array, "D H W 1"]:
     """Compute the mean of all CTs of a source, (D, H, W, 1)."""
     total, count = 0.0, 0
     for batch in evaluation_batches(source, 16):

@@ -28,10 +28,6 @@ Image = Float[Accepted, "h w"]
 Views = Float[Accepted, "B V h w 1"]
 NewViews = Float[Accepted, "B V_new h w 1"]
 """Views at other angles than those of the input."""
-AnyVolume = Float[Array | np.ndarray, "D H W"]
-"""A volume, as a JAX or a NumPy array."""
-AnyImage = Float[Array | np.ndarray, "h w"]
-"""An image, as a JAX or a NumPy array."""
 Pose = Float[Array | np.ndarray, "6"]
 """(rotation about D, H, W in degrees; translation along D, H, W in mm)."""
 Poses = Float[Array | np.ndarray, "V 6"] | Sequence[Pose]

@@ -6,12 +6,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 from dvg_jax import runtime
 from dvg_jax.cli.entry import run_command
@@ -37,10 +36,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-CHECKED = ("baselines", "diffusion", "dvg", "metrics", "networks", "stages", "xray")
-"""Packages whose shape annotations are checked at every call: those with shapes in their signatures. ``training`` is
-left out, since JAX fills its trees with placeholders. A whole number may stand for a float, as in Python."""
-install_import_hook(
+CHECKED = (
+    *("baselines", "ct", "data", "diffusion", "dvg", "evaluate", "methods", "metrics"),
+    *("networks", "reconstruct", "report", "stages", "xray"),
+)
+"""Packages whose annotations are checked at every call: those with shapes in their signatures. ``training`` is left out,
+since JAX fills its trees with placeholders. A whole number may stand for a float, as in Python."""
+jaxtyping.install_import_hook(
     [f"dvg_jax.{name}" for name in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
@@ -78,13 +80,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def unchecked() -> Iterator[None]:
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No check of annotations, for a test that breaks them on purpose to see the refusal."""
-    import jaxtyping
-
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.errors import UserError
-from dvg_jax.shapes import Accepted, Features
+from dvg_jax.shapes import Features, Images
 
 FRONTAL, LATERAL = 0.0, 90.0
 Angles = tuple[float, ...]
@@ -25,7 +25,7 @@ def to_view(x: Features, angle: float) -> Float[Array, "B depth rows cols C"]:
     return jnp.swapaxes(x, 1, 2) if angle == FRONTAL else jnp.moveaxis(x, 3, 1)
 
 
-def replicate(image: Float[Accepted, "B rows cols C"], angle: float) -> Features:
+def replicate(image: Images, angle: float) -> Features:
     """Repeat an image along its rays: (B, D, H, W, C), every edge as long as the image's columns."""
     depth = image.shape[2]
     return to_volume(jnp.broadcast_to(image[:, None], (image.shape[0], depth, *image.shape[1:])), angle)

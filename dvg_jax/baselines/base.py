@@ -18,7 +18,7 @@ from jax import Array
 from dvg_jax.dvg import DVG
 from dvg_jax.metrics import psnr_volume, view_metrics
 from dvg_jax.networks.init import TORCH_DEFAULT, KernelRule, init_variables
-from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Views, Volume, Volumes
+from dvg_jax.shapes import Key, NewViews, Variables, VariablesByGroup, VariablesByStage, Views, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage, Task
 
 DISTANCES: dict[str, Callable[[Array], Array]] = {"mse": lambda e: jnp.mean(e**2), "l1": lambda e: jnp.mean(jnp.abs(e))}
@@ -43,7 +43,7 @@ class Baseline:
     title: str
     task: Task
     prepare: Callable[[VariablesByStage, Volumes, Key], Example]
-    predict: Callable[[VariablesByStage, Views, Key], Volumes | Views]
+    predict: Callable[[VariablesByStage, Views, Key], Volumes | NewViews]
     requires: tuple[str, ...] = ()
     makes_views: bool = False
     in_view_table: bool = False
@@ -134,7 +134,7 @@ def from_views(
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         return {"x": dvg.render(ct, dvg.angles), "y": dvg.render(ct, dvg.new_angles) if makes_views else ct}
 
-    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes | Views:
+    def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes | NewViews:
         return evaluate_network(network, variables[name], views)
 
     return Baseline(name, title, task, prepare, predict, makes_views=makes_views, in_view_table=in_view_table)
@@ -144,14 +144,14 @@ def export(params: Variables, model_state: Variables, examples: Iterator[Example
     """Return a stage's variables: all those of the network.
 
     Args:
-      params: by optimiser group.
-      model_state: the network's running statistics.
+      params: of the network.
+      model_state: its running statistics.
       examples: are not needed.
     """
     return {"params": params, **model_state}
 
 
-def as_stage(baseline: Baseline, render: Callable[[Volumes], tuple[Views, Volumes | Views]]) -> Stage:
+def as_stage(baseline: Baseline, render: Callable[[Volumes], tuple[Views, Volumes | NewViews]]) -> Stage:
     """Turn a method into a stage of the training loop; ``render`` returns a CT's input views and the target."""
 
     def show(variables: VariablesByStage, ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volume]]:

@@ -197,8 +197,8 @@ class GANTask:
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         generator = init_variables(self.generator, named(key, "generator"), example["x"], kernels=Normal(0.02))
-        shown = self._shown(example["y"], example["x"])
-        critic = init_variables(self.critic, named(key, "critic"), shown, kernels=Normal(0.02))
+        critic_input = self._critic_input(example["y"], example["x"])
+        critic = init_variables(self.critic, named(key, "critic"), critic_input, kernels=Normal(0.02))
         return {"model": generator["params"], "critic": critic["params"]}, {}
 
     def loss(
@@ -214,7 +214,7 @@ class GANTask:
         fake, _ = train_pass(self.generator, params["model"], {}, views, key)
 
         def judge(critic: Variables, ct: Volumes) -> Array:
-            return self.critic.apply({"params": critic}, self._shown(ct, views))[0]
+            return self.critic.apply({"params": critic}, self._critic_input(ct, views))[0]
 
         still = jax.lax.stop_gradient
         metrics = {
@@ -228,7 +228,7 @@ class GANTask:
         loss += weights.reconstruction * metrics["reconstruction"] + weights.projection * metrics["projection"]
         return loss, (model_state, metrics)
 
-    def _shown(self, ct: Volumes, views: Views) -> Features:
+    def _critic_input(self, ct: Volumes, views: Views) -> Features:
         """Return the critic's input: a CT and each view along its rays, as channels."""
         lifted = [replicate(views[:, i], angle) for i, angle in enumerate(self.generator.angles)]
         return jnp.concatenate([ct, *lifted], axis=-1)

@@ -14,6 +14,9 @@ from dvg_jax.errors import UserError
 
 HostVolume = Float[np.ndarray, "D H W"]
 HostImage = Float[np.ndarray, "h w"]
+NewHostVolume = Float[np.ndarray, "D_out H_out W_out"]
+NewHostImage = Float[np.ndarray, "h_out w_out"]
+"""An array of another size than the input."""
 Affine = Float[np.ndarray, "4 4"]
 
 AXES = ("S", "P", "L")

@@ -15,7 +15,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.metrics.tissue import BANDS
 from dvg_jax.metrics.volume import lpips_slices, lpips_sum, view_metrics, volume_figures
 from dvg_jax.networks.lpips import NETWORKS, Net, Pictures, load_lpips, lpips
-from dvg_jax.shapes import AnyImage, AnyVolume
+from dvg_jax.shapes import Image, Volume
 
 RANGES = ("unit", "signed")
 """Input of LPIPS: images in [0, 1], as the published code does, or stretched to [-1, 1], as LPIPS was trained."""
@@ -124,7 +124,7 @@ class Measures:
         _one_of("LPIPS network", self.lpips, ("", *NETWORKS))
         _one_of("LPIPS range", self.lpips_range, RANGES)
 
-    def volume(self, truth: AnyVolume, result: AnyVolume) -> dict[str, float]:
+    def volume(self, truth: Volume, result: Volume) -> dict[str, float]:
         """Return the metrics of one CT by name; NaN where a tissue is absent from the truth.
 
         Raises:
@@ -141,7 +141,7 @@ class Measures:
             figures[rule.figure] = lpips_sum(per_axis[key], truth.shape) if total else jnp.mean(per_axis[key])
         return {name: float(figures[name]) for table in self.tables().values() for name in table}
 
-    def view(self, truth: AnyImage, view: AnyImage) -> dict[str, float]:
+    def view(self, truth: Image, view: Image) -> dict[str, float]:
         """Return the metrics of one X-ray by name; both images are min-max normalised to [0, 1] already, peak 1."""
         figures = view_metrics(truth, view)
         for rule in self._rules():

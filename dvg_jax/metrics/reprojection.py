@@ -9,14 +9,11 @@ from collections.abc import Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jaxtyping import Float
 
 from dvg_jax.metrics.volume import psnr
+from dvg_jax.shapes import Projections
 from dvg_jax.xray.views import minmax
-
-AnyImages = Float[Array | np.ndarray, "V h w"]
 
 
 def unseen_angle(used: Sequence[float]) -> float:
@@ -33,13 +30,13 @@ def unseen_angle(used: Sequence[float]) -> float:
 
 
 @jax.jit
-def _errors(truth: AnyImages, result: AnyImages) -> tuple[Array, Array]:
+def _errors(truth: Projections, result: Projections) -> tuple[Array, Array]:
     films = jnp.mean((minmax(truth) - minmax(result)) ** 2, axis=(1, 2))
     lines = jnp.linalg.norm(result - truth, axis=(1, 2)) / jnp.linalg.norm(truth, axis=(1, 2))
     return psnr(films), lines
 
 
-def reprojection_metrics(truth: AnyImages, result: AnyImages) -> dict[str, float]:
+def reprojection_metrics(truth: Projections, result: Projections) -> dict[str, float]:
     """Return the errors of line integrals (not normalised), of which the last view is unseen and all others are inputs.
 
     Returns:

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.ct.intensity import HU_RANGE, intensity_to_hu
-from dvg_jax.shapes import AnyVolume
+from dvg_jax.shapes import Volume
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ Everything denser than muscle counts as bone, also vessels with contrast medium.
 """
 
 
-def mae_hu_by_band(truth: AnyVolume, result: AnyVolume) -> Float[Array, "5"]:
+def mae_hu_by_band(truth: Volume, result: Volume) -> Float[Array, "5"]:
     """Return the mean absolute error in HU over the voxels of each of ``BANDS``; NaN where the truth has none."""
-    hu = jnp.round(intensity_to_hu(jnp.asarray(truth)))
+    hu = jnp.round(intensity_to_hu(truth))
     error = HU_RANGE * jnp.abs(result - truth)
     inside = jnp.stack([(hu >= band.low_hu) & (hu < band.high_hu) for band in BANDS])
     # Without voxels this is 0 / 0, the NaN that we want.

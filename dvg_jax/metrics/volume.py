@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -17,7 +16,7 @@ from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.tissue import BANDS, mae_hu_by_band
 from dvg_jax.networks.lpips import Pictures
-from dvg_jax.shapes import AnyImage, AnyVolume
+from dvg_jax.shapes import Accepted, Image, Volume
 
 WINDOW = 7
 K1, K2 = 0.01, 0.03
@@ -26,18 +25,18 @@ BEST_PSNR = 100.0
 
 X2CT_PEAK = 4095.0
 
-Stack = Float[Array | np.ndarray, "n *sides"]
+Stack = Float[Accepted, "n *sides"]
 """``n`` images or volumes."""
 
 Perceptual = Callable[[Pictures, Pictures], Float[Array, "n"]]
 
 
-def psnr(mse: Array | np.ndarray, peak: float | Array = 1.0) -> Array:
+def psnr(mse: Accepted, peak: float | Array = 1.0) -> Array:
     """Return the peak signal-to-noise ratio in dB; 100 where there is no error."""
     return jnp.where(mse > 0, 10 * jnp.log10(peak**2 / jnp.where(mse > 0, mse, 1.0)), BEST_PSNR)
 
 
-def psnr_volume(a: AnyVolume, b: AnyVolume, peak: float | Array = 1.0) -> Array:
+def psnr_volume(a: Volume, b: Volume, peak: float | Array = 1.0) -> Array:
     """Return the PSNR of the whole volume in dB.
 
     Args:
@@ -48,7 +47,7 @@ def psnr_volume(a: AnyVolume, b: AnyVolume, peak: float | Array = 1.0) -> Array:
     return psnr(jnp.mean((a - b) ** 2), peak)
 
 
-def psnr_slices(a: AnyVolume, b: AnyVolume, peak: float = 1.0) -> Float[Array, "3"]:
+def psnr_slices(a: Volume, b: Volume, peak: float = 1.0) -> Float[Array, "3"]:
     """Return the mean PSNR of the slices along D, H and W in dB, (3,).
 
     Args:
@@ -65,7 +64,7 @@ def ssim_images(a: Stack, b: Stack) -> Float[Array, "n"]:
     return _ssim(a, b, axes=(1, 2))
 
 
-def ssim_3d(a: AnyVolume, b: AnyVolume) -> Array:
+def ssim_3d(a: Volume, b: Volume) -> Array:
     """Return structural similarity with windows of 7 x 7 x 7 voxels. Not comparable with slice-wise SSIM."""
     return _ssim(a[None], b[None], axes=(1, 2, 3))[0]
 
@@ -75,7 +74,7 @@ def _ssim(a: Stack, b: Stack, axes: tuple[int, ...]) -> Float[Array, "n"]:
         raise UserError(f"SSIM is asked for of shape {a.shape[1:]}; allowed: sides of {WINDOW} or more")
 
     def mean(x: Stack) -> Array:
-        total = jnp.asarray(x)
+        total = x
         for axis in axes:
             window = tuple(WINDOW if i == axis else 1 for i in range(x.ndim))
             total = jax.lax.reduce_window(total, 0.0, jax.lax.add, window, (1,) * x.ndim, "VALID") / WINDOW
@@ -91,17 +90,17 @@ def _ssim(a: Stack, b: Stack, axes: tuple[int, ...]) -> Float[Array, "n"]:
     return jnp.mean(similar / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)), axis=axes)
 
 
-def ssim_slices(a: AnyVolume, b: AnyVolume) -> Float[Array, "3"]:
+def ssim_slices(a: Volume, b: Volume) -> Float[Array, "3"]:
     """Return the mean SSIM of the slices along D, H and W."""
     return jnp.stack([jnp.mean(ssim_images(jnp.moveaxis(a, i, 0), jnp.moveaxis(b, i, 0))) for i in range(3)])
 
 
-def mae_hu(a: AnyVolume, b: AnyVolume) -> Array:
+def mae_hu(a: Volume, b: Volume) -> Array:
     """Return the mean absolute error in HU."""
     return HU_RANGE * jnp.mean(jnp.abs(a - b))
 
 
-def lpips_slices(a: AnyVolume, b: AnyVolume, lpips: Perceptual) -> Float[Array, "3"]:
+def lpips_slices(a: Volume, b: Volume, lpips: Perceptual) -> Float[Array, "3"]:
     """Return the mean LPIPS of the slices along D, H and W, (3,).
 
     Args:
@@ -115,23 +114,23 @@ def lpips_slices(a: AnyVolume, b: AnyVolume, lpips: Perceptual) -> Float[Array, 
     return jnp.stack([jnp.mean(lpips(*(jnp.moveaxis(v, i, 0)[..., None] for v in (a, b)))) for i in range(3)])
 
 
-def lpips_sum(per_axis: Float[Array | np.ndarray, "3"], shape: tuple[int, ...]) -> Array:
+def lpips_sum(per_axis: Float[Accepted, "3"], shape: tuple[int, ...]) -> Array:
     """Return LPIPS as the paper's tables have it: summed over an axis's slices, then the mean over axes."""
     return jnp.mean(per_axis * jnp.asarray(shape))
 
 
-def cosine(a: AnyVolume, b: AnyVolume) -> Array:
+def cosine(a: Volume, b: Volume) -> Array:
     """Return the cosine of the angle between two volumes taken as vectors."""
     return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a**2) * jnp.sum(b**2))
 
 
-def _band_error(i: int, a: AnyVolume, b: AnyVolume) -> Array:
+def _band_error(i: int, a: Volume, b: Volume) -> Array:
     return mae_hu_by_band(a, b)[i]
 
 
 X2CT_SCALE = X2CT_PEAK / HU_RANGE
 
-FIGURES: dict[str, Callable[[AnyVolume, AnyVolume], Array]] = {
+FIGURES: dict[str, Callable[[Volume, Volume], Array]] = {
     "psnr": psnr_volume,
     "psnr_slices": lambda a, b: jnp.mean(psnr_slices(a, b)),
     "psnr_x2ct": lambda a, b: psnr_volume(a, b, X2CT_SCALE),
@@ -149,7 +148,7 @@ FIGURES: dict[str, Callable[[AnyVolume, AnyVolume], Array]] = {
 
 
 @partial(jax.jit, static_argnums=0)
-def volume_figures(names: tuple[str, ...], truth: AnyVolume, result: AnyVolume) -> dict[str, Array]:
+def volume_figures(names: tuple[str, ...], truth: Volume, result: Volume) -> dict[str, Array]:
     """Compute the named ``FIGURES`` of one case.
 
     Args:
@@ -161,11 +160,11 @@ def volume_figures(names: tuple[str, ...], truth: AnyVolume, result: AnyVolume) 
 
 
 @jax.jit
-def _fast_view(a: AnyImage, b: AnyImage) -> dict[str, Array]:
+def _fast_view(a: Image, b: Image) -> dict[str, Array]:
     return {"psnr": psnr(jnp.mean((a - b) ** 2)), "ssim": ssim_images(a[None], b[None])[0]}
 
 
-def view_metrics(truth: AnyImage, result: AnyImage, lpips: Perceptual | None = None) -> dict[str, float]:
+def view_metrics(truth: Image, result: Image, lpips: Perceptual | None = None) -> dict[str, float]:
     """Return the metrics of one X-ray by name.
 
     Args:

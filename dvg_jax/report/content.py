@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from dvg_jax.ct.frame import Affine, HostImage, HostVolume
 
@@ -50,7 +50,7 @@ class Film:
       title: title of the view.
       input_view: the view that the model sees, (h, w).
       reprojection: the same view of the result, (h, w).
-      original: the film before it was framed, (h, w) in [0, 1], if it is displayed.
+      original: the film before it was framed, (rows, columns) in [0, 1], if it is displayed.
       box: part of ``original`` that framing kept: top, left, bottom, right in its pixels, counted with the HEAD AT THE
         TOP as it is displayed.
       record: further JSON-able facts, displayed unchanged.
@@ -59,7 +59,7 @@ class Film:
     title: str
     input_view: HostImage
     reprojection: HostImage
-    original: HostImage | None = None
+    original: Float[np.ndarray, "rows columns"] | None = None
     box: tuple[float, float, float, float] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
 

@@ -144,7 +144,7 @@ def test_views_go_where_their_angle_belongs(monkeypatch):
 @pytest.mark.parametrize(
     "angles", [(0,), (0, 0), (90, 90), (0, 45), (0, 90, 45), (float("nan"), 90), ("a", 90), (None, 0), ((0, 90), 1)]
 )
-def test_angles_that_no_order_makes_right_are_refused(angles):
+def test_angles_that_no_order_makes_right_are_refused(unchecked, angles):
     with pytest.raises(UserError, match="angles are"):
         untrained().view_order(angles)
 

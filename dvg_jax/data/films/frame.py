@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvg_jax.ct.frame import HostImage
+from dvg_jax.ct.frame import HostImage, NewHostImage
 from dvg_jax.data.films.greys import without_marks
 from dvg_jax.data.films.read import FilmFacts, fit_film, resized
 from dvg_jax.data.films.search import Examination, Match, crop_square, examine, side_rank, trim_borders
@@ -68,7 +68,7 @@ def framed_view(
     field_mm: float,
     log: Log,
     exchanged: bool | None = None,
-) -> tuple[HostImage, dict[str, Any]]:
+) -> tuple[NewHostImage, dict[str, Any]]:
     """Bring the thorax to its place in training views at ``angle``.
 
     Args:

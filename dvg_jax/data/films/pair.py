@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from dvg_jax.ct.frame import HostImage
+from dvg_jax.ct.frame import HostImage, NewHostImage
 from dvg_jax.data.films.frame import NEAR_DEG, NOMINAL, kind_of, working_film
 from dvg_jax.data.films.read import Film
 from dvg_jax.data.films.search import likeness, readings
@@ -105,7 +105,7 @@ def compare_assignments(frontal: Readings, lateral: Readings) -> tuple[bool | No
     return None, as_they_are
 
 
-def _is_one(a: HostImage, b: HostImage, turned_deg: float) -> bool:
+def _is_one(a: HostImage, b: NewHostImage, turned_deg: float) -> bool:
     if a.shape == b.shape and np.array_equal(a, b):
         return True
     # Neighbouring views of one patient are nearly alike.

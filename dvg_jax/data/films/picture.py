@@ -84,7 +84,7 @@ def what_it_is(path: Path) -> str:
     return f"not a picture that can be read, but {kind}; {WANTED}" if kind else f"not a picture; {WANTED}"
 
 
-def _opened(source: Path | BinaryIO, max_pixels: int) -> Image.Image:
+def _opened(source: Path | io.BytesIO, max_pixels: int) -> Image.Image:
     try:
         return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError:
@@ -128,7 +128,7 @@ def _rendered(info: dict[Any, Any]) -> dict[str, float] | None:
         return None
 
 
-def _source(path: Path) -> tuple[Path | BinaryIO, bool]:
+def _source(path: Path) -> tuple[Path | io.BytesIO, bool]:
     """Return the source for Pillow, and True if its values must be inverted: a TIFF may say that 0 is white.
 
     In that case Pillow inverts some kinds of pixels, leaves others as they are and refuses the rest. It gets the file

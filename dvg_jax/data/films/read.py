@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from dvg_jax.ct.frame import HostImage
+from dvg_jax.ct.frame import HostImage, NewHostImage
 from dvg_jax.data.films.dicom import is_bare_dicom, is_dicom, read_dicom
 from dvg_jax.data.films.picture import RENDERED_KEY, WANTED, read_picture, what_it_is
 from dvg_jax.errors import UserError
@@ -102,7 +102,7 @@ def read_film(path: str | Path) -> Film:
     return Film(_unit(values[::-1], str(path)), FilmFacts(path.name, rows=rows, columns=columns, **facts))
 
 
-def fit_film(image: HostImage, shape: tuple[int, int], keep: float = 1.0) -> HostImage:
+def fit_film(image: HostImage, shape: tuple[int, int], keep: float = 1.0) -> NewHostImage:
     """Crop the centre to the detector's proportions, resize without aliasing, and stretch to [0, 1].
 
     Args:
@@ -123,7 +123,7 @@ def fit_film(image: HostImage, shape: tuple[int, int], keep: float = 1.0) -> Hos
 
 def resized(
     image: HostImage, shape: tuple[int, int], box: tuple[float, float, float, float] | None = None
-) -> HostImage:
+) -> NewHostImage:
     """Resize an image without aliasing.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK
 from jaxtyping import Float
 
-from dvg_jax.ct.frame import HostImage
+from dvg_jax.ct.frame import HostImage, NewHostImage
 from dvg_jax.data.films.read import resized
 
 WORKING_SIDE = 48
@@ -182,7 +182,7 @@ def side_rank(image: HostImage) -> float:
     return float(ranks[:, :strip].mean() + ranks[:, -strip:].mean()) / 2
 
 
-def likeness(a: HostImage, b: HostImage) -> float:
+def likeness(a: HostImage, b: NewHostImage) -> float:
     """Return the correlation of two films, shrunk to one square and equalised: 1 for one film under a rising curve."""
     one, other = (_equalised(resized(image, (WORKING_SIDE, WORKING_SIDE))).ravel() for image in (a, b))
     return float(np.corrcoef(one, other)[0, 1])
@@ -190,7 +190,7 @@ def likeness(a: HostImage, b: HostImage) -> float:
 
 def crop_square(
     image: HostImage, centre: tuple[float, float], sides: tuple[float, float], shape: tuple[int, int]
-) -> tuple[HostImage, float]:
+) -> tuple[NewHostImage, float]:
     """Crop a box from a film and resize it without aliasing; beyond the film its edge is repeated.
 
     Args:
@@ -217,7 +217,7 @@ def crop_square(
     return crop, float(((1 - inside) * (crop > AIR)).mean())
 
 
-def _working(image: HostImage) -> tuple[HostImage, float]:
+def _working(image: HostImage) -> tuple[NewHostImage, float]:
     """Return a film shrunk and equalised, and the scale; any film curve, window or gamma gives the same."""
     scale = WORKING_SIDE / max(image.shape)
     small = resized(image, (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))))

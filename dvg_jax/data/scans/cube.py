@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvg_jax.ct.frame import AIR_HU, FIELD_MM, Affine, HostVolume
+from dvg_jax.ct.frame import AIR_HU, FIELD_MM, Affine, HostVolume, NewHostVolume
 from dvg_jax.ct.intensity import hu_to_intensity
 from dvg_jax.data.scans import published, remarks, upright
 from dvg_jax.data.scans.body import HostMask, body_mask
@@ -117,7 +117,7 @@ def check_cube(size: int, field_mm: float, preset: str) -> None:
 
 def cut(
     hu: HostVolume, affine: Affine, middle: tuple[float, float, float], field_mm: float, size: int
-) -> tuple[HostVolume, Affine]:
+) -> tuple[NewHostVolume, Affine]:
     """Cut a cube out of a CT, with nothing removed.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK
 from jaxtyping import Float
 
-from dvg_jax.ct.frame import HostVolume
+from dvg_jax.ct.frame import HostVolume, NewHostVolume
 from dvg_jax.data.scans.body import HostMask
 
 _AIR_HU = -500.0
@@ -96,7 +96,7 @@ def find_lungs(hu: HostVolume, body: HostMask, spacing_mm: Steps) -> Lungs | Non
     )
 
 
-def _means(hu: HostVolume, strides: list[int]) -> HostVolume:
+def _means(hu: HostVolume, strides: list[int]) -> NewHostVolume:
     """Average blocks of voxels, since noise of thin slices would break lungs up."""
     kept = hu[tuple(slice(n // stride * stride) for n, stride in zip(hu.shape, strides, strict=True))]
     for axis, stride in enumerate(strides):
@@ -131,7 +131,7 @@ def _is_gas(values: np.ndarray, millilitres: float) -> bool:
     must decide.
     """
     middle, almost_all = np.percentile(values, (50, _ALMOST_ALL))
-    return middle < _GAS_HU and (millilitres < _SMALL_ML or almost_all < _ALMOST_ALL_HU)
+    return bool(middle < _GAS_HU and (millilitres < _SMALL_ML or almost_all < _ALMOST_ALL_HU))
 
 
 def _at_height_of(piece: HostMask, first: HostMask) -> bool:

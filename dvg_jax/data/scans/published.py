@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Shaped
 from scipy import ndimage
 
-from dvg_jax.ct.frame import Affine, HostVolume
+from dvg_jax.ct.frame import Affine, HostVolume, NewHostVolume
 from dvg_jax.ct.intensity import HU_OFFSET, HU_RANGE
 from dvg_jax.errors import UserError
 
@@ -27,7 +27,7 @@ def prepare_ct(raw: Shaped[np.ndarray, "d h w"], shape: tuple[int, int, int] = (
     return np.round(np.clip(resized, 0, HU_RANGE) / HU_RANGE, DECIMALS).astype(np.float32)
 
 
-def prepare_cube(hu: HostVolume, affine: Affine, size: int) -> tuple[HostVolume, Affine]:
+def prepare_cube(hu: HostVolume, affine: Affine, size: int) -> tuple[NewHostVolume, Affine]:
     """Resize a whole CT in the frame to ``size`` voxels an axis; in the affine the outermost voxels keep their places.
 
     The published code sees the head first, so D is reversed on the way: in a few sizes the last plane is lost.

@@ -3,12 +3,12 @@
 import numpy as np
 from jaxtyping import Float
 
-from dvg_jax.ct.frame import Affine, HostVolume, spacing
+from dvg_jax.ct.frame import Affine, HostVolume, NewHostVolume, spacing
 
 
 def resample_cube(
     volume: HostVolume, affine: Affine, centre: tuple[float, float, float], field_mm: float, size: int
-) -> tuple[HostVolume, Affine]:
+) -> tuple[NewHostVolume, Affine]:
     """Cut a cube out of a volume and resize it.
 
     Each new voxel is the mean, over its own extent, of the linear interpolant of the old ones: down-sampling

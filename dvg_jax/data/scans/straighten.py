@@ -6,13 +6,13 @@ import nibabel as nib
 import numpy as np
 import SimpleITK
 
-from dvg_jax.ct.frame import AIR_HU, Affine, HostVolume, spacing
+from dvg_jax.ct.frame import AIR_HU, Affine, HostVolume, NewHostVolume, spacing
 
 _RIGHT_ANGLE_DEG = 0.5
 """Largest angle that rounded header values give; over 300 mm it moves nothing by more than 3 mm."""
 
 
-def straighten(hu: HostVolume, affine: Affine) -> tuple[HostVolume, Affine, float]:
+def straighten(hu: HostVolume, affine: Affine) -> tuple[NewHostVolume, Affine, float]:
     """Resample a scan to a grid at right angles, if it is not on one.
 
     W and the direction of travel, D, stay; H becomes square to both, so that a tilted gantry's slices become axial.
