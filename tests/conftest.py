@@ -40,8 +40,8 @@ CHECKED = (
     *("baselines", "ct", "data", "diffusion", "dvg", "evaluate", "methods", "metrics"),
     *("networks", "reconstruct", "report", "stages", "xray"),
 )
-"""Packages whose annotations are checked at every call: those with shapes in their signatures. ``training`` is left out,
-since JAX fills its trees with placeholders. A whole number may stand for a float, as in Python."""
+"""Packages whose annotations are checked at every call: those with shapes in their signatures. ``training`` is left
+out, since JAX fills its trees with placeholders. A whole number may stand for a float, as in Python."""
 jaxtyping.install_import_hook(
     [f"dvg_jax.{name}" for name in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
