@@ -13,7 +13,7 @@ from tests.paths import GOLDEN, needs_shared
 def test_golden_ct(size, report):
     file = f"preprocess_{size}.npz"
     golden = np.load(GOLDEN / file)
-    final = published.prepare_ct(golden["raw"], tuple(golden["size"]))
+    final = published.prepare_ct(golden["raw"], tuple(golden["size"].tolist()))
     assert final.dtype == golden["final"].dtype
     error = np.abs(final - golden["final"]).max() / np.abs(golden["final"]).max()
     report(file=file, name="final", error=float(error), tolerance=1e-12)
@@ -27,6 +27,6 @@ def test_ct_is_clipped_and_rounded():
 
 
 @pytest.mark.parametrize("raw", [np.zeros((4, 4)), np.zeros((0, 4, 4)), np.full((2, 2, 2), np.nan)])
-def test_a_ct_that_is_none_is_refused(raw):
+def test_a_ct_that_is_none_is_refused(unchecked, raw):
     with pytest.raises(UserError, match="allowed"):
         published.prepare_ct(raw, (2, 2, 2))
