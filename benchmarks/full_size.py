@@ -124,7 +124,7 @@ class Trainer:
         frozen = jax.device_put({k: v for k, v in random_variables(dvg).items() if k in stage.requires})
         self.example = jax.block_until_ready(stage.prepare(frozen, ct, jax.random.key(5)))
         self.state = create(self._program, jax.random.key(3), self.example)
-        self._fixed = Fixed({}, stage.task.constants(), jax.random.key(4))
+        self._fixed = Fixed({}, stage.task.constants({}), jax.random.key(4))
         self._rate = jnp.asarray(training.learning_rate)
 
     def compile(self) -> None:

@@ -69,7 +69,7 @@ def training_step(stage_name: str, size: int, dtype: str = "float32", remat: boo
     if not made_ahead(config, stage):
         step, batch = replace(step, prepare=stage.prepare), {"ct": ct}
     state = create(step, key, small)
-    fixed = Fixed(frozen if step.prepare else {}, stage.task.constants(), key)
+    fixed = Fixed(frozen if step.prepare else {}, stage.task.constants(frozen), key)
     return plan(lambda: update.lower(step, state, fixed, batch, _shape(())))
 
 

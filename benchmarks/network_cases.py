@@ -88,7 +88,7 @@ class _Step:
         ema = jax.tree.map(jnp.copy, params["model"]) if training.ema_decay else None
         optimizer = training.recipe.optimizer(tuple(params)).init(params)
         self.state = TrainState(jnp.zeros((), jnp.int32), params, state, optimizer, ema)
-        self.fixed, self.rate = Fixed({}, task.constants(), key), jnp.asarray(training.learning_rate)
+        self.fixed, self.rate = Fixed({}, task.constants({}), key), jnp.asarray(training.learning_rate)
         self.first: tuple[TrainState, Any] | None = None
 
     def __call__(self) -> Any:

@@ -94,7 +94,7 @@ def compiled_step(
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     learned = {} if cache else spread(frozen, sharding.replicated(mesh))
-    constants = sharding.place(made.task.constants(), sharding.replicated(mesh))
+    constants = sharding.place(made.task.constants({}), sharding.replicated(mesh))
     batch = spread(example if cache else {"ct": rows}, sharding.rows_split(mesh))
     lowered = update.lower(step, state, Fixed(learned, constants, jax.random.key(1)), batch, jnp.float32(1e-3))
     # Never run, so its machine code need not be fast.

@@ -8,6 +8,8 @@
                                           render (new view)             |
                                                    '--lift--> E_new --> z_new
 
+    views, CT --refine, fit--> a CT whose X-rays are the views    (not in the paper: ``consistency``)
+
 Training, evaluation and reconstruction all call the methods below; there is no second pipeline. ``variables`` maps a
 stage's name to its learned variables: ``{"ct_vqgan": {"params": ..., "codebook": ..., "statistics": ...}, ...}``.
 
@@ -22,11 +24,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dvg_jax.consistency import Fit, fit_films
 from dvg_jax.diffusion import Sampler, Schedule, add_noise, sample
 from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
+from dvg_jax.refinement import Refinement
 from dvg_jax.shapes import Key, Latent, SampledVolumes, Times, Variables, VariablesByStage, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.views import (
@@ -82,6 +86,9 @@ class DVG:
     decode_quantized: bool
     head_first: bool
     floor: float
+    refinement: Refinement
+    consistency: str
+    fit: Fit
 
     def input_views(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
         """Render the X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
@@ -184,7 +191,9 @@ class DVG:
     def reconstruct(
         self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None = None
     ) -> SampledVolumes:
-        """Reconstruct CTs from X-rays; without diffusion the result is DVG-Net's. Values are in [0, 1].
+        """Reconstruct CTs from X-rays, as near to the X-rays as ``consistency`` asks. Values are in [0, 1].
+
+        Without diffusion the result is DVG-Net's.
 
         Args:
           variables: of all stages, by name.
@@ -192,6 +201,16 @@ class DVG:
           angles: of the views, in degrees.
           key: decides the noise. K keys, (K,), with one row of views give K samples; the views are encoded once.
           progress: is called after every step, as in :func:`dvg_jax.diffusion.sample`.
+        """
+        return self.agree(variables, self.estimate(variables, views, angles, key, progress), views, angles)
+
+    def estimate(
+        self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None = None
+    ) -> SampledVolumes:
+        """Return the paper's result, which need not agree with the X-rays: see :meth:`reconstruct`.
+
+        Args:
+          variables, views, angles, key, progress: as of :meth:`reconstruct`.
         """
         if not self.use_diffusion:
             return self.finish(self.synthesize_view(variables, self.view_latent(variables, views, angles)).ct)
@@ -208,6 +227,38 @@ class DVG:
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
         z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
         return self.finish(self.decode(variables, z))
+
+    def agree(self, variables: VariablesByStage, ct: SampledVolumes, views: Views, angles: Angles) -> SampledVolumes:
+        """Make CTs agree with their X-rays, by any method: as ``consistency`` asks, ``none``, ``films`` or ``refine``.
+
+        ``films`` makes the smallest change, see :mod:`dvg_jax.consistency`; ``refine`` applies the trained refiner
+        before.
+
+        Args:
+          variables: of all stages, by name; only ``refine`` is read.
+          ct: K samples of one case, or one CT of each of K cases, (K, D, H, W, 1).
+          views: of the one case, or of each, (B, V, h, w, 1).
+          angles: of the views, in degrees.
+        """
+        if self.consistency == "none":
+            return ct
+        views = jnp.broadcast_to(views, (len(ct), *views.shape[1:]))
+        if self.consistency == "refine":
+            ct = self.refine(variables["refine"]["params"], ct, views, angles)[-1]
+        x, films = self.turned(ct), self.turned_views(views)
+        return self.finish(self.turned(fit_films(self.projector, self.geometry, x, films, angles, self.fit)))
+
+    def refine(self, params: Variables, ct: Volumes, views: Views, angles: Angles) -> list[Volumes]:
+        """Correct CTs by the networks of stage ``refine``; return the result of each round, not clipped.
+
+        Args:
+          params: of the stage.
+          ct: (B, D, H, W, 1), [0, 1].
+          views: their X-rays, (B, V, h, w, 1), [0, 1].
+          angles: of the views, in degrees.
+        """
+        rounds = self.refinement(params, self.turned(ct), self.turned_views(views), angles)
+        return [self.turned(ct) for ct in rounds]
 
     def finish(self, ct: Volumes) -> Volumes:
         """Clip to [0, 1] and replace values under ``floor`` by air (the released code uses 0.04)."""

@@ -61,7 +61,7 @@ class Regression:
     kernels: KernelRule = TORCH_DEFAULT
     distance: str = "mse"
 
-    def constants(self) -> Variables:
+    def constants(self, frozen: VariablesByStage) -> Variables:
         return {}
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:

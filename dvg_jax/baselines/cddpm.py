@@ -96,7 +96,7 @@ class PixelTask:
 
     dvg: DVG
 
-    def constants(self) -> Variables:
+    def constants(self, frozen: VariablesByStage) -> Variables:
         return {}
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:

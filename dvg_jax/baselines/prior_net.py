@@ -135,7 +135,7 @@ class PriorTask:
     geometry: ConeBeamGeometry
     kind: str = "l1"
 
-    def constants(self) -> Variables:
+    def constants(self, frozen: VariablesByStage) -> Variables:
         return {}
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:

@@ -32,7 +32,18 @@ from dvg_jax.keys import named
 from dvg_jax.networks.blocks import ConvTranspose, fan_in_uniform, instance_norm
 from dvg_jax.networks.discriminator import PatchDiscriminator
 from dvg_jax.networks.init import Normal, init_variables
-from dvg_jax.shapes import Features, Images, Key, NewChannels, Resized, Variables, VariablesByGroup, Views, Volumes
+from dvg_jax.shapes import (
+    Features,
+    Images,
+    Key,
+    NewChannels,
+    Resized,
+    Variables,
+    VariablesByGroup,
+    VariablesByStage,
+    Views,
+    Volumes,
+)
 from dvg_jax.stages.base import Example, Metrics
 
 DENSE_LAYERS = (6, 12, 24, 16, 6)
@@ -192,7 +203,7 @@ class GANTask:
     critic: PatchDiscriminator
     weights: GANWeights
 
-    def constants(self) -> Variables:
+    def constants(self, frozen: VariablesByStage) -> Variables:
         return {}
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:

@@ -4,14 +4,17 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dvg_jax.config import STAGES, check
+from dvg_jax.consistency import Fit
 from dvg_jax.data.sources import Source, open_source
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.networks.denoiser import ConditionalDenoiser
+from dvg_jax.networks.refiner import Refiner
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
+from dvg_jax.refinement import Refinement
 from dvg_jax.stages import build_stage
 from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.views import PROJECTORS
@@ -49,6 +52,15 @@ def build_dvg(config: ConfigDict) -> DVG:
         decode_quantized=config.decode_quantized,
         head_first=config.head_first,
         floor=config.floor,
+        refinement=Refinement(
+            PROJECTORS[config.projector],
+            build_geometry(config),
+            Refiner(**config.refine.network, dtype=dtype),
+            config.refine.rounds,
+            mean=config.random_views > 0,
+        ),
+        consistency=config.consistency.mode,
+        fit=Fit(config.consistency.strength, config.consistency.iterations),
     )
 
 
@@ -82,7 +94,8 @@ def build_measures(config: ConfigDict) -> Measures:
 def required_stages(config: ConfigDict) -> tuple[str, ...]:
     """Return the stages that the switched-on parts need, in training order: the last one, and all that it requires."""
     dvg = build_dvg(config)
-    needed = ["diffusion" if config.use_diffusion else "new_view"]
+    last = "diffusion" if config.use_diffusion else "new_view"
+    needed = ["refine" if config.consistency.mode == "refine" else last]
     for name in needed:  # it grows meanwhile
         needed += build_stage(name, config, dvg).requires
     return tuple(name for name in STAGES if name in needed)

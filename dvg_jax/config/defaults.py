@@ -14,12 +14,16 @@ from ml_collections import ConfigDict
 from dvg_jax.config.baselines import baseline_settings
 from dvg_jax.config.relations import check_relations
 from dvg_jax.config.table import ALL_STAGES, BASELINES, check_fields
+from dvg_jax.consistency import Fit
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.errors import UserError
 from dvg_jax.files.atomic import replacing
+from dvg_jax.networks.refiner import Refiner
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.stages.adversary import Weights
+from dvg_jax.stages.latent import LatentWeights
+from dvg_jax.stages.refine import RefineWeights
 
 GIVEN = ("angles", "out_dim", "dtype", "param_dtype", "parent", "name")
 """Fields of networks that follow from the rest of a config."""
@@ -120,6 +124,9 @@ def default_config() -> ConfigDict:
             # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
             # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code
             "sampler": {"name": "", "steps": 0, "eta": Sampler.eta, "clip": 0.0},
+            # Not in the paper: results that agree with their X-rays (docs/consistency.md). mode: none | films, the
+            # smallest change that agrees | refine, the stage of that name before it.
+            "consistency": {"mode": "none", "strength": Fit.strength, "iterations": Fit.iterations},
             "init": dict.fromkeys(ALL_STAGES, ""),  # a stage's folder from another run
             "data": {
                 "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
@@ -129,8 +136,16 @@ def default_config() -> ConfigDict:
             "ct_vqgan": _vqgan(45_800),
             "view_vqgan": _vqgan(22_900),
             "new_view_vqgan": _vqgan(22_900),
-            "new_view": _latent(64),
+            # pixel: weight of the first CT's squared error, from step pixel_start on; not in the paper
+            "new_view": _latent(64) | {"loss": defaults(LatentWeights)},
             "diffusion": _latent(128, ema_decay=0.995, ema_every=10, ema_start=2000),
+            "refine": {
+                "network": defaults(Refiner),
+                "rounds": 1,  # networks that correct the CT one after another
+                "loss": defaults(RefineWeights),
+                # A choice, as all of this stage. At twice the rate it can end as the identity.
+                "train": training(50_000, batch_size=2, learning_rate=1e-3, beta2=0.99, clip_norm=1.0, cache=True),
+            },
             "baselines": baseline_settings(defaults, training),
             "log": {
                 "metrics_every": 10,

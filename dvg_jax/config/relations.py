@@ -7,7 +7,7 @@ from dvg_jax.config.table import METHODS, STAGES
 from dvg_jax.errors import UserError
 from dvg_jax.xray.geometry import check_angles
 
-_VQGANS = STAGES[:3]
+_VQGANS, _LATENT = STAGES[:3], STAGES[3:5]
 
 
 def check_relations(config: ConfigDict) -> None:
@@ -32,9 +32,10 @@ def check_relations(config: ConfigDict) -> None:
         _check_lengths(f"baselines.{name}", config.baselines[name].train)
     for name in _VQGANS:
         _check_groups(name, config[name].network)
-    for name in STAGES[3:]:
+    for name in _LATENT:
         network = config[name].network
         _check_unet(name, network, network.groups)
+    _check_refiner(config.size, config.refine.network, config.consistency.mode)
     _check_unet("baselines.cddpm", config.baselines.cddpm.network, VolumeUNet.groups)
 
 
@@ -70,12 +71,23 @@ def _check_unet(name: str, network: ConfigDict, groups: int) -> None:
         raise UserError(f"config.{name}.network.head_dim is {network.head_dim}; allowed: even numbers")
 
 
+def _check_refiner(size: int, network: ConfigDict, mode: str) -> None:
+    widths, groups = tuple(network.widths), network.num_groups
+    if any(width % groups for width in widths):
+        raise UserError(f"config.refine.network.widths is {widths}; allowed: multiples of the {groups} num_groups")
+    if mode == "refine" and size % 2 ** len(widths):
+        raise UserError(
+            f"config.refine.network.widths is {widths}, whose {len(widths)} entries halve {size} voxels as many times; "
+            "allowed: fewer entries, or another size"
+        )
+
+
 def check_halvings(config: ConfigDict, name: str) -> None:
     """Refuse a stage whose U-Net halves H and W of the latent too often: once for every entry but the last.
 
     Only stages that are trained are checked: a comparison method may use a size that does not suit the others.
     """
-    if name not in STAGES[3:]:
+    if name not in _LATENT:
         return
     mults = config[name].network.dim_mults
     factor = 2 ** (len(mults) - 1)

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import STAGES, default_config
 
-VQGANS, LATENT = STAGES[:3], STAGES[3:]
+VQGANS, LATENT = STAGES[:3], STAGES[3:5]
 
 MOST_VIEWS = 20
 """The largest number of views in the paper."""

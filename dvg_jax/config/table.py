@@ -16,7 +16,7 @@ from dvg_jax.errors import UserError, did_you_mean
 from dvg_jax.xray.geometry import GEOMETRIES
 from dvg_jax.xray.views import PROJECTORS
 
-STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
+STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion", "refine")
 """The stages of the pipeline are listed in the order of training."""
 
 BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm")
@@ -107,6 +107,13 @@ UNET: Table = {
 }
 LATENT: Table = {"network": UNET | {"groups": COUNT}, "train": TRAIN}
 
+REFINER: Table = {
+    "network": {"widths": Several(COUNT, least=1, example="(24, 48, 72)"), "num_groups": COUNT, "remat": SWITCH},
+    "rounds": COUNT,
+    "loss": marked({"l1": WEIGHT, "perceptual": WEIGHT}, changes_examples=False),
+    "train": TRAIN,
+}
+
 X2CT: Table = {
     "width": WIDTH,
     "layers": Several(COUNT_OR_NONE, count=5, example="(6, 12, 24, 16, 6)"),
@@ -169,6 +176,15 @@ TABLE: Table = {
         free=True,
         changes_examples=False,
     ),
+    "consistency": marked(
+        {
+            "mode": OneOf(("none", "films", "refine")),
+            "strength": Number(0, open_low=True),
+            "iterations": COUNT,
+        },
+        free=True,
+        changes_examples=False,
+    ),
     "init": dict.fromkeys(
         ALL_STAGES,
         Text("a stage's folder of another run, or nothing", empty=True, free=True, changes_examples=False),
@@ -185,8 +201,9 @@ TABLE: Table = {
     "ct_vqgan": VQGAN,
     "view_vqgan": VQGAN,
     "new_view_vqgan": VQGAN,
-    "new_view": LATENT,
+    "new_view": LATENT | {"loss": {"pixel": WEIGHT, "pixel_start": COUNT_OR_NONE}},
     "diffusion": LATENT,
+    "refine": REFINER,
     "baselines": METHODS,
     "log": marked(
         {

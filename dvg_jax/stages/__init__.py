@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from dvg_jax.dvg import DVG
-from dvg_jax.stages import latent, vqgan
+from dvg_jax.stages import latent, refine, vqgan
 from dvg_jax.stages.base import Stage
 
 _BUILDERS = {
@@ -12,6 +12,7 @@ _BUILDERS = {
     "new_view_vqgan": vqgan.new_view_stage,
     "new_view": latent.new_view_stage,
     "diffusion": latent.diffusion_stage,
+    "refine": refine.refine_stage,
 }
 
 

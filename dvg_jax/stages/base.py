@@ -21,8 +21,8 @@ Prepare = Callable[[VariablesByStage, Volumes, Key], Example]
 class Task(Protocol):
     """Define what a stage learns. Tasks are hashable, so that equal tasks of different stages share compiled code."""
 
-    def constants(self) -> Variables:
-        """Return arrays that the loss needs and nobody trains, such as LPIPS weights."""
+    def constants(self, frozen: VariablesByStage) -> Variables:
+        """Return arrays that the loss needs and that are not trained now: LPIPS weights, or those of a frozen stage."""
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         """Return parameters by optimiser group, ``model`` for later stages, and the state that has no gradient."""

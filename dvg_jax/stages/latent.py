@@ -11,7 +11,7 @@ from dvg_jax.diffusion import Sampler
 from dvg_jax.dvg import DVG, Condition
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
-from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
+from dvg_jax.shapes import Key, Latent, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage
 
 PREVIEW_STEPS = 10
@@ -19,13 +19,22 @@ PREVIEW_STEPS = 10
 
 
 @dataclass(frozen=True)
+class LatentWeights:
+    """Hold the fields of ``config.new_view.loss`` and their defaults; the latent's squared error has weight 1."""
+
+    pixel: float = 0.0  # of the squared error of the decoded CT; 0 leaves it out
+    pixel_start: int = 0  # steps
+
+
+@dataclass(frozen=True)
 class NewViewTask:
-    """Train G_z, Eq. (8): from z_in to the CT's latent, by mean squared error."""
+    """Train G_z, Eq. (8): from z_in to the CT's latent, by its squared error, and the decoded CT's with a weight."""
 
     dvg: DVG
+    weights: LatentWeights = LatentWeights()
 
-    def constants(self) -> Variables:
-        return {}
+    def constants(self, frozen: VariablesByStage) -> Variables:
+        return {"ct_vqgan": frozen["ct_vqgan"]} if self.weights.pixel else {}
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
         times = jnp.zeros(len(example["z_in"]), jnp.int32)
@@ -39,10 +48,19 @@ class NewViewTask:
         """Return the mean squared error of the latent: see :meth:`dvg_jax.stages.base.Task.loss`.
 
         Args:
-          example: ``z_in`` and ``z0``, (B, d, h, w, c).
+          example: ``z_in`` and ``z0``, (B, d, h, w, c); with the second loss ``ct``, (B, D, H, W, 1).
         """
-        error = self.dvg.first_latent(params["model"], example["z_in"]) - example["z0"]
-        return jnp.mean(error**2), (model_state, {})
+        z = self.dvg.first_latent(params["model"], example["z_in"])
+        loss = jnp.mean((z - example["z0"]) ** 2)
+        if not self.weights.pixel:
+            return loss, (model_state, {})
+
+        def pixel_loss(z: Latent) -> jax.Array:
+            return jnp.mean((self.dvg.decode(constants, z) - example["ct"]) ** 2)
+
+        started = step >= self.weights.pixel_start
+        pixel = jax.lax.cond(started, pixel_loss, lambda z: jnp.zeros(()), z)
+        return loss + self.weights.pixel * pixel, (model_state, {"pixel": pixel})
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class DiffusionTask:
 
     dvg: DVG
 
-    def constants(self) -> Variables:
+    def constants(self, frozen: VariablesByStage) -> Variables:
         return {}
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
@@ -77,13 +95,27 @@ def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
 
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         z_in = dvg.view_latent(frozen, *dvg.input_views(ct, key))
-        return {"z_in": z_in, "z0": dvg.ct_latent(frozen, ct)}
+        example = {"z_in": z_in, "z0": dvg.ct_latent(frozen, ct)}
+        return example | ({"ct": ct} if weights.pixel else {})
 
-    return Stage("new_view", NewViewTask(dvg), ("ct_vqgan", "view_vqgan"), prepare, _export, _show(dvg, "new_view"))
+    weights = LatentWeights(**config.new_view.loss)
+    return Stage(
+        "new_view", NewViewTask(dvg, weights), ("ct_vqgan", "view_vqgan"), prepare, _export, _show(dvg, "new_view")
+    )
 
 
 def diffusion_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """Build the stage of the latent diffusion model, conditioned on real and synthesised views."""
+
+    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
+        condition = dvg.condition(frozen, *dvg.input_views(ct, key))
+        return {"z0": dvg.ct_latent(frozen, ct)} | {f"condition_{i}": c for i, c in enumerate(condition)}
+
+    return Stage("diffusion", DiffusionTask(dvg), diffusion_requires(dvg), prepare, _export, _show(dvg, "diffusion"))
+
+
+def diffusion_requires(dvg: DVG) -> tuple[str, ...]:
+    """Name the stages that g_theta's condition and target are made by."""
     requires = ["ct_vqgan"]
     if dvg.use_vpge or dvg.new_angles:
         requires.append("view_vqgan")
@@ -91,12 +123,12 @@ def diffusion_stage(config: ConfigDict, dvg: DVG) -> Stage:
         requires.append("new_view_vqgan")
     if dvg.new_angles:
         requires.append("new_view")
+    return tuple(requires)
 
-    def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
-        condition = dvg.condition(frozen, *dvg.input_views(ct, key))
-        return {"z0": dvg.ct_latent(frozen, ct)} | {f"condition_{i}": c for i, c in enumerate(condition)}
 
-    return Stage("diffusion", DiffusionTask(dvg), tuple(requires), prepare, _export, _show(dvg, "diffusion"))
+def preview(dvg: DVG, steps: int = PREVIEW_STEPS) -> DVG:
+    """Return the method with so few deterministic sampling steps."""
+    return replace(dvg, sampler=Sampler(min(steps, dvg.schedule.timesteps), eta=0.0, clip=dvg.sampler.clip))
 
 
 def _condition(example: Example) -> Condition:
@@ -109,11 +141,10 @@ def _export(params: Variables, model_state: Variables, examples: Iterator[Exampl
 
 def _show(dvg: DVG, stage: str):  # type: ignore[no-untyped-def]
     """Return a function that reconstructs unseen cases with the stages trained so far."""
-    steps = min(PREVIEW_STEPS, dvg.schedule.timesteps)
-    preview = replace(dvg, use_diffusion=stage == "diffusion", sampler=Sampler(steps, eta=0.0, clip=dvg.sampler.clip))
+    quick = replace(preview(dvg), use_diffusion=stage == "diffusion")
 
     def show(variables: VariablesByStage, ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volume]]:
-        result = preview.reconstruct(variables, preview.render(ct, dvg.angles), dvg.angles, key)
+        result = quick.estimate(variables, dvg.render(ct, dvg.angles), dvg.angles, key)
         psnr = jnp.mean(jax.vmap(psnr_volume)(ct[..., 0], result[..., 0]))
         return {"psnr": psnr}, {"truth": ct[0, ..., 0], stage: result[0, ..., 0]}
 

@@ -30,7 +30,7 @@ class VQGANTask:
     def adversary(self) -> Adversary:
         return Adversary(self.weights)
 
-    def constants(self) -> Variables:
+    def constants(self, frozen: VariablesByStage) -> Variables:
         return self.adversary.constants()
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:

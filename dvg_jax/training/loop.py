@@ -58,7 +58,7 @@ class StageRun:
         self.key = named(jax.random.key(config.seed), stage.name)
         self.variables = sharding.place(variables, self.everywhere)
         self.frozen = {name: self.variables[name] for name in stage.requires}
-        self.constants = sharding.place(stage.task.constants(), self.everywhere)
+        self.constants = sharding.place(stage.task.constants(self.frozen), self.everywhere)
         self.cts = build_source(config, "train")
         self.test = build_source(config, "test")
         self.stop = StopRequest()

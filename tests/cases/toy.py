@@ -21,7 +21,7 @@ STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")
 class Scale:
     """Learn one number a stage; noise from the step's key tells one key from another."""
 
-    def constants(self):
+    def constants(self, frozen):
         return {}
 
     def init(self, key, example):

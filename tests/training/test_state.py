@@ -20,7 +20,7 @@ def test_a_step_is_traced_once():
     example = stage.prepare({}, ct, jax.random.key(1))
     program = Step(stage.task, training.recipe)
     state = create(program, jax.random.key(2), example)
-    fixed = Fixed({}, stage.task.constants(), jax.random.key(3))
+    fixed = Fixed({}, stage.task.constants({}), jax.random.key(3))
     chex.clear_trace_counter()
     once = chex.assert_max_traces(update.__wrapped__, n=1)
     step = jax.jit(once, static_argnums=0)
