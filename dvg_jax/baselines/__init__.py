@@ -6,7 +6,7 @@ The variants Base-, NewView- and VPGE-Diffusion and DVG-Net are switches of the 
 
 from ml_collections import ConfigDict
 
-from dvg_jax.baselines import bx2s, cddpm, cnn2d, prior_net, reconnet, residual_unet, x2ct
+from dvg_jax.baselines import bx2s, cddpm, cnn2d, prior_net, reconnet, residual_unet, unrolled, x2ct
 from dvg_jax.baselines.base import Baseline, as_stage
 from dvg_jax.dvg import DVG
 from dvg_jax.shapes import NewViews, Views, Volumes
@@ -21,6 +21,7 @@ _BUILDERS = {
     "bx2s": bx2s.build,
     "reconnet": reconnet.build,
     "cddpm": cddpm.build,
+    "unrolled": unrolled.build,
 }
 
 __all__ = ["Baseline", "baseline_stage", "build_baseline"]

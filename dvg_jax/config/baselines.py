@@ -18,6 +18,8 @@ from dvg_jax.baselines.prior_net import PriorNet, PriorTask
 from dvg_jax.baselines.reconnet import ReconNet
 from dvg_jax.baselines.residual_unet import ResidualUNet
 from dvg_jax.baselines.x2ct import GANWeights, Generator
+from dvg_jax.networks.refiner import Refiner
+from dvg_jax.stages.refine import RefineWeights, Wear
 
 
 def baseline_settings(defaults: Callable[..., dict[str, Any]], train: Callable[..., ConfigDict]) -> ConfigDict:
@@ -76,6 +78,14 @@ def baseline_settings(defaults: Callable[..., dict[str, Any]], train: Callable[.
                 "network": defaults(VolumeUNet, "groups"),
                 # The paper: variants were trained as the full model was.
                 "train": train(500_000, 2, 2e-4, ema_decay=0.995, ema_every=10, ema_start=2000),
+            },
+            # This project's refiner without DVG, in two rounds: all a choice.
+            "unrolled": {
+                "network": defaults(Refiner),
+                "rounds": 2,
+                "loss": defaults(RefineWeights),
+                "wear": defaults(Wear),
+                "train": train(50_000, 2, 1e-3, schedule="cosine", beta2=0.99, clip_norm=1.0),
             },
         }
     )

@@ -23,7 +23,7 @@ from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.stages.adversary import Weights
 from dvg_jax.stages.latent import LatentWeights
-from dvg_jax.stages.refine import RefineWeights
+from dvg_jax.stages.refine import RefineWeights, Wear
 
 GIVEN = ("angles", "out_dim", "dtype", "param_dtype", "parent", "name")
 """Fields of networks that follow from the rest of a config."""
@@ -143,6 +143,7 @@ def default_config() -> ConfigDict:
                 "network": defaults(Refiner),
                 "rounds": 1,  # networks that correct the CT one after another
                 "loss": defaults(RefineWeights),
+                "wear": defaults(Wear),
                 # A choice, as all of this stage. At twice the rate it can end as the identity.
                 "train": training(50_000, batch_size=2, learning_rate=1e-3, beta2=0.99, clip_norm=1.0, cache=True),
             },

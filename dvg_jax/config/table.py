@@ -19,7 +19,7 @@ from dvg_jax.xray.views import PROJECTORS
 STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion", "refine")
 """The stages of the pipeline are listed in the order of training."""
 
-BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm")
+BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm", "unrolled")
 """The comparison methods."""
 
 ALL_STAGES = (*STAGES, *BASELINES)
@@ -111,6 +111,7 @@ REFINER: Table = {
     "network": {"widths": Several(COUNT, least=1, example="(24, 48, 72)"), "num_groups": COUNT, "remat": SWITCH},
     "rounds": COUNT,
     "loss": marked({"l1": WEIGHT, "perceptual": WEIGHT}, changes_examples=False),
+    "wear": marked({"noise": WEIGHT, "gamma": WEIGHT}, changes_examples=False),
     "train": TRAIN,
 }
 
@@ -146,6 +147,7 @@ METHODS: Table = {
         "network": UNET | {"attention_size": COUNT_OR_NONE},
         "train": TRAIN,
     },
+    "unrolled": REFINER,
 }
 
 TABLE: Table = {

@@ -14,10 +14,11 @@ from dvg_jax.keys import named
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.lpips import load_lpips, lpips
-from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
+from dvg_jax.refinement import Refinement
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Views, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.stages.latent import diffusion_requires, preview
-from dvg_jax.xray.views import Angles, ViewSets
+from dvg_jax.xray.views import Angles, ViewSets, minmax
 
 STEPS = 4
 """Sampling steps of the CTs to be corrected: more change them little (docs/consistency.md)."""
@@ -33,6 +34,28 @@ class RefineWeights:
     l1: float = 0.0
     perceptual: float = 0.0  # LPIPS (VGG) of one random axial slice; 0 leaves it out
 
+    def constants(self) -> Variables:
+        """Return the weights of LPIPS, if it is used."""
+        return {"lpips": load_lpips("vgg")} if self.perceptual else {}
+
+
+@dataclass(frozen=True)
+class Wear:
+    """Hold the fields of ``config.refine.wear``: how films in training differ from ideal ones, as real ones do."""
+
+    noise: float = 0.0  # standard deviation, of a film in [0, 1]
+    gamma: float = 0.0  # standard deviation of the logarithm of a power that a film is raised to
+
+    def __call__(self, views: Views, key: Key) -> Views:
+        """Wear films, (B, V, h, w, 1) in [0, 1], each by itself, and normalise them again."""
+        if not (self.noise or self.gamma):
+            return views
+        key_gamma, key_noise = jax.random.split(key)
+        power = jnp.exp(self.gamma * jax.random.normal(key_gamma, (*views.shape[:2], 1, 1, 1)))
+        # The gradient of a power is infinite at 0, but films are no variables.
+        worn = views**power + self.noise * jax.random.normal(key_noise, views.shape)
+        return minmax(worn[..., 0])[..., None]
+
 
 @dataclass(frozen=True)
 class RefineTask:
@@ -40,18 +63,14 @@ class RefineTask:
 
     dvg: DVG
     weights: RefineWeights
+    wear: Wear = Wear()
 
     def constants(self, frozen: VariablesByStage) -> Variables:
-        return {"lpips": load_lpips("vgg")} if self.weights.perceptual else {}
+        return self.weights.constants()
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
-        refinement = self.dvg.refinement
-        x = refinement.features(example["starts"][:, 0], example["views"], self._angles(example))
-        rounds = {
-            f"round_{i}": init_variables(refinement.refiner, named(key, f"round_{i}"), x)["params"]
-            for i in range(refinement.rounds)
-        }
-        return {"model": rounds}, {}
+        views, angles = example["views"], self._angles(example)
+        return {"model": init_rounds(self.dvg.refinement, key, example["ct"], views, angles)}, {}
 
     def loss(
         self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
@@ -64,24 +83,57 @@ class RefineTask:
             ``starts`` (B, S, D, H, W, 1), of which one is drawn at each step; with drawn views ``angles`` and
             ``weights``, (B, V).
         """
-        key_start, key_slice = jax.random.split(key)
+        key_start, key_slice, key_wear = jax.random.split(key, 3)
         ct, starts = example["ct"], example["starts"]
         choice = jax.random.randint(key_start, (len(ct),), 0, starts.shape[1])
         start = jax.vmap(lambda cts, i: cts[i])(starts, choice)
-        *first, last = self.dvg.refine(params["model"], start, example["views"], self._angles(example))
-        loss = jnp.mean((last - ct) ** 2) + sum(0.5 * jnp.mean((x - ct) ** 2) for x in first)
-        metrics = {"before": jnp.mean((start - ct) ** 2), "after": jnp.mean((last - ct) ** 2)}
-        if self.weights.l1:
-            loss += self.weights.l1 * jnp.mean(jnp.abs(last - ct))
-        if self.weights.perceptual:
-            slices = jax.random.randint(key_slice, (len(ct),), 0, ct.shape[1])
-            pair = (jax.vmap(lambda v, i: v[i])(x, slices) for x in (ct, last))
-            metrics["perceptual"] = jnp.mean(lpips(constants["lpips"], *pair))
-            loss += self.weights.perceptual * metrics["perceptual"]
-        return loss, (model_state, metrics)
+        views = self.wear(example["views"], key_wear)
+        rounds = self.dvg.refine(params["model"], start, views, self._angles(example))
+        loss, metrics = rounds_loss(rounds, ct, self.weights, constants, key_slice)
+        return loss, (model_state, {"before": jnp.mean((start - ct) ** 2), **metrics})
 
     def _angles(self, example: Example) -> Angles:
         return ViewSets(example["angles"], example["weights"]) if "angles" in example else self.dvg.angles
+
+
+def init_rounds(refinement: Refinement, key: Key, ct: Volumes, views: Views, angles: Angles) -> Variables:
+    """Draw the networks of all rounds.
+
+    Args:
+      refinement: gives network and rounds.
+      key: decides the weights.
+      ct: (B, D, H, W, 1); only its shape counts.
+      views: its X-rays, (B, V, h, w, 1); only their shape counts.
+      angles: of the views, in degrees.
+    """
+    x = jax.eval_shape(lambda ct, views: refinement.features(ct, views, angles), ct, views)
+    names = [f"round_{i}" for i in range(refinement.rounds)]
+    return {name: init_variables(refinement.refiner, named(key, name), x)["params"] for name in names}
+
+
+def rounds_loss(
+    rounds: list[Volumes], ct: Volumes, weights: RefineWeights, constants: Variables, key: Key
+) -> tuple[jax.Array, Metrics]:
+    """Return the loss of corrected CTs, (B, D, H, W, 1) after each round; the rounds before the last count half.
+
+    Args:
+      rounds: from :meth:`dvg_jax.dvg.DVG.refine`.
+      ct: the truth, (B, D, H, W, 1).
+      weights: of the terms.
+      constants: from :meth:`RefineWeights.constants`.
+      key: decides the slices.
+    """
+    errors = [jnp.mean((x - ct) ** 2) for x in rounds]
+    last, loss = rounds[-1], (sum(errors) + errors[-1]) / 2
+    metrics = {"after": errors[-1]}
+    if weights.l1:
+        loss += weights.l1 * jnp.mean(jnp.abs(last - ct))
+    if weights.perceptual:
+        slices = jax.random.randint(key, (len(ct),), 0, ct.shape[1])
+        pair = (jax.vmap(lambda v, i: v[i])(x, slices) for x in (ct, last))
+        metrics["perceptual"] = jnp.mean(lpips(constants["lpips"], *pair))
+        loss += weights.perceptual * metrics["perceptual"]
+    return loss, metrics
 
 
 def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
@@ -109,7 +161,7 @@ def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
         psnr = jnp.mean(jax.vmap(psnr_volume)(ct[..., 0], result[..., 0]))
         return {"psnr": psnr}, {"truth": ct[0, ..., 0], "refine": result[0, ..., 0]}
 
-    task = RefineTask(dvg, RefineWeights(**config.refine.loss))
+    task = RefineTask(dvg, RefineWeights(**config.refine.loss), Wear(**config.refine.wear))
     return Stage("refine", task, requires, prepare, export, show)
 
 
@@ -129,5 +181,5 @@ def _warn_of_identity(task: RefineTask, params: Variables, examples: Iterator[Ex
 
 @partial(jax.jit, static_argnums=0)
 def _errors(task: RefineTask, params: Variables, example: Example) -> Metrics:
-    quiet = replace(task, weights=RefineWeights())
+    quiet = replace(task, weights=RefineWeights(), wear=Wear())
     return quiet.loss({"model": params}, {}, {}, example, jax.random.key(0), jnp.zeros((), jnp.int32))[1][1]
