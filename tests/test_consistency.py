@@ -1,0 +1,154 @@
+"""Films decide what films can decide: the laws of ``dvg_jax.consistency``."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvg_jax.consistency import Fit, film_residual, fit_films, ray_energy
+from dvg_jax.data.phantom import chest
+from dvg_jax.xray import ConeBeamGeometry, ray_coverage, view_pose
+from dvg_jax.xray.views import PROJECTORS, ViewSets, minmax, project_views
+
+SIZE, ANGLES = 8, (0.0, 90.0)
+WIDE = ConeBeamGeometry.covering(SIZE)
+NARROW = replace(WIDE, pixel_mm=tuple(pixel / 3 for pixel in WIDE.pixel_mm))
+OURS = PROJECTORS["default"]
+SOLVED = Fit(iterations=30)
+"""Enough iterations to solve the system."""
+
+
+def project(ct, angles=ANGLES, geometry=WIDE):
+    return project_views(OURS, geometry, ct, angles)
+
+
+def films_of(ct, angles=ANGLES, geometry=WIDE):
+    return minmax(project(ct, angles, geometry)[..., 0])[..., None]
+
+
+@pytest.fixture(scope="module")
+def cts():
+    """Two chests to start from, and the two whose films are followed."""
+    keys = jax.random.split(jax.random.key(4), 4)
+    all_cts = jnp.stack([chest(key, SIZE) for key in keys])[..., None]
+    return all_cts[:2], all_cts[2:]
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    """A, (V h w, D H W), in double precision."""
+    columns = jax.jacobian(lambda x: project(x.reshape(1, *WIDE.volume_shape, 1)).reshape(-1))(jnp.zeros(SIZE**3))
+    return np.asarray(columns, np.float64)
+
+
+def dense_solution(matrix, start, film, strength):
+    """(Q A A^T Q + lambda I) u = -Q A x, with Q from the QR decomposition of {1, film}, view by view."""
+    rays = SIZE**2
+    q = np.zeros((2 * rays, 2 * rays))
+    for v in range(2):
+        known = np.stack([np.ones(rays), np.asarray(film[v], np.float64).reshape(-1)], axis=1)
+        basis, _ = np.linalg.qr(known)
+        q[v * rays : (v + 1) * rays, v * rays : (v + 1) * rays] = np.eye(rays) - basis @ basis.T
+    qa, x = q @ matrix, np.asarray(start, np.float64).reshape(-1)
+    weight = strength * np.sum(matrix**2, axis=1).mean()
+    u = np.linalg.solve(qa @ qa.T + weight * np.eye(2 * rays), -qa @ x)
+    return np.clip(x + qa.T @ u, 0, 1).reshape(start.shape)
+
+
+def test_strength_is_relative_to_the_mean_squared_weight_of_a_ray(matrix):
+    assert ray_energy(OURS, WIDE) == pytest.approx(np.sum(matrix**2, axis=1).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.03, 0.3])
+def test_equals_the_dense_solution(cts, matrix, strength):
+    start, truth = cts
+    films = films_of(truth)
+    found = fit_films(OURS, WIDE, start, films, ANGLES, Fit(strength, SOLVED.iterations))
+    for i in range(2):
+        want = dense_solution(matrix, start[i], films[i], strength)
+        assert np.abs(want - start[i]).max() > 0.05
+        np.testing.assert_allclose(found[i], want, atol=2e-6)  # rounding of float32 in 30 iterations
+
+
+def test_scale_and_offset_of_each_film_do_not_matter(cts):
+    start, truth = cts
+    films = films_of(truth)
+    scale, offset = jnp.array([0.2, 30.0])[None, :, None, None, None], jnp.array([5.0, -2.0])[None, :, None, None, None]
+    found, other = (fit_films(OURS, WIDE, start, f, ANGLES) for f in (films, scale * films + offset))
+    assert jnp.abs(found - start).max() > 0.05
+    np.testing.assert_allclose(other, found, atol=2e-5)  # an offset of 5 costs two digits of a film's float32
+
+
+def test_the_residual_falls_with_iterations_and_grows_with_strength(cts):
+    start, truth = cts
+    films = films_of(truth)
+
+    def left(fit):
+        ct = fit_films(OURS, WIDE, start, films, ANGLES, fit)
+        return float(jnp.sum(film_residual(project(ct), films) ** 2))
+
+    before = float(jnp.sum(film_residual(project(start), films) ** 2))
+    after = [left(Fit(0.03, n)) for n in (1, 3, 6)]
+    assert before > after[0] > after[1] > after[2]
+    assert after[2] < before / 10
+    assert after[2] < left(Fit(0.3, 6)) < before
+
+
+def test_ct_that_agrees_with_its_films_is_kept(cts):
+    _, truth = cts
+    np.testing.assert_allclose(fit_films(OURS, WIDE, truth, films_of(truth), ANGLES), truth, atol=1e-6)
+
+
+def test_nothing_changes_where_no_ray_goes(cts):
+    start, truth = cts
+    found = fit_films(OURS, NARROW, start, films_of(truth, geometry=NARROW), ANGLES)
+    reach = np.asarray(ray_coverage(np.stack([view_pose(a) for a in ANGLES]), NARROW))
+    # A ray between two voxels changes both, so the voxel next to the cone may move.
+    for axis in range(3):
+        reach = reach | np.roll(reach, 1, axis) | np.roll(reach, -1, axis)
+    assert (~reach).any()
+    np.testing.assert_array_equal(found[:, ~reach], start[:, ~reach])
+
+
+def test_case_does_not_depend_on_its_batch(cts):
+    start, truth = cts
+    films = films_of(truth)
+    both = fit_films(OURS, WIDE, start, films, ANGLES)
+    alone = fit_films(OURS, WIDE, start[1:], films[1:], ANGLES)
+    np.testing.assert_allclose(both[1:], alone, atol=1e-6)
+
+
+def test_padding_of_view_sets_changes_nothing(cts):
+    start, truth = cts
+    sets = ViewSets(jnp.array([[0.0, 90.0, 20.0]] * 2), jnp.array([[0.5, 0.5, 0.0]] * 2))
+    films = jnp.concatenate([films_of(truth), jnp.ones((2, 1, SIZE, SIZE, 1)) * jnp.arange(SIZE)[:, None, None]], 1)
+    found = fit_films(OURS, WIDE, start, films, sets)
+    level = fit_films(OURS, WIDE, start, films[:, :2], ANGLES)
+    assert jnp.abs(found - start).max() > 0.05
+    # The general projector samples rays elsewhere than the one for known poses.
+    np.testing.assert_allclose(found, level, atol=0.05)
+    garbage = films.at[:, 2].set(7 - films[:, 2])
+    np.testing.assert_allclose(fit_films(OURS, WIDE, start, garbage, sets), found, atol=1e-6)
+
+
+def test_flat_film_and_one_view(cts):
+    start, _ = cts
+    found = fit_films(OURS, WIDE, start, jnp.zeros((2, 1, SIZE, SIZE, 1)), (0.0,))
+    assert bool(jnp.isfinite(found).all())
+    assert float(film_residual(project(found, (0.0,)), jnp.zeros((2, 1, SIZE, SIZE, 1))).std()) < float(
+        film_residual(project(start, (0.0,)), jnp.zeros((2, 1, SIZE, SIZE, 1))).std()
+    )
+
+
+def test_published_projector_is_followed_too(cts):
+    start, truth = cts
+    theirs = PROJECTORS["published"]
+    lines = [project_views(theirs, WIDE, x, ANGLES) for x in (start, truth)]
+    films = minmax(lines[1][..., 0])[..., None]
+    found = fit_films(theirs, WIDE, start, films, ANGLES)
+    before, after = (
+        float(jnp.sum(film_residual(project_views(theirs, WIDE, x, ANGLES), films) ** 2)) for x in (start, found)
+    )
+    assert after < before / 10
