@@ -105,8 +105,8 @@ def test_nothing_changes_where_no_ray_goes(cts):
     start, truth = cts
     found = fit_films(OURS, NARROW, start, films_of(truth, geometry=NARROW), ANGLES)
     reach = np.asarray(ray_coverage(np.stack([view_pose(a) for a in ANGLES]), NARROW))
-    # A ray between two voxels changes both, so the voxel next to the cone may move.
-    for axis in range(3):
+    # A ray between two voxels weighs on both, and the level form moves rays by up to 0.4 voxels along D.
+    for axis in (0, 0, 1, 2):
         reach = reach | np.roll(reach, 1, axis) | np.roll(reach, -1, axis)
     assert (~reach).any()
     np.testing.assert_array_equal(found[:, ~reach], start[:, ~reach])
