@@ -58,12 +58,12 @@ def augment(ct: Volume, key: Key, spread: Spread = CHESTS) -> Volume:
       key: of this example.
       spread: bounds of what is drawn.
     """
-    places, density, grain = jax.random.split(key, 3)
+    places, density, level, noise = jax.random.split(key, 4)
     moved = map_coordinates(ct, list(_places(places, len(ct), spread)), order=1, mode="nearest")
-    gain = 1 + _even(jax.random.fold_in(density, 0), spread.gain)
-    bound = spread.noise_hu / HU_RANGE * 2.5 / (FIELD_MM / len(ct))
-    noise = _even(jax.random.fold_in(density, 1), bound) * jax.random.normal(grain, ct.shape)
-    return jnp.where(moved > 0, moved * gain + noise, 0.0).clip(0, 1)
+    gain = 1 + _even(density, spread.gain)
+    deviation = _even(level, spread.noise_hu / HU_RANGE * 2.5 / (FIELD_MM / len(ct)))
+    varied = moved * gain + deviation * jax.random.normal(noise, ct.shape)
+    return jnp.where(moved > 0, varied, 0.0).clip(0, 1)
 
 
 def _places(key: Key, size: int, spread: Spread) -> Float[Array, "3 D H W"]:

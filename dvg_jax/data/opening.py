@@ -1,8 +1,10 @@
 """Open the sources that a config names: one, or several with weights.
 
-phantom                 random chests
-FOLDER                  scans prepared by dvg_jax.data.prepare
-phantom:0.7,FOLDER:0.3  both; three in ten examples of the training are scans
+    phantom                 random chests
+    FOLDER                  scans prepared by dvg_jax.data.prepare
+    phantom:0.7,FOLDER:0.3  both; three in ten examples of the training are scans
+
+Weights are divided by their sum.
 """
 
 import math
@@ -27,14 +29,14 @@ FEW_SCANS = 5
 """Size below which a training set gives a warning: most likely scans are missing."""
 
 
-class Named(NamedTuple):
+class NamedSource(NamedTuple):
     """Hold the name of a source, which is ``phantom`` or a folder, and its weight; those of a config sum to 1."""
 
     name: str
     weight: float
 
 
-def named_sources(text: str, field: str = FIELD) -> tuple[Named, ...]:
+def named_sources(text: str, field: str = FIELD) -> tuple[NamedSource, ...]:
     """Read ``NAME:WEIGHT,NAME:WEIGHT``; weights are left out by all for equal ones.
 
     An existing folder may have commas and colons in its name where it is the only source. Whether a source exists is
@@ -47,8 +49,8 @@ def named_sources(text: str, field: str = FIELD) -> tuple[Named, ...]:
     Raises:
       UserError: a weight is not positive or is given to some sources only, or a source has no name or is named twice.
     """
-    words = [text] if Path(text).is_dir() else text.split(",")
-    found = [_name_and_weight(word.strip(), text, field) for word in words]
+    words = [text] if Path(text).is_dir() else [word.strip() for word in text.split(",")]
+    found = [_name_and_weight(word, text, field) for word in words]
     names, weights = [name for name, _ in found], [weight for _, weight in found if weight is not None]
     if len({name if name == PHANTOM else Path(name).resolve() for name in names}) < len(names):
         raise UserError(f"{field} is {text!r}, which names a source twice; allowed: each once")
@@ -57,12 +59,18 @@ def named_sources(text: str, field: str = FIELD) -> tuple[Named, ...]:
             f"{field} is {text!r}, which weighs some of its sources; allowed: a weight for each, or for none"
         )
     weights = weights or [1.0] * len(names)
-    return tuple(Named(name, weight / sum(weights)) for name, weight in zip(names, weights, strict=True))
+    return tuple(NamedSource(name, weight / sum(weights)) for name, weight in zip(names, weights, strict=True))
 
 
 def folders_of(text: str, field: str = FIELD) -> list[Path]:
     """Return the folders among the named sources; the arguments and errors are those of :func:`named_sources`."""
     return [Path(source.name) for source in named_sources(text, field) if source.name != PHANTOM]
+
+
+def is_endless(text: str, count: int, augmented: bool) -> bool:
+    """Tell whether :func:`open_training` gives examples without end for these arguments."""
+    named = named_sources(text)
+    return not count and (augmented or len(named) > 1 or named[0].name == PHANTOM)
 
 
 def open_source(text: str, split: str, size: int, count: int = 0, seed: int = 0, field: str = FIELD) -> Source:
@@ -136,7 +144,7 @@ def _name_and_weight(word: str, text: str, field: str) -> tuple[str, float | Non
     return name, weight
 
 
-def _existing(text: str, field: str) -> tuple[Named, ...]:
+def _existing(text: str, field: str) -> tuple[NamedSource, ...]:
     """Return the named sources. Raises UserError where one is neither phantoms nor a folder."""
     named = named_sources(text, field)
     for name, _ in named:

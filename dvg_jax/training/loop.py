@@ -49,6 +49,7 @@ class StageRun:
 
     def __init__(self, config: ConfigDict, stage: Stage, variables: VariablesByStage, workdir: Path) -> None:
         self.config, self.stage, self.folder = config, stage, workdir / stage.name
+        check_cache(config, stage.name)
         self.training = Training(**stage_settings(config, stage.name).train)
         self.rate = jax.jit(self.training.rate())
         self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
@@ -59,7 +60,6 @@ class StageRun:
         self.frozen = {name: self.variables[name] for name in stage.requires}
         self.constants = sharding.place(stage.task.constants(), self.everywhere)
         self.cts = build_source(config, "train")
-        check_cache(config, stage, self.cts)
         self.test = build_source(config, "test")
         self.stop = StopRequest()
 

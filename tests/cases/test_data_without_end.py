@@ -1,4 +1,4 @@
-"""A run on phantoms and varied scans without end stops, goes on, and gives the same bits as one that did not stop."""
+"""A run on varied scans without end stops, goes on, and gives the same bits as one that did not stop."""
 
 import signal
 
@@ -20,18 +20,19 @@ from tests.cases import toy
 def moments(monkeypatch):
     moments = toy.toys(monkeypatch)
     monkeypatch.setattr(loop, "build_source", build_source)
+    monkeypatch.setattr(loop, "EXPORT_CASES", 4)
     return moments
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A config of a mixture without end; its folder has two scans for training."""
+    """A config of examples without end from two scans."""
     rows = []
     for n in range(3):
         save_nifti(tmp_path / f"{n}.nii.gz", np.random.default_rng(n).uniform(-1000, 400, (16,) * 3), np.eye(4))
         rows.append(Row(f"p{n}", "", f"{n}.nii.gz", "", "", "", "train" if n else "test", "", "ok", "", "", ""))
     write_manifest(tmp_path, rows)
-    data = {"source": f"phantom:0.5,{tmp_path}:0.5", "train_count": 0, "test_count": 1, "augment": True}
+    data = {"source": str(tmp_path), "train_count": 0, "augment": True}
     return toy.config(stage="ct_vqgan", **{f"data.{name}": value for name, value in data.items()})
 
 
@@ -57,6 +58,11 @@ def test_examples_without_end_are_not_kept(tmp_path, moments, config):
         UserError, match=r"^config.ct_vqgan.train.cache is True with data.train_count 0; allowed: False"
     ):
         train(config, tmp_path / "run")
+    config.stage, config.ct_vqgan.train.cache = "all", False
+    with pytest.raises(UserError, match=r"^config.view_vqgan.train.cache is True with data.train_count 0"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.stage, config.ct_vqgan.train.cache = "ct_vqgan", True
     config.data.train_count = 4
     train(config, tmp_path / "run")
     assert (tmp_path / "run" / "ct_vqgan" / "model").exists()
