@@ -85,7 +85,7 @@ def _mean_volume(config: ConfigDict, dvg: DVG) -> Method:
 
 
 def mean_volume(source: Source) -> Float[Array, "D H W 1"]:
-    """Compute the mean of all CTs of a source, (D, H, W, 1)."""
+    """Compute the mean of all CTs of a source, (D, H, W, 1); of an endless one, of its first 1024."""
     total, count = 0.0, 0
     for batch in evaluation_batches(source, 16):
         ct = np.asarray(batch["ct"])[batch["mask"] > 0]

@@ -5,7 +5,8 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import STAGES, check
 from dvg_jax.consistency import Fit
-from dvg_jax.data.sources import Source, open_source
+from dvg_jax.data.opening import open_source, open_training
+from dvg_jax.data.sources import Source
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
@@ -79,8 +80,9 @@ def build_geometry(config: ConfigDict) -> ConeBeamGeometry:
 def build_source(config: ConfigDict, split: str) -> Source:
     """Open the CTs of a split, ``train`` or ``test``, that ``config.data`` names."""
     data = config.data
-    count = data[f"{split}_count"] if data.source == "phantom" else 0
-    return open_source(data.source, split, config.size, count, config.seed)
+    if split == "train":
+        return open_training(data.source, config.size, data.train_count, config.seed, data.augment)
+    return open_source(data.source, split, config.size, data.test_count, config.seed)
 
 
 def build_measures(config: ConfigDict) -> Measures:

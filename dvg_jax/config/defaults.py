@@ -129,9 +129,12 @@ def default_config() -> ConfigDict:
             "consistency": {"mode": "none", "strength": Fit.strength, "iterations": Fit.iterations},
             "init": dict.fromkeys(ALL_STAGES, ""),  # a stage's folder from another run
             "data": {
-                "source": "phantom",  # phantom | a folder made by dvg_jax.data.prepare
-                "train_count": 1024,  # phantoms
-                "test_count": 64,
+                # phantom | a folder made by dvg_jax.data.prepare | several with weights: phantom:0.7,FOLDER:0.3
+                "source": "phantom",
+                # examples of an epoch, 0 without end; a folder alone that is not augmented has as many as scans
+                "train_count": 1024,
+                "test_count": 64,  # phantoms
+                "augment": False,  # move, bend and scale the folders' training chests: dvg_jax/data/augment.py
             },
             "ct_vqgan": _vqgan(45_800),
             "view_vqgan": _vqgan(22_900),

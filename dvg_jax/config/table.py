@@ -194,9 +194,10 @@ TABLE: Table = {
     # The source's own identity covers the data that examples depend on.
     "data": marked(
         {
-            "source": Text("phantom, or a folder written by dvg_jax.data.prepare"),
-            "train_count": COUNT,
+            "source": Text("phantom, or a folder written by dvg_jax.data.prepare, or several"),
+            "train_count": COUNT_OR_NONE,
             "test_count": COUNT,
+            "augment": SWITCH,
         },
         changes_examples=False,
     ),

@@ -1,11 +1,10 @@
-"""Open sources of volumes, which give examples by number: :func:`open_source`.
+"""Define sources of volumes, which give examples by number; ``opening`` opens those that a config names.
 
-A source has a length and gives ``source[i]`` = ``{"ct": (D, H, W, 1) float32 in [0, 1], "index": int32}``. The same
-``i`` gives the same bits in every process and after every restart.
+A source has a length, ``ENDLESS`` for one without end, and gives ``source[i]`` = ``{"ct": (D, H, W, 1) float32 in
+[0, 1], "index": int32}``. The same ``i`` gives the same bits in every process and after every restart.
 """
 
 import gzip
-import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 from dvg_jax.ct.intensity import hu_to_intensity
 from dvg_jax.data.manifest import SPLITS, read_manifest
 from dvg_jax.data.phantom import chest
-from dvg_jax.errors import UserError, did_you_mean, near_path
+from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint, of_files, of_settings
 from dvg_jax.keys import digest
 
@@ -32,8 +31,8 @@ _STREAMS = {"train": 0, "test": 1, "val": 2}
 These numbers keep the phantoms of ``docs/results``.
 """
 
-FEW_SCANS = 5
-"""Size below which a training set gives a warning: most likely scans are missing."""
+ENDLESS = 2**31 - 1
+"""Length of a source without end: the number of examples that have an int32 of their own."""
 
 
 @runtime_checkable
@@ -71,35 +70,54 @@ class ArraySource:
         return {name: array[index] for name, array in self._arrays.items()} | {"index": np.int32(index)}
 
 
+@cache
+def host_device() -> jax.Device:
+    """Return this process's CPU, or its first device where ``JAX_PLATFORMS`` leaves the CPU out.
+
+    Reading threads compute there: on an accelerator they would wait for the training steps that are under way.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 @partial(jax.jit, static_argnums=0)
 def _chest(size: int, key: jax.Array, index: jax.Array | int) -> jax.Array:
     return chest(jax.random.fold_in(key, index), size)
 
 
 class PhantomSource:
-    """Draw ``count`` random chests of ``size``^3 voxels.
+    """Draw ``count`` random chests of ``size``^3 voxels, or chests without end where ``count`` is 0.
 
-    Example i of a split is drawn once from (seed, split, i) and stored. It does not depend on ``count`` or on the order
-    of reading.
+    Example i of a split is drawn from (seed, split, i). It does not depend on ``count`` or on the order of reading.
+    Chests that can come again, which endless ones do not, are stored.
     """
 
     def __init__(self, count: int, size: int, seed: int = 0, split: str = "train"):
-        """Set up a split's stream. Raises UserError for a count or size below 1 or an unknown split."""
-        if count < 1 or size < 1:
-            raise UserError(f"phantom count is {count}, size is {size}; allowed: 1 or more for both")
+        """Set up a split's stream. Raises UserError for a count below 0, a size below 1 or an unknown split."""
+        if count < 0 or size < 1:
+            raise UserError(f"phantom count is {count}, size is {size}; allowed: 0 or more, and 1 or more")
         self.identity = of_settings({"phantoms": count, "size": size, "seed": seed, "split": split})
         self._key, self._size = jax.random.fold_in(jax.random.key(seed), _stream(split)), size
+        if not count:
+            self._key = jax.device_put(self._key, host_device())
         self._kept: list[np.ndarray | None] = [None] * count
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._kept) or ENDLESS
 
     def __getitem__(self, index: int) -> Example:
+        if not self._kept:
+            return {"ct": self._drawn(index), "index": np.int32(index)}
         with self._lock:
             if self._kept[index] is None:
-                self._kept[index] = np.asarray(_chest(self._size, self._key, index), np.float32)[..., None]
+                self._kept[index] = self._drawn(index)
         return {"ct": self._kept[index], "index": np.int32(index)}
+
+    def _drawn(self, index: int) -> np.ndarray:
+        return np.asarray(_chest(self._size, self._key, index), np.float32)[..., None]
 
 
 class PreparedSource:
@@ -164,48 +182,6 @@ class PreparedSource:
             kept = _voxels(self.files[index]).transpose(2, 1, 0)
             self._kept[index] = kept
         return {"ct": np.asarray(hu_to_intensity(kept), np.float32)[..., None], "index": np.int32(index)}
-
-
-# Every stage of a run opens the same phantoms: they are drawn once.
-_phantoms = cache(PhantomSource)
-
-
-def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0) -> Source:
-    """Open the source that a config names.
-
-    A training set of few scans gives a warning on stderr, once.
-
-    Args:
-      kind: ``"phantom"``, or a folder of prepared scans.
-      split: name of the split.
-      size: voxels along each axis.
-      count: number of phantoms, or of scans to take from the start (0: all).
-      seed: seed of the phantoms.
-
-    Raises:
-      UserError: the folder does not exist, or as the sources do.
-    """
-    if kind == "phantom":
-        return _phantoms(count, size, seed, split)
-    if not Path(kind).is_dir():
-        raise UserError(_no_source(kind))
-    source = PreparedSource(kind, split, size, count)
-    if split == "train" and len(source) < FEW_SCANS:
-        _say_few(kind, len(source))
-    return source
-
-
-def _no_source(kind: str) -> str:
-    """Say why ``kind`` is neither phantoms nor a folder."""
-    what = "a file" if Path(kind).exists() else "which does not exist"
-    near = did_you_mean(kind, ("phantom",)) or near_path(Path(kind))
-    return f"config.data.source is {kind!r}, {what}{near}; allowed: phantom, or a folder by dvg_jax.data.prepare"
-
-
-@cache
-def _say_few(folder: str, scans: int) -> None:
-    few = f"{scans} scan{'s' if scans > 1 else ''} in split 'train'"
-    print(f"warning: {folder}: {few}: a model learns these patients and no others", file=sys.stderr)
 
 
 def _check_split(split: str) -> None:

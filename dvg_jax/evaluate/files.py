@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import files_of_run
 from dvg_jax.data import manifest
+from dvg_jax.data.opening import folders_of
 from dvg_jax.files.outputs import check_outputs, check_room
 
 FOLDER, PICTURES = "evaluation", "pictures"
@@ -28,8 +29,7 @@ def check(config: ConfigDict, workdir: Path, report: Path | None) -> list[Path]:
     pictures = [path for case in range(pictured) for path in pictures_of(folder, case)]
     written = {"--workdir": [*tables, *pictures]} | ({"--report": [report]} if report else {})
     read = {"--workdir": files_of_run(workdir)}
-    if config.data.source != "phantom":
-        read["config.data.source"] = [Path(config.data.source) / manifest.NAME]
+    read["config.data.source"] = [folder / manifest.NAME for folder in folders_of(config.data.source)]
     check_outputs(written, read)
     wanted = [("--workdir", path, _TABLE_BYTES) for path in tables]
     wanted += [("--workdir", path, _PICTURE_BYTES) for path in pictures]

@@ -26,6 +26,7 @@ from dvg_jax.config.build import build_source
 from dvg_jax.config.scales import SCALES
 from dvg_jax.config.table import check_name
 from dvg_jax.data.manifest import NAME
+from dvg_jax.data.opening import PHANTOM, folders_of, named_sources
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate.cases import build_procedure
@@ -109,10 +110,11 @@ def prepare(base: ConfigDict, workdir: Path, rows: list[Row], also: list[Path]) 
     Raises:
       UserError: a folder is the training data, or not one of prepared scans.
     """
-    name = "unseen phantoms" if base.data.source == "phantom" else f"{Path(base.data.source).name}, test split"
+    sources = [name for name, _ in named_sources(base.data.source)]
+    name = " and ".join("unseen phantoms" if n == PHANTOM else f"{Path(n).name}, test split" for n in sources)
     tests = [CaseSet(name, build_source(base, "test"))]
     for folder in also:
-        if base.data.source != "phantom" and folder.resolve() == Path(base.data.source).resolve():
+        if folder.resolve() in [trained.resolve() for trained in folders_of(base.data.source)]:
             raise UserError(f"--test is {folder}, the training data; allowed: a folder of other prepared scans")
         tests.append(CaseSet(folder.name, PreparedSource(folder, "all", base.size)))
     return Experiment(base, workdir, plan(base, workdir, rows), tuple(tests), build_procedure(base))
@@ -122,7 +124,7 @@ def _check_outputs(workdir: Path, tables: tuple[str, ...], data: str, also: list
     """Refuse, before anything is trained, a folder that cannot be written."""
     files = [report_path(workdir, table).with_suffix(end) for table in tables for end in (".md", ".csv", ".json")]
     folders = [workdir / name / "x" for name in ("jobs", "results")]
-    read = {"--data": [Path(data) / NAME]} if data != "phantom" else {}
+    read = {"--data": [folder / NAME for folder in folders_of(data, "--data")]}
     check_outputs({"--workdir": [*files, *folders]}, read | {"--test": [folder / NAME for folder in also]})
 
 

@@ -14,6 +14,7 @@ from dvg_jax.config import files_of_run
 from dvg_jax.ct.frame import spacing
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.ct.nifti import note_of, save_nifti, save_voxels
+from dvg_jax.data.opening import folders_of
 from dvg_jax.errors import UserError
 from dvg_jax.files import outputs
 from dvg_jax.files.atomic import removal_notes, replacing, together
@@ -177,7 +178,7 @@ def _warnings(outcome: Outcome) -> list[str]:
     """List warnings about facts that the result does not show."""
     model = outcome.reconstructor
     warnings = [warning for film in outcome.films for warning in film.framed.warnings]
-    if model.config.data.source == "phantom":
+    if not folders_of(model.config.data.source):
         warnings.append("The model was trained on phantoms, not on patients.")
     for film, trained in zip(outcome.films, model.dvg.angles, strict=False):
         xray = film.request

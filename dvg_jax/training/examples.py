@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dvg_jax.config import stage_field, stage_settings
+from dvg_jax.data.opening import is_endless
 from dvg_jax.data.pipeline import evaluation_batches, training_iterator
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.errors import UserError
@@ -36,16 +37,21 @@ def made_ahead(config: ConfigDict, stage: Stage) -> bool:
     return bool(stage.requires) and not config.random_views
 
 
-def check_cache(config: ConfigDict, stage: Stage) -> None:
-    """Refuse to keep examples whose views are drawn again at each step.
+def check_cache(config: ConfigDict, name: str) -> None:
+    """Refuse to keep a stage's examples where they have no end or their views are drawn again at each step.
 
     Raises:
       UserError: the config asks for it.
     """
-    cached = stage_settings(config, stage.name).train.cache
-    if config.random_views and cached and stage.name != "ct_vqgan":
+    cached, data = stage_settings(config, name).train.cache, config.data
+    if cached and is_endless(data.source, data.train_count, data.augment):
         raise UserError(
-            f"config.{stage_field(stage.name)}.train.cache is True with random_views {config.random_views}; "
+            f"config.{stage_field(name)}.train.cache is True with data.train_count 0; "
+            "allowed: False, since examples without end cannot all be made before the first step"
+        )
+    if config.random_views and cached and name != "ct_vqgan":
+        raise UserError(
+            f"config.{stage_field(name)}.train.cache is True with random_views {config.random_views}; "
             "allowed: False, since views are drawn at each step"
         )
 

@@ -49,8 +49,8 @@ class StageRun:
 
     def __init__(self, config: ConfigDict, stage: Stage, variables: VariablesByStage, workdir: Path) -> None:
         self.config, self.stage, self.folder = config, stage, workdir / stage.name
+        check_cache(config, stage.name)
         self.training = Training(**stage_settings(config, stage.name).train)
-        check_cache(config, stage)
         self.rate = jax.jit(self.training.rate())
         self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
         self.layout = sharding.Layout(self.mesh, config.shard_parameters)

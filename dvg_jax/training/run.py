@@ -15,6 +15,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.files.lock import exclusive
 from dvg_jax.stages import build_stage
 from dvg_jax.training.distributed import in_any, is_first, leave_if_asked
+from dvg_jax.training.examples import check_cache
 from dvg_jax.training.loop import StageRun
 from dvg_jax.training.stop import StopRequest
 from dvg_jax.training.workdir import check_origin, check_owner, finished_steps, load_stages
@@ -44,6 +45,7 @@ def _train(config: ConfigDict, workdir: Path, stop: StopRequest) -> None:
     todo = needed if config.stage == "all" else (config.stage,)
     for name in todo:
         check_halvings(config, name)
+        check_cache(config, name)
     check_owner(config, workdir)
     for name in todo:
         leave_if_asked(stop, f"{name}: not begun or gone on with")

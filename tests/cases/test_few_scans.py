@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dvg_jax.ct.nifti import save_nifti
-from dvg_jax.data import sources
+from dvg_jax.data import opening
 from dvg_jax.data.manifest import Row, write_manifest
+from dvg_jax.data.opening import open_training
 from dvg_jax.data.pipeline import training_iterator
-from dvg_jax.data.sources import open_source
 from dvg_jax.errors import UserError
 
 
@@ -23,9 +23,9 @@ def _folder(root, scans):
 @pytest.mark.parametrize(("scans", "said"), [(1, "1 scan in"), (4, "4 scans in"), (5, ""), (6, "")])
 def test_fewer_than_five_scans_are_said_once(tmp_path, capsys, scans, said):
     folder = _folder(tmp_path, scans)
-    sources._say_few.cache_clear()
+    opening._say_few.cache_clear()
     for _ in range(2):
-        open_source(folder, "train", 8)
+        open_training(folder, 8, 0, 0)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(said)
     assert all(f"warning: {folder}: {said} split 'train'" in line for line in lines)
@@ -33,4 +33,4 @@ def test_fewer_than_five_scans_are_said_once(tmp_path, capsys, scans, said):
 
 def test_fewer_scans_than_a_batch_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"train\.batch_size is 4; allowed: 1 to 3, the number of training examples"):
-        training_iterator(open_source(_folder(tmp_path, 3), "train", 8), 4, 0)
+        training_iterator(open_training(_folder(tmp_path, 3), 8, 0, 0), 4, 0)

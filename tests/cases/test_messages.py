@@ -40,7 +40,7 @@ def refused(fails, tmp_path):
         ("--config.sise=32", "config has no field 'sise'; did you mean size?; allowed: angles, baselines, "),
         (
             "--config.data.size=64",
-            "config.data has no field 'size'; did you mean config.size?; allowed: source, test_c",
+            "config.data has no field 'size'; did you mean config.size?; allowed: augment, source, test_c",
         ),
         ("--config.ct_vqgan.train.step=1", "config.ct_vqgan.train has no field 'step'; did you mean steps?; allowed: "),
         (
@@ -50,7 +50,10 @@ def refused(fails, tmp_path):
         ("--config.baselines.bxs2.base=8", "config.baselines has no field 'bxs2'; did you mean bx2s?; allowed: bx2s,"),
         ("--config.size.x=64", "config.size has no field 'x'; allowed: config.size itself"),
         ("--noconfig.use_vgpe", "config has no field 'use_vgpe'; did you mean use_vpge?"),
-        ("--config.data=5", "config.data is a section; allowed: one of its fields, source, test_count, train_count"),
+        (
+            "--config.data=5",
+            "config.data is a section; allowed: one of its fields, augment, source, test_count, train_count",
+        ),
         ("--config.seed=abc", "config.seed is 'abc'; allowed: a whole number from 0 to 4294967295"),
         ("--config.seed=-1", "config.seed is -1; allowed: a whole number from 0 to 4294967295"),
         ("--config.size=64.5", "config.size is '64.5'; allowed: a whole number, 2 or more"),
