@@ -29,7 +29,7 @@ from configs.paper import get_config
 from dvg_jax import config as configs
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
-from dvg_jax.config import STAGES
+from dvg_jax.config import PAPER_STAGES, VQGANS
 from dvg_jax.config.build import build_dvg
 from dvg_jax.data.films.read import write_picture
 from dvg_jax.dvg import DVG, latent_shape
@@ -47,9 +47,8 @@ def paper_config(size: int, dtype: str = "float32") -> ConfigDict:
     """Return the paper's biplanar config at a size and compute type, its critics at work from the first step."""
     config = get_config("biplanar")
     config.size, config.dtype = size, dtype
-    for stage in STAGES:
-        if "loss" in config[stage]:
-            config[stage].loss.gan_start = 0
+    for stage in VQGANS:
+        config[stage].loss.gan_start = 0
     return config
 
 
@@ -159,7 +158,7 @@ def tasks(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, float
     """Return all measurements by name."""
     steps = {
         f"{stage}, {dtype}": lambda s=stage, d=dtype: training_step(s, options.train_size, d)
-        for stage in STAGES
+        for stage in PAPER_STAGES
         for dtype in DTYPES
     }
     return {

@@ -19,7 +19,7 @@ from benchmarks.common import save
 from benchmarks.full_size import random_variables
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
-from dvg_jax.config import STAGES, default_config
+from dvg_jax.config import PAPER_STAGES, VQGANS, default_config
 from dvg_jax.config.build import build_dvg
 from dvg_jax.dvg import decode, encode, latent_shape
 from dvg_jax.networks import convolution
@@ -56,7 +56,7 @@ def training_step(stage_name: str, size: int, dtype: str = "float32", remat: boo
     config = default_config()
     config.size, config.dtype = size, dtype
     config[stage_name].network.remat = remat
-    if "loss" in config[stage_name]:
+    if stage_name in VQGANS:
         config[stage_name].loss.gan_start = 0
     dvg = build_dvg(config)
     stage, training = build_stage(stage_name, config, dvg), Training(**config[stage_name].train)
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     parser = Parser(__doc__, "python -m benchmarks.memory")
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="*", choices=PAPER_STAGES, default=PAPER_STAGES)
     parser.add_argument("--blocks", nargs="*", choices=BLOCKS, default=BLOCKS)
     parser.add_argument("--manners", nargs="*", choices=MANNERS, default=tuple(MANNERS))
     options = parser.parse_args(argv)

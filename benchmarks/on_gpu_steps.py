@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.common import finished, seconds_of
 from benchmarks.full_size import Trainer, blocks, paper_config, random_variables
+from dvg_jax.config import VQGANS
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import SCALES
 from dvg_jax.data.phantom import chest
@@ -182,7 +183,7 @@ def reconstruction(options: Options) -> dict[str, Case]:
 def training_step(stage: str, options: Options) -> dict[str, Case]:
     """List a stage's training step, with critics where it has them."""
     config = paper_config(options.size, options.dtype)
-    if "loss" in config[stage] and not options.lpips:
+    if stage in VQGANS and not options.lpips:
         config[stage].loss.perceptual = 0.0
     trainer = Trainer(stage, config)
     return {f"batch {trainer.batch}": Case(trainer.step, trainer.compile)}

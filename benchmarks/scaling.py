@@ -26,7 +26,7 @@ from benchmarks.common import RESULTS, save
 from configs.paper import get_config
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
-from dvg_jax.config import STAGES
+from dvg_jax.config import PAPER_STAGES
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import tiny
 from dvg_jax.dvg import latent_shape
@@ -196,7 +196,7 @@ def published_gradients() -> dict[str, int]:
     """Bytes of the gradients of every stage of ``configs/paper.py:biplanar``; nothing is computed for it."""
     config = get_config("biplanar")
     dvg = build_dvg(config)
-    found = {name: parameter_bytes(variables(dvg, name)["params"]) for name in STAGES}
+    found = {name: parameter_bytes(variables(dvg, name)["params"]) for name in PAPER_STAGES}
     critics = build_stage("ct_vqgan", config, dvg).task.adversary.critics  # type: ignore[attr-defined]
     ct = jax.ShapeDtypeStruct((1, *dvg.geometry.volume_shape, 1), jnp.float32)
     inputs = {"volume": ct, "slices": jax.ShapeDtypeStruct((1, *ct.shape[2:]), jnp.float32)}

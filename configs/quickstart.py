@@ -10,7 +10,7 @@ setting there is.
 
 from ml_collections import ConfigDict
 
-from dvg_jax.config.scales import tiny
+from dvg_jax.config.scales import tiny, with_films
 from dvg_jax.errors import UserError, did_you_mean
 
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
@@ -21,6 +21,7 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     if views not in VIEWS:
         raise UserError(f"--config is quickstart.py:{views}{did_you_mean(views, VIEWS)}; allowed: {', '.join(VIEWS)}")
     config = tiny()
+    with_films(config)
     config.angles, config.new_angles = VIEWS[views]
 
     config.size = 32  # voxels along each edge
@@ -35,11 +36,18 @@ def get_config(views: str = "biplanar") -> ConfigDict:
         config[stage].train.warmup_steps = steps // 10
 
     # DVG-Net's generator and the diffusion model.
-    for stage, steps in (("new_view", 500), ("diffusion", 500)):
+    for stage, steps in (("new_view", 1550), ("diffusion", 1000)):
         config[stage].network.dim = 16  # channels at full size of the latent
         config[stage].train.update({"steps": steps, "batch_size": 4, "learning_rate": 4e-3})
         config[stage].train.warmup_steps = steps // 10
 
+    config.new_view.loss.update({"pixel": 10.0, "pixel_start": 1350})  # the last steps see the decoded CT, too
     config.sampler.steps = 10
+
+    # Results that agree with their films: a network that corrects them, then the smallest change that is left.
+    config.consistency.mode = "refine"  # none | films | refine
+    config.refine.train.update({"steps": 1000, "batch_size": 4, "learning_rate": 1e-3})
+    config.refine.train.warmup_steps = 100
+
     config.evaluate.cases = 16
     return config

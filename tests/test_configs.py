@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import paper, published, quickstart
-from dvg_jax.config import PUBLISHED, STAGES, check, default_config
+from dvg_jax.config import PUBLISHED, PAPER_STAGES, check, default_config
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.config.scales import tiny as tiny_preset
 from dvg_jax.config.table import is_free, rules
@@ -55,10 +55,10 @@ def test_the_settings_that_the_quickstart_shows_are_those_of_its_preset():
     assert quickstart.get_config().to_dict() == tiny_preset().to_dict()
 
 
-ENCODERS = STAGES[:2]
+ENCODERS = PAPER_STAGES[:2]
 NEEDED = {
     # (encoder of views, new view, diffusion)
-    (True, True, True): STAGES,
+    (True, True, True): PAPER_STAGES,
     (True, False, True): (*ENCODERS, "diffusion"),
     (False, True, True): (*ENCODERS, "new_view", "diffusion"),
     (False, False, True): ("ct_vqgan", "diffusion"),
@@ -127,7 +127,7 @@ def test_unknown_arguments(module, said):
 def test_every_switch_trains_and_leaves_out_what_it_does_not_need(tmp_path, switches):
     config = tiny()
     config.update(switches)
-    for name in STAGES:
+    for name in PAPER_STAGES:
         config[name].train.steps = 2
     train(config, tmp_path)
     made = {path.name for path in tmp_path.iterdir() if path.is_dir()}

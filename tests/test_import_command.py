@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dvg_jax import load_reconstructor
-from dvg_jax.config import STAGES, default_config, save
+from dvg_jax.config import PAPER_STAGES, default_config, save
 from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate import command as evaluate
@@ -225,7 +225,7 @@ def test_golden_files(tmp_path, which):
 def test_weights_stay_in_their_file_until_they_are_written(files):
     """Opening and checking a file of gigabytes takes next to no memory of one's own."""
     parts = open_trainer(files / "DVG_Diffusion.pt", "ema", num_groups=4).parts
-    assert set(parts) == set(STAGES)
+    assert set(parts) == set(PAPER_STAGES)
     arrays = [array for part in parts.values() for array in jax.tree.leaves(part.read()[1])]
     assert len(arrays) > 300
     assert all(isinstance(array, np.ndarray) and not array.flags.owndata for array in arrays)

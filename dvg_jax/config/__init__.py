@@ -13,9 +13,9 @@ from dvg_jax.config.defaults import (
     stage_settings,
     training,
 )  # fmt: skip
-from dvg_jax.config.table import ALL_STAGES, BASELINES, STAGES
+from dvg_jax.config.table import ALL_STAGES, BASELINES, LATENT_STAGES, PAPER_STAGES, STAGES, VQGANS
 
 __all__ = [
-    "ALL_STAGES", "BASELINES", "PUBLISHED", "STAGES", "check", "completed", "default_config", "files_of_run",
-    "published_config", "read", "save", "stage_field", "stage_settings", "training",
+    "ALL_STAGES", "BASELINES", "LATENT_STAGES", "PAPER_STAGES", "PUBLISHED", "STAGES", "VQGANS", "check", "completed",
+    "default_config", "files_of_run", "published_config", "read", "save", "stage_field", "stage_settings", "training",
 ]  # fmt: skip

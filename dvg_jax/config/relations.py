@@ -3,11 +3,9 @@
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.cddpm import VolumeUNet
-from dvg_jax.config.table import METHODS, STAGES
+from dvg_jax.config.table import LATENT_STAGES, METHODS, STAGES, VQGANS
 from dvg_jax.errors import UserError
 from dvg_jax.xray.geometry import check_angles
-
-_VQGANS, _LATENT = STAGES[:3], STAGES[3:5]
 
 
 def check_relations(config: ConfigDict) -> None:
@@ -30,9 +28,9 @@ def check_relations(config: ConfigDict) -> None:
         _check_lengths(name, config[name].train)
     for name in METHODS:
         _check_lengths(f"baselines.{name}", config.baselines[name].train)
-    for name in _VQGANS:
+    for name in VQGANS:
         _check_groups(name, config[name].network)
-    for name in _LATENT:
+    for name in LATENT_STAGES:
         network = config[name].network
         _check_unet(name, network, network.groups)
     _check_refiner(config.size, config.refine.network, config.consistency.mode)
@@ -87,7 +85,7 @@ def check_halvings(config: ConfigDict, name: str) -> None:
 
     Only stages that are trained are checked: a comparison method may use a size that does not suit the others.
     """
-    if name not in _LATENT:
+    if name not in LATENT_STAGES:
         return
     mults = config[name].network.dim_mults
     factor = 2 ** (len(mults) - 1)

@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from dvg_jax.config import STAGES, default_config
-
-VQGANS, LATENT = STAGES[:3], STAGES[3:5]
+from dvg_jax.config import LATENT_STAGES, VQGANS, default_config
 
 MOST_VIEWS = 20
 """The largest number of views in the paper."""
@@ -57,7 +55,7 @@ def tiny() -> ConfigDict:
         stage.network.update({"n_hiddens": 4, "n_codes": 2048, "num_groups": 4, "decoder_res_blocks": 1})
         stage.loss.update({"perceptual": 0.0, "gan": 0.0, "feature_matching": 0.0})
         _shorten(stage.train, steps, batch_size=1, learning_rate=6e-3, **moments)
-    for name in LATENT:
+    for name in LATENT_STAGES:
         config[name].network.update({"dim": 16, "dim_mults": (1, 2), "heads": 2})
         _shorten(config[name].train, 500, batch_size=4, learning_rate=4e-3, **moments)
     config.diffusion.train.update({"ema_decay": 0.98, "ema_every": 1, "ema_start": 50})
@@ -80,7 +78,7 @@ def small() -> ConfigDict:
         config[name].network.update({"n_hiddens": 8, "n_codes": 4096, "num_groups": 8})
         config[name].loss.gan_start = 2_000
         _shorten(config[name].train, steps, batch_size=4, learning_rate=1e-3)
-    for name in LATENT:
+    for name in LATENT_STAGES:
         config[name].network.update({"dim": 32, "dim_mults": (1, 2, 4), "heads": 4})
         _shorten(config[name].train, 20_000, batch_size=8, learning_rate=1e-3)
     config.diffusion.train.update({"ema_decay": 0.995, "ema_every": 10, "ema_start": 2000})
@@ -95,6 +93,15 @@ def any_views(config: ConfigDict, most: int = MOST_VIEWS) -> None:
     config.random_views, config.new_angles = most, ()
     # Cached examples would show each CT by one set of views for ever.
     config.view_vqgan.train.cache = config.new_view.train.cache = config.diffusion.train.cache = False
+
+
+def with_films(config: ConfigDict) -> None:
+    """Turn ``config`` into that of a model whose results agree with their films (docs/consistency.md)."""
+    config.consistency.mode = "refine"
+    config.decode_quantized = False  # G_z is trained through the decoder, and codes would undo part of it
+    moments = {"beta1": 0.9, "beta2": 0.99, "clip_norm": 1.0, "ema_decay": 0.99, "ema_every": 1, "ema_start": 50}
+    _shorten(config.refine.train, 1000, batch_size=4, learning_rate=1e-3, end_rate=0.02, **moments)
+    config.refine.wear.update({"noise": 0.01, "gamma": 0.1})
 
 
 SCALES: dict[str, Callable[[], ConfigDict]] = {"tiny": tiny, "small": small, "paper": default_config}

@@ -16,8 +16,14 @@ from dvg_jax.errors import UserError, did_you_mean
 from dvg_jax.xray.geometry import GEOMETRIES
 from dvg_jax.xray.views import PROJECTORS
 
-STAGES = ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion", "refine")
-"""The stages of the pipeline are listed in the order of training."""
+VQGANS = ("ct_vqgan", "view_vqgan", "new_view_vqgan")
+
+LATENT_STAGES = ("new_view", "diffusion")
+
+PAPER_STAGES = (*VQGANS, *LATENT_STAGES)
+
+STAGES = (*PAPER_STAGES, "refine")
+"""The stages of the pipeline are listed in the order of training; the last one is not the paper's."""
 
 BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2s", "reconnet", "cddpm", "unrolled")
 """The comparison methods."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dvg_jax.config import ALL_STAGES, STAGES, stage_settings
+from dvg_jax.config import ALL_STAGES, PAPER_STAGES, STAGES, stage_settings
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import any_views
 from dvg_jax.experiments.catalogue import Row
@@ -58,7 +58,7 @@ def equal_budget(config: ConfigDict) -> None:
 
     CDDPM, which is a variant of it, is trained as its g_theta is (the paper).
     """
-    volumes = sum(config[name].train.steps * config[name].train.batch_size for name in STAGES)
+    volumes = sum(config[name].train.steps * config[name].train.batch_size for name in PAPER_STAGES)
     for settings in config.baselines.values():
         settings.train.steps = max(volumes // settings.train.batch_size, 1)
     cddpm = config.baselines.cddpm

@@ -17,7 +17,7 @@ import pytest
 
 from dvg_jax import load_reconstructor
 from dvg_jax.baselines import build_baseline, cddpm
-from dvg_jax.config import STAGES
+from dvg_jax.config import PAPER_STAGES
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
@@ -26,6 +26,7 @@ from dvg_jax.methods import build_method, own_methods
 from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.report.cases import build_films
 from dvg_jax.stages import build_stage
+from dvg_jax.stages.refine import init_rounds
 from dvg_jax.torch_import import command
 from dvg_jax.training.checkpoint import save_model
 from dvg_jax.training.workdir import load_config, load_stages
@@ -131,7 +132,7 @@ def test_the_reconstructors_new_view_and_samples(dvg, model, chests):
     assert differs(new.ct, expected.ct)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", PAPER_STAGES)
 def test_training_goes_on_with_the_head_first_and_shows_the_foot_first(dvg, model, chests, name):
     ours, theirs = (build_stage(name, model.config, method) for method in dvg)
     example, expected = ours.prepare(model.variables, chests, KEY), theirs.prepare(model.variables, turned(chests), KEY)
@@ -146,6 +147,19 @@ def test_training_goes_on_with_the_head_first_and_shows_the_foot_first(dvg, mode
     for part, x in shown.items():
         np.testing.assert_allclose(x, head_first[part][::-1], atol=1e-5)
     assert differs(shown["truth"], head_first["truth"])
+
+
+@pytest.mark.parametrize("mode", ["films", "refine"])
+def test_results_are_made_to_agree_the_same_way_up(dvg, model, chests, mode):
+    ours, theirs = (replace(method, consistency=mode) for method in dvg)
+    films = ours.render(chests, ours.angles)
+    params = init_rounds(ours.refinement, KEY, chests, films, ours.angles)
+    variables = model.variables | {"refine": {"params": params}}
+    start = 0.8 * chests
+    found = ours.agree(variables, start, films, ours.angles)
+    expected = theirs.agree(variables, turned(start), turned(films), theirs.angles)
+    np.testing.assert_allclose(found, turned(expected), atol=1e-5)
+    assert differs(found, start)
 
 
 def test_a_diffusion_model_in_pixels_has_condition_and_ct_the_same_way_up(dvg, model, chests, monkeypatch):
@@ -172,7 +186,7 @@ def older(imported, tmp_path):
         config = json.loads((folder / "config.json").read_text())
         del config["head_first"]
         (folder / "config.json").write_text(json.dumps(config))
-        for stage in STAGES:
+        for stage in PAPER_STAGES:
             file = folder / stage / "model" / "facts" / "metadata"
             facts = json.loads(file.read_text())
             del facts["config"]["head_first"]
@@ -195,7 +209,7 @@ def test_a_folder_imported_before_the_field_existed_is_turned_too(older, importe
 
 
 def test_an_older_folder_that_was_trained_here_stays_foot_first(older):
-    assert not load_reconstructor(older(*STAGES)).dvg.head_first
+    assert not load_reconstructor(older(*PAPER_STAGES)).dvg.head_first
 
 
 def test_an_older_folder_of_both_kinds_is_refused(older):

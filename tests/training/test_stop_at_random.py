@@ -16,7 +16,7 @@ from pathlib import Path
 import chex
 import pytest
 
-from dvg_jax.config import STAGES
+from dvg_jax.config import PAPER_STAGES
 from dvg_jax.training.checkpoint import load_model
 from tests.processes import one_device
 
@@ -70,7 +70,7 @@ def steps_logged(stage: Path) -> int:
 
 def ending(chance: random.Random, workdir: Path):
     """Choose a moment at the end of the first stage that has no model yet, and return it with its name."""
-    stage = next((workdir / name for name in STAGES if not (workdir / name / "model").is_dir()), None)
+    stage = next((workdir / name for name in PAPER_STAGES if not (workdir / name / "model").is_dir()), None)
     if stage is None:
         return None, ""
     moments = {
@@ -83,7 +83,7 @@ def ending(chance: random.Random, workdir: Path):
 
 
 def assert_same(workdir: Path, whole: Path) -> None:
-    for name in STAGES:
+    for name in PAPER_STAGES:
         (a, facts), (b, expected) = (load_model(folder / name / "model") for folder in (workdir, whole))
         assert facts == expected
         chex.assert_trees_all_equal(a, b)
@@ -106,7 +106,7 @@ def test_signals_at_random_moments(tmp_path):
             moment, name, seconds = lambda: True, "any time", chance.uniform(0, ANY_TIME_S)
         run = Run(workdir)
         sent = moment is not None and run.wait(moment, seconds)
-        trained = (workdir / STAGES[-1] / "model").is_dir()
+        trained = (workdir / PAPER_STAGES[-1] / "model").is_dir()
         if sent:
             run.process.send_signal(number)
         code, said = run.end()
