@@ -10,7 +10,7 @@ setting there is.
 
 from ml_collections import ConfigDict
 
-from dvg_jax.config.scales import tiny, with_films
+from dvg_jax.config.scales import demo
 from dvg_jax.errors import UserError, did_you_mean
 
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
@@ -20,8 +20,7 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     """``views``: single or biplanar."""
     if views not in VIEWS:
         raise UserError(f"--config is quickstart.py:{views}{did_you_mean(views, VIEWS)}; allowed: {', '.join(VIEWS)}")
-    config = tiny()
-    with_films(config)
+    config = demo()
     config.angles, config.new_angles = VIEWS[views]
 
     config.size = 32  # voxels along each edge

@@ -8,7 +8,7 @@ import pytest
 from configs import paper, published, quickstart
 from dvg_jax.config import PUBLISHED, PAPER_STAGES, check, default_config
 from dvg_jax.config.build import build_dvg, required_stages
-from dvg_jax.config.scales import tiny as tiny_preset
+from dvg_jax.config.scales import demo
 from dvg_jax.config.table import is_free, rules
 from dvg_jax.errors import UserError
 from dvg_jax.stages import build_stage
@@ -52,7 +52,7 @@ def test_a_field_younger_than_a_saved_config_has_its_default(tmp_path):
 
 
 def test_the_settings_that_the_quickstart_shows_are_those_of_its_preset():
-    assert quickstart.get_config().to_dict() == tiny_preset().to_dict()
+    assert quickstart.get_config().to_dict() == demo().to_dict()
 
 
 ENCODERS = PAPER_STAGES[:2]
@@ -82,7 +82,7 @@ def test_a_stage_comes_after_all_that_it_requires(switches, expected):
 
 def test_what_two_runs_in_one_folder_may_differ_in():
     free = {field for field in rules() if is_free(field)}
-    sections = ("log.", "evaluate.", "init.", "sampler.")
+    sections = ("log.", "evaluate.", "init.", "sampler.", "consistency.")
     single = {"stage", "shard_parameters"}
     lengths = {field for field in rules() if field.endswith(("train.steps", "train.cache"))}
     assert free == single | lengths | {field for field in rules() if field.startswith(sections)}
