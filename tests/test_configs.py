@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import paper, published, quickstart
-from dvg_jax.config import PUBLISHED, PAPER_STAGES, check, default_config
+from dvg_jax.config import PAPER_STAGES, PUBLISHED, check, default_config
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.config.scales import demo
 from dvg_jax.config.table import is_free, rules
