@@ -9,6 +9,13 @@ from tests.baselines import common
 TINY = {"network": {"widths": (8, 8), "num_groups": 4}, "rounds": 2}
 
 
+@pytest.mark.parametrize(("views", "expected"), [(1, 2_988_880), (2, 3_009_616)])
+def test_parameters_at_paper_scale(views, expected):
+    refinement = common.build("unrolled", common.PAPER_SIZE, views)[0].task.dvg.refinement
+    features = jax.ShapeDtypeStruct((1, *[common.PAPER_SIZE] * 3, 2 + 2 * views), np.float32)
+    assert refinement.rounds * common.count(common.variables_like(refinement.refiner, features)) == expected
+
+
 @pytest.fixture(scope="module")
 def trial():
     return common.Trial("unrolled", 16, views=2, **TINY)
