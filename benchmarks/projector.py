@@ -40,9 +40,15 @@ CONTESTS = {
 }
 """Poses by the name of their row."""
 
-ALLOWED = {"forward": 0.02, "forward with gradient": 0.05, "forward with gradients of volume and pose": 0.05, "back": 1e-3}
+ALLOWED = {
+    "forward": 0.02,
+    "forward with gradient": 0.1,
+    "forward with gradients of volume and pose": 0.1,
+    "back": 1e-3,
+}
 """Of the rms difference. Images: peers that take voxels as constant are 1 % away, the others far less. Gradients: a
-voxel is met by one or two rays, so how it is shared between them shows."""
+voxel is met by one or two rays, so how it is shared between them shows: 7 % at 45 degrees between planes and samples at
+64^3."""
 
 Contestants = dict[str, Callable[[], Any]]
 

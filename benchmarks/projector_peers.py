@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -50,7 +51,7 @@ class GridSample:
 
     name = "torch grid_sample"
 
-    def __init__(self, geometry: ConeBeamGeometry, poses: np.ndarray) -> None:
+    def __init__(self, geometry: ConeBeamGeometry, poses: Sequence[np.ndarray]) -> None:
         views = [Rays(geometry, pose) for pose in poses]
         forward = [self._points(view) for view in views]
         # grid_sample wants (x, y, z), x along the last axis; the views' rays stand side by side.
@@ -96,7 +97,7 @@ class NanoDRR:
 
     name = "nanodrr"
 
-    def __init__(self, geometry: ConeBeamGeometry, poses: np.ndarray) -> None:
+    def __init__(self, geometry: ConeBeamGeometry, poses: Sequence[np.ndarray]) -> None:
         from nanodrr.data import Subject
         from nanodrr.drr import render
 
@@ -135,7 +136,7 @@ class NanoDRR:
 class DiffDRR:
     """DiffDRR's renderers: ``trilinear`` samples as we do, ``siddon`` takes voxels as constant."""
 
-    def __init__(self, geometry: ConeBeamGeometry, poses: np.ndarray, kind: str) -> None:
+    def __init__(self, geometry: ConeBeamGeometry, poses: Sequence[np.ndarray], kind: str) -> None:
         from diffdrr.renderers import Siddon, Trilinear
 
         self.name = f"DiffDRR {kind}"
