@@ -206,7 +206,7 @@ def window(
       geometry: of the detector.
     """
     beam, half = frame.turn[2] * frame.voxel, (frame.size[1:] - 1) / 2
-    nearest = jnp.min(plane * beam[0]) - frame.source[2] - jnp.abs(beam[1:]) @ half
+    nearest = jnp.min(plane * beam[0]) - frame.source[2] - jnp.sum(jnp.abs(beam[1:]) * half)
     windows = []
     for axis, slopes, pixel, count in zip(
         frame.turn[:2] * frame.voxel, detector_slopes(geometry), geometry.pixel_mm, geometry.detector_shape, strict=True
