@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ import SimpleITK
 import torch
 from torch.nn.functional import grid_sample
 
-from dvg_jax.xray import ConeBeamGeometry, view_pose
+from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.geometry import box_crossing, detector_slopes, rotation, source_position, voxel_centres
 
 DEVICE = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
@@ -29,8 +30,8 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 class Rays:
     """The rays of one view: source (3,), unit directions (h, w, 3), mm of entry and exit (h, w), float64."""
 
-    def __init__(self, geometry: ConeBeamGeometry, angle_deg: float) -> None:
-        pose = np.asarray(view_pose(angle_deg), np.float64)
+    def __init__(self, geometry: ConeBeamGeometry, pose: np.ndarray) -> None:
+        pose = np.asarray(pose, np.float64)
         self.geometry, self.turn = geometry, rotation(pose)
         self.source = source_position(pose, geometry)
         rows, columns = (np.asarray(s, np.float64) for s in detector_slopes(geometry))
@@ -50,8 +51,8 @@ class GridSample:
 
     name = "torch grid_sample"
 
-    def __init__(self, geometry: ConeBeamGeometry, angles_deg: tuple[float, ...]) -> None:
-        views = [Rays(geometry, angle) for angle in angles_deg]
+    def __init__(self, geometry: ConeBeamGeometry, poses: Sequence[np.ndarray]) -> None:
+        views = [Rays(geometry, pose) for pose in poses]
         forward = [self._points(view) for view in views]
         # grid_sample wants (x, y, z), x along the last axis; the views' rays stand side by side.
         self.points = tensor(np.concatenate([points[..., ::-1] for points, _ in forward]))[None]
@@ -96,11 +97,11 @@ class NanoDRR:
 
     name = "nanodrr"
 
-    def __init__(self, geometry: ConeBeamGeometry, angles_deg: tuple[float, ...]) -> None:
+    def __init__(self, geometry: ConeBeamGeometry, poses: Sequence[np.ndarray]) -> None:
         from nanodrr.data import Subject
         from nanodrr.drr import render
 
-        views = [Rays(geometry, angle) for angle in angles_deg]
+        views = [Rays(geometry, pose) for pose in poses]
         self.render, self.size, self.samples = render, geometry.detector_shape, geometry.samples_per_ray
         far = geometry.source_detector_mm * 2
         ends = [(v.source, (v.source + far * v.directions).reshape(-1, 3)) for v in views]
@@ -114,13 +115,20 @@ class NanoDRR:
             empty, empty, unit, unit, grid, torch.zeros(3, device=DEVICE), max_label=0, convert_to_mu=False
         )
 
-    def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """(D, H, W) -> (V, h, w)."""
+    def forward(self, volume: torch.Tensor, move: torch.Tensor | None = None) -> torch.Tensor:
+        """(D, H, W) -> (V, h, w); the views moved by matrices (V, 4, 4)."""
         self.subject._buffers["_image_hu"] = volume[None, None]
         sdd = torch.ones(len(self.src), device=DEVICE)
         k_inv = torch.eye(3, device=DEVICE)[None]
         image = self.render(
-            self.subject, k_inv, self.eye, sdd, *self.size, n_samples=self.samples, src=self.src, tgt=self.tgt
+            self.subject,
+            k_inv,
+            self.eye if move is None else move,
+            sdd,
+            *self.size,
+            n_samples=self.samples,
+            src=self.src,
+            tgt=self.tgt,
         )
         return image[:, 0]
 
@@ -128,14 +136,14 @@ class NanoDRR:
 class DiffDRR:
     """DiffDRR's renderers: ``trilinear`` samples as we do, ``siddon`` takes voxels as constant."""
 
-    def __init__(self, geometry: ConeBeamGeometry, angles_deg: tuple[float, ...], kind: str) -> None:
+    def __init__(self, geometry: ConeBeamGeometry, poses: Sequence[np.ndarray], kind: str) -> None:
         from diffdrr.renderers import Siddon, Trilinear
 
         self.name = f"DiffDRR {kind}"
         self.renderer = Siddon() if kind == "siddon" else Trilinear()
         self.options = {} if kind == "siddon" else {"n_points": geometry.samples_per_ray}
         voxel, size = np.array(geometry.voxel_mm), np.array(geometry.volume_shape)
-        views = [Rays(geometry, angle) for angle in angles_deg]
+        views = [Rays(geometry, pose) for pose in poses]
         far = geometry.source_detector_mm * 2
 
         def index(mm: np.ndarray) -> torch.Tensor:
@@ -143,12 +151,16 @@ class DiffDRR:
 
         self.source = torch.stack([index(v.source[None]) for v in views])
         self.target = torch.stack([index((v.source + far * v.directions).reshape(-1, 3)) for v in views])
+        self.eye = torch.eye(4, device=DEVICE).expand(len(views), 4, 4)
         self.length = torch.full((len(views), 1, self.target.shape[1]), far, device=DEVICE)
         self.shape = (len(views), *geometry.detector_shape)
 
-    def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """(D, H, W) -> (V, h, w)."""
-        image = self.renderer(volume.permute(2, 1, 0), self.source, self.target, self.length, **self.options)
+    def forward(self, volume: torch.Tensor, move: torch.Tensor | None = None) -> torch.Tensor:
+        """(D, H, W) -> (V, h, w); the views moved by matrices (V, 4, 4), in voxels."""
+        source, target = self.source, self.target
+        if move is not None:
+            source, target = (x @ move[:, :3, :3].mT + move[:, None, :3, 3] for x in (source, target))
+        image = self.renderer(volume.permute(2, 1, 0), source, target, self.length, **self.options)
         return image.reshape(self.shape)
 
 

@@ -10,14 +10,14 @@ from benchmarks.projector_peers import GridSample
 from benchmarks.torch_peer.unet3d import UNet3D
 from benchmarks.torch_peer.vqgan3d import VQGAN3D
 from dvg_jax.diffusion.samplers import Coefficients
-from dvg_jax.xray import ConeBeamGeometry
+from dvg_jax.xray import ConeBeamGeometry, view_pose
 
 
 class Views:
     """Both projections of some views; back projection with edge pixels that reach to their outer edge, as ours."""
 
     def __init__(self, geometry: ConeBeamGeometry, angles_deg: tuple[float, ...]) -> None:
-        self.rays, self.scale = GridSample(geometry, angles_deg), geometry.extent_mm[1]
+        self.rays, self.scale = GridSample(geometry, [view_pose(angle) for angle in angles_deg]), geometry.extent_mm[1]
         self.seen = [(place.abs() <= 1).all(-1) for place in self.rays.places]
 
     def render(self, ct: Tensor) -> Tensor:

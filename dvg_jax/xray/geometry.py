@@ -209,8 +209,8 @@ def voxel_centres(geometry: ConeBeamGeometry) -> tuple[np.ndarray, np.ndarray, n
 def box_crossing(
     source: Iterable[Any],
     direction: Iterable[Any],
-    low: Float[np.ndarray, "n"],
-    high: Float[np.ndarray, "n"],
+    low: Float[Array | np.ndarray, "n"],
+    high: Float[Array | np.ndarray, "n"],
 ) -> tuple[Any, Any]:
     """Return where rays enter and leave a box, as multiples of their direction; twice the entry where they miss it.
 

@@ -3,10 +3,11 @@
 Voxel i is centred at i + 1/2. Between voxel centres a volume is trilinear. Beyond the outermost centres it falls to
 zero over one voxel, so that no ray can jump over an edge.
 
-There are two forms, each a pair of functions with the signatures below, and the pose decides between them:
+There are three forms, and the pose decides between them:
 
-    level   poses known when a program is traced, whose rows run along D: tables and lines of voxels
-    rays    any pose, ray by ray and voxel by voxel
+    level    poses known when a program is traced, whose rows run along D: tables and lines of voxels, both directions
+    planes   any other pose, plane of voxels by plane of voxels, forward
+    rays     any other pose, voxel by voxel, back; ray by ray, forward, as reference and for cones of over 30 degrees
 """
 
 import functools
@@ -16,17 +17,19 @@ from jax import Array
 from jaxtyping import Bool
 
 from dvg_jax.shapes import Image, Pose, Poses, Projections, Volume
+from dvg_jax.xray.crossings import all_rays_cross
 from dvg_jax.xray.geometry import ConeBeamGeometry
 from dvg_jax.xray.level import back_project_level, forward_project_level, is_level
+from dvg_jax.xray.planes import forward_project_planes
 from dvg_jax.xray.rays import back_project_rays, forward_project_rays
 
 
 def forward_project(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
     """Return line integrals of a volume along the rays of a view, Eq. (9): sum of value * step, in value * mm.
 
-    A level pose given as a NumPy array (as ``view_pose`` returns for plain numbers) is projected line by line, several
-    times faster. A JAX array is projected ray by ray, with gradients for all six of its numbers. The two methods differ
-    by less than 0.5 % rms on smooth volumes, 3 % on 32^3 chests.
+    A level pose given as a NumPy array (as ``view_pose`` returns for plain numbers) is projected line by line. Any
+    other pose is projected plane by plane, with gradients for all six of its numbers. The two methods differ by less
+    than 0.5 % rms on smooth volumes, 3 % on 32^3 chests. ``jax.vjp`` in the volume gives the exact transpose of either.
 
     Args:
       volume: the values to integrate, (D, H, W).
@@ -35,6 +38,8 @@ def forward_project(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> I
     """
     if is_level(pose):
         return forward_project_level(volume, pose, geometry)
+    if all_rays_cross(geometry):
+        return forward_project_planes(volume, pose, geometry)
     return forward_project_rays(volume, pose, geometry)
 
 

@@ -223,7 +223,8 @@ def test_views_batch_under_vmap_and_take_gradients_of_images(noise):
     np.testing.assert_allclose(images[1], forward_project(batch[1], view_pose(0.0), SMALL), rtol=1e-5)
     poses = jnp.stack([jnp.asarray(view_pose(a), jnp.float32) for a in (0.0, 25.0)])
     views = jax.vmap(lambda p: xray.forward_project(noise, p, SMALL))(poses)
-    np.testing.assert_allclose(views[1], forward_project_rays(noise, view_pose(25.0), SMALL), rtol=1e-4, atol=1e-3)
+    # Planes sample noise at other places than rays.
+    assert rms(views[1], np.asarray(forward_project_rays(noise, view_pose(25.0), SMALL))) < 0.02
     spread = jax.vmap(lambda p, i: xray.back_project(i, p, SMALL))(poses, views)
     np.testing.assert_allclose(spread[1], back_project(views[1], poses[1], SMALL), rtol=1e-4, atol=1e-3)
     gradient = jax.grad(lambda i: back_project(i, view_pose(25.0), SMALL).sum())(images[0])
