@@ -83,6 +83,13 @@ def build_source(config: ConfigDict, split: str) -> Source:
     return open_source(data.source, split, config.size, count, config.seed)
 
 
+def build_also(config: ConfigDict) -> Source:
+    """Open the test CTs that ``config.evaluate.also`` names."""
+    also = config.evaluate.also
+    count = config.data.test_count if also == "phantom" else 0
+    return open_source(also, "test", config.size, count, config.seed, "config.evaluate.also")
+
+
 def build_measures(config: ConfigDict) -> Measures:
     """Build the metrics that ``config.evaluate`` asks for."""
     chosen = config.evaluate
@@ -92,10 +99,18 @@ def build_measures(config: ConfigDict) -> Measures:
 
 
 def required_stages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the stages that the switched-on parts need, in training order: the last one, and all that it requires."""
-    dvg = build_dvg(config)
-    last = "diffusion" if config.use_diffusion else "new_view"
-    needed = ["refine" if config.consistency.mode == "refine" else last]
+    """Return the stages that a reconstruction needs, in training order."""
+    return _needed(config, "refine") if config.consistency.mode == "refine" else estimate_stages(config)
+
+
+def estimate_stages(config: ConfigDict) -> tuple[str, ...]:
+    """Return the stages of the switched-on parts of the paper's pipeline, in training order."""
+    return _needed(config, "diffusion" if config.use_diffusion else "new_view")
+
+
+def _needed(config: ConfigDict, last: str) -> tuple[str, ...]:
+    """Return a stage and all that it requires."""
+    dvg, needed = build_dvg(config), [last]
     for name in needed:  # it grows meanwhile
         needed += build_stage(name, config, dvg).requires
     return tuple(name for name in STAGES if name in needed)

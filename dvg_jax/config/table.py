@@ -223,6 +223,7 @@ TABLE: Table = {
             "lpips": OneOf(("vgg", "alex", "")),
             "lpips_range": OneOf(("unit", "signed")),
             "pictures": COUNT_OR_NONE,
+            "also": Text("phantom, or a folder written by dvg_jax.data.prepare, or nothing", empty=True),
         },
         free=True,
         changes_examples=False,

@@ -170,7 +170,9 @@ class PreparedSource:
 _phantoms = cache(PhantomSource)
 
 
-def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0) -> Source:
+def open_source(
+    kind: str, split: str, size: int, count: int = 0, seed: int = 0, field: str = "config.data.source"
+) -> Source:
     """Open the source that a config names.
 
     A training set of few scans gives a warning on stderr, once.
@@ -181,6 +183,7 @@ def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0)
       size: voxels along each axis.
       count: number of phantoms, or of scans to take from the start (0: all).
       seed: seed of the phantoms.
+      field: that errors name.
 
     Raises:
       UserError: the folder does not exist, or as the sources do.
@@ -188,18 +191,18 @@ def open_source(kind: str, split: str, size: int, count: int = 0, seed: int = 0)
     if kind == "phantom":
         return _phantoms(count, size, seed, split)
     if not Path(kind).is_dir():
-        raise UserError(_no_source(kind))
+        raise UserError(_no_source(kind, field))
     source = PreparedSource(kind, split, size, count)
     if split == "train" and len(source) < FEW_SCANS:
         _say_few(kind, len(source))
     return source
 
 
-def _no_source(kind: str) -> str:
+def _no_source(kind: str, field: str) -> str:
     """Say why ``kind`` is neither phantoms nor a folder."""
     what = "a file" if Path(kind).exists() else "which does not exist"
     near = did_you_mean(kind, ("phantom",)) or near_path(Path(kind))
-    return f"config.data.source is {kind!r}, {what}{near}; allowed: phantom, or a folder by dvg_jax.data.prepare"
+    return f"{field} is {kind!r}, {what}{near}; allowed: phantom, or a folder by dvg_jax.data.prepare"
 
 
 @cache
