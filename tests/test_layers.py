@@ -14,7 +14,7 @@ LAYERS = (
     ("ct",),
     ("viz", "xray"),
     ("networks",),
-    ("diffusion",),
+    ("diffusion", "consistency", "refinement"),
     ("dvg",),
     ("data",),
     ("metrics",),

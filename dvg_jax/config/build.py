@@ -60,7 +60,7 @@ def build_dvg(config: ConfigDict) -> DVG:
             mean=config.random_views > 0,
         ),
         consistency=config.consistency.mode,
-        fit=Fit(config.consistency.strength, config.consistency.iterations),
+        fit=build_fit(config),
     )
 
 
@@ -74,6 +74,11 @@ def build_sampler(config: ConfigDict) -> Sampler:
 def build_geometry(config: ConfigDict) -> ConeBeamGeometry:
     """Build the named geometry at the config's size."""
     return getattr(ConeBeamGeometry, config.geometry)(size=config.size)
+
+
+def build_fit(config: ConfigDict) -> Fit:
+    """Build the way in which CTs are made to follow their X-rays."""
+    return Fit(config.consistency.strength, config.consistency.iterations)
 
 
 def build_source(config: ConfigDict, split: str) -> Source:

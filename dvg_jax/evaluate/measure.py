@@ -65,6 +65,7 @@ def measure(
     mesh = sharding.even_mesh(procedure.batch_size)
     if mesh is not None:
         variables = jax.device_put(variables, sharding.replicated(mesh))
+    dvg = replace(dvg, fit=procedure.fit)
     angles, measures = dvg.new_angles if targets is None else targets, procedure.measures
     for cases in case_batches(source, procedure):
         before()

@@ -67,4 +67,5 @@ def _settings(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Return the settings on the page; all others are in the folder's ``config.json``."""
     chosen = ("seed", "size", "geometry", "angles", "new_angles", "projector", "use_vpge", "use_diffusion")
     facts = {"model": str(workdir), "version": VERSION, "source": config.data.source}
-    return facts | {name: config[name] for name in chosen} | {"evaluate": config.evaluate.to_dict()}
+    sections = ("consistency", "evaluate")
+    return facts | {name: config[name] for name in chosen} | {name: config[name].to_dict() for name in sections}

@@ -109,8 +109,7 @@ def _measure(
 
 
 def _trained(config: ConfigDict, workdir: Path, dvg: DVG) -> list[Method]:
-    """Build the methods to be measured in a folder; the pipeline's own are measured with the refiner, if there is one.
-    """
+    """Build the methods to be measured in a folder; those of the pipeline with the refiner too, where it is trained."""
     methods = [build_method(name, config, dvg) for name in trained_methods(config, workdir)]
     if dvg.consistency != "refine" and not finished_steps(config, workdir, "refine"):
         return methods

@@ -49,8 +49,8 @@ def with_refiner(method: Method) -> Method:
     return replace(method, requires=(*method.requires, "refine"), agrees=(*method.agrees, "refine"))
 
 
-def _yardstick(name: str, config: ConfigDict, dvg: DVG) -> Method:
-    return YARDSTICKS[name](build_source(config, "train"), dvg)
+def _yardstick(title: str, config: ConfigDict, dvg: DVG) -> Method:
+    return YARDSTICKS[title](build_source(config, "train"), dvg)
 
 
 def _codec(config: ConfigDict, dvg: DVG) -> Method:
@@ -94,7 +94,7 @@ def baseline_method(baseline: Baseline, dvg: DVG) -> Method:
 
 
 METHODS: dict[str, Callable[[ConfigDict, DVG], Method]] = {
-    **{name: partial(_yardstick, name) for name in YARDSTICKS},
+    **{title: partial(_yardstick, title) for title in YARDSTICKS},
     **{name: partial(_baseline, name) for name in BASELINES},
     "ct_codec": _codec,
     "dvg_net": _dvg_net,

@@ -49,7 +49,7 @@ class LinearEstimate:
 
     def predict(self, views: Views) -> Float[np.ndarray, "B D H W 1"]:
         """Return the CTs of X-rays (B, V, h, w, 1), clipped to [0, 1]."""
-        weights = (np.reshape(views, (len(views), -1)) - self.film_mean) @ self.films.T @ self.inverse
+        weights = (np.asarray(views).reshape(len(views), -1) - self.film_mean) @ self.films.T @ self.inverse
         total, first = (1 - weights.sum(axis=1))[:, None, None, None, None] * self.mean, 0
         for batch in _batches(self.source):
             ct = batch["ct"][batch["mask"] > 0]

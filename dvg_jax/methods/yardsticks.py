@@ -43,14 +43,14 @@ def linear_estimate(source: Source, dvg: DVG) -> Method:
     fitted = fit_linear(source, lambda ct: dvg.render(ct, dvg.angles))
 
     def predict(variables: VariablesByStage, views: Views, key: Key) -> Prediction:
-        return Prediction(jnp.asarray(fitted.predict(np.asarray(views))))
+        return Prediction(jnp.asarray(fitted.predict(views)))
 
     return Method(LINEAR, (), predict, agrees=("films",))
 
 
 YARDSTICKS: dict[str, Callable[[Source, DVG], Method]] = {
-    "mean_volume": mean_volume,
-    "another_patient": another_patient,
-    "linear": linear_estimate,
+    MEAN: mean_volume,
+    ANOTHER: another_patient,
+    LINEAR: linear_estimate,
 }
-"""By name, made of the training CTs; the order is that of the tables."""
+"""How each is made of the training CTs, by title, in the order of the tables."""

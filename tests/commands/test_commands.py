@@ -47,9 +47,10 @@ def test_evaluate_writes_tables_and_pictures(trained, capsys):
     with (folder / "volumes.csv").open() as file:
         rows = list(csv.DictReader(file))
     methods = {row["method"] for row in rows}
-    assert methods == {"mean training volume", "CT VQGAN of the truth", "DVG-Net", "DVG-Diffusion"}
+    made = (*YARDSTICKS, "DVG-Net", "DVG-Diffusion")
+    assert methods == {"CT VQGAN of the truth", *made, *(f"{title} + consistency" for title in made)}
     assert all(method in told for method in methods)
-    assert len(rows) == 4 * get_config().evaluate.cases
+    assert len(rows) == len(methods) * get_config().evaluate.cases
     assert all(np.isfinite(float(row["psnr"])) for row in rows)
     assert (folder / "views.csv").is_file()
     with (folder / "reprojections.csv").open() as file:
