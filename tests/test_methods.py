@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dvg_jax.config.build import build_dvg
+from dvg_jax.consistency import Fit
 from dvg_jax.data.sources import ArraySource
 from dvg_jax.evaluate.cases import build_procedure
 from dvg_jax.evaluate.measure import measure
@@ -17,7 +18,6 @@ from dvg_jax.methods.yardsticks import another_patient
 from tests.tiny import get_config
 
 SIZE, COUNT = 4, 19
-KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,7 @@ def test_another_patient_is_a_training_patient_drawn_by_the_key(chests):
 
 
 def test_a_method_predicts_once_and_each_row_is_the_same_ct_made_to_agree():
-    config = get_config()
-    config.consistency.update({"strength": 0.3, "iterations": 2})
-    dvg, procedure = build_dvg(config), build_procedure(config)
+    dvg, procedure = build_dvg(get_config()), build_procedure(get_config())
     truth = np.random.default_rng(0).random((2, *dvg.geometry.volume_shape, 1), np.float32)
     asked = []
 
@@ -109,7 +107,8 @@ def test_a_method_predicts_once_and_each_row_is_the_same_ct_made_to_agree():
         Method("a", (), guess, agrees=("films",)),
         Method("the truth", (), lambda v, ct, k: Prediction(ct), True),
     ]
-    (batch,) = measure(methods, {}, dvg, ArraySource({"ct": truth}), procedure)
+    other = replace(dvg, fit=Fit(strength=9.0))  # the procedure's counts
+    (batch,) = measure(methods, {}, other, ArraySource({"ct": truth}), procedure)
     assert asked == [2]
     assert list(batch.predictions) == list(batch.volumes) == ["a", "a + consistency", "the truth"]
     expected = replace(dvg, consistency="films").agree(

@@ -69,12 +69,11 @@ def shorten(config: ConfigDict, share: float) -> None:
 
 
 def equal_budget(config: ConfigDict) -> None:
-    """Give each comparison method as many training CTs as all stages of DVG-Diffusion in the paper are shown together.
+    """Give each comparison method as many training CTs as all stages of DVG-Diffusion are shown together.
 
     CDDPM, which is a variant of it, is trained as its g_theta is (the paper).
     """
-    stages = [config[name].train for name in STAGES if name != "refine"]
-    volumes = sum(train.steps * train.batch_size for train in stages)
+    volumes = sum(config[name].train.steps * config[name].train.batch_size for name in STAGES)
     for settings in config.baselines.values():
         settings.train.steps = max(volumes // settings.train.batch_size, 1)
     cddpm = config.baselines.cddpm
