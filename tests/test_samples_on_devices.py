@@ -15,14 +15,14 @@ pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs four devic
 
 @pytest.fixture
 def made(monkeypatch):
-    """What every call of ``DVG.reconstruct`` gave."""
-    found, original = [], DVG.reconstruct
+    """What every call of ``DVG.estimate`` gave."""
+    found, original = [], DVG.estimate
 
-    def reconstruct(*arguments):
+    def estimate(*arguments):
         found.append(original(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(DVG, "reconstruct", reconstruct)
+    monkeypatch.setattr(DVG, "estimate", estimate)
     return found
 
 

@@ -61,7 +61,7 @@ def build_dvg(config: ConfigDict) -> DVG:
             mean=config.random_views > 0,
         ),
         consistency=config.consistency.mode,
-        fit=Fit(config.consistency.strength, config.consistency.iterations),
+        fit=build_fit(config),
     )
 
 
@@ -77,12 +77,24 @@ def build_geometry(config: ConfigDict) -> ConeBeamGeometry:
     return getattr(ConeBeamGeometry, config.geometry)(size=config.size)
 
 
+def build_fit(config: ConfigDict) -> Fit:
+    """Build the way in which CTs are made to follow their X-rays."""
+    return Fit(config.consistency.strength, config.consistency.iterations)
+
+
 def build_source(config: ConfigDict, split: str) -> Source:
     """Open the CTs of a split, ``train`` or ``test``, that ``config.data`` names."""
     data = config.data
     if split == "train":
         return open_training(data.source, config.size, data.train_count, config.seed, data.augment)
     return open_source(data.source, split, config.size, data.test_count, config.seed)
+
+
+def build_also(config: ConfigDict) -> Source:
+    """Open the test CTs that ``config.evaluate.also`` names."""
+    also = config.evaluate.also
+    count = config.data.test_count if also == "phantom" else 0
+    return open_source(also, "test", config.size, count, config.seed, "config.evaluate.also")
 
 
 def build_measures(config: ConfigDict) -> Measures:
@@ -94,10 +106,18 @@ def build_measures(config: ConfigDict) -> Measures:
 
 
 def required_stages(config: ConfigDict) -> tuple[str, ...]:
-    """Return the stages that the switched-on parts need, in training order: the last one, and all that it requires."""
-    dvg = build_dvg(config)
-    last = "diffusion" if config.use_diffusion else "new_view"
-    needed = ["refine" if config.consistency.mode == "refine" else last]
+    """Return the stages that a reconstruction needs, in training order."""
+    return _needed(config, "refine") if config.consistency.mode == "refine" else estimate_stages(config)
+
+
+def estimate_stages(config: ConfigDict) -> tuple[str, ...]:
+    """Return the stages of the switched-on parts of the paper's pipeline, in training order."""
+    return _needed(config, "diffusion" if config.use_diffusion else "new_view")
+
+
+def _needed(config: ConfigDict, last: str) -> tuple[str, ...]:
+    """Return a stage and all that it requires."""
+    dvg, needed = build_dvg(config), [last]
     for name in needed:  # it grows meanwhile
         needed += build_stage(name, config, dvg).requires
     return tuple(name for name in STAGES if name in needed)

@@ -164,6 +164,7 @@ def default_config() -> ConfigDict:
                 "lpips": "vgg",  # of hu: vgg | alex (60 times faster on a CPU) | "" for none; that of dvg is always vgg
                 "lpips_range": "unit",  # of hu: unit, images in [0, 1] as published | signed, [-1, 1] as LPIPS was made
                 "pictures": 4,
+                "also": "",  # phantom | a folder made by dvg_jax.data.prepare: its test cases are measured too
             },
         }
     )

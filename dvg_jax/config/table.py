@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dvg_jax.cli.rules import Number, OneOf, Rule, Several, Switch, Text, Words, refusal
+from dvg_jax.consistency import MODES
 from dvg_jax.errors import UserError, did_you_mean
 from dvg_jax.xray.geometry import GEOMETRIES
 from dvg_jax.xray.views import PROJECTORS
@@ -186,7 +187,7 @@ TABLE: Table = {
     ),
     "consistency": marked(
         {
-            "mode": OneOf(("none", "films", "refine")),
+            "mode": OneOf(MODES),
             "strength": Number(0, open_low=True),
             "iterations": COUNT,
         },
@@ -232,6 +233,7 @@ TABLE: Table = {
             "lpips": OneOf(("vgg", "alex", "")),
             "lpips_range": OneOf(("unit", "signed")),
             "pictures": COUNT_OR_NONE,
+            "also": Text("phantom, or a folder written by dvg_jax.data.prepare, or nothing", empty=True),
         },
         free=True,
         changes_examples=False,

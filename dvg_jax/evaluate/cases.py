@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dvg_jax.config.build import build_measures
+from dvg_jax.config.build import build_fit, build_measures
+from dvg_jax.consistency import Fit
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import Source
@@ -26,6 +27,7 @@ class Procedure:
       seed: of samples.
       cases: at most, from the front of a test set.
       pictures: how many cases are pictured.
+      fit: how closely CTs that are made to agree with their X-rays follow them.
     """
 
     measures: Measures
@@ -33,6 +35,7 @@ class Procedure:
     cases: int
     batch_size: int
     pictures: int
+    fit: Fit
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -43,7 +46,8 @@ class Procedure:
 def build_procedure(config: ConfigDict) -> Procedure:
     """Build what ``config.evaluate`` and ``config.seed`` ask for."""
     chosen = config.evaluate
-    return Procedure(build_measures(config), config.seed, chosen.cases, chosen.batch_size, chosen.pictures)
+    measures, fit = build_measures(config), build_fit(config)
+    return Procedure(measures, config.seed, chosen.cases, chosen.batch_size, chosen.pictures, fit)
 
 
 class Cases(NamedTuple):

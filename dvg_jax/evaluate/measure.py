@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
 from dvg_jax.evaluate.cases import Cases, Procedure, case_batches
-from dvg_jax.methods import DVG_NET, Method, Prediction
+from dvg_jax.methods.base import DVG_NET, Method, Prediction, agreeing
 from dvg_jax.metrics.tables import Row
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volumes
 from dvg_jax.training import sharding
@@ -17,7 +17,7 @@ from dvg_jax.training import sharding
 
 @dataclass(frozen=True)
 class Measured:
-    """Hold a batch of cases and the predictions of each method, by title.
+    """Hold a batch of cases and what was predicted for them, by the title of each method's row or rows.
 
     Attributes:
       volumes: rows of CTs, one a case; no entry for a method that makes views alone.
@@ -50,6 +50,9 @@ def measure(
 ) -> Iterator[Measured]:
     """Measure methods on the first cases of a source, batch by batch.
 
+    A method predicts each case once, also where its CTs are measured again after they were made to agree with their
+    X-rays.
+
     Where batches divide by the process's devices, each device predicts its share; rows are computed on one.
 
     Args:
@@ -62,17 +65,17 @@ def measure(
     mesh = sharding.even_mesh(procedure.batch_size)
     if mesh is not None:
         variables = jax.device_put(variables, sharding.replicated(mesh))
+    dvg = replace(dvg, fit=procedure.fit)
     angles, measures = dvg.new_angles if targets is None else targets, procedure.measures
     for cases in case_batches(source, procedure):
         before()
         truth = cases.truth if mesh is None else jax.device_put(cases.truth, sharding.rows_split(mesh))
         predictions, seconds = {}, {}
         for method in methods:
-            start = time.perf_counter()
-            found = jax.block_until_ready(predict(method, variables, dvg, truth, cases.key))
-            seconds[method.title] = (time.perf_counter() - start) / len(truth)
-            # One by one: device_put returns a dictionary sorted by key, and the order of methods counts.
-            predictions[method.title] = found if mesh is None else jax.device_put(found, jax.local_devices()[0])
+            for title, found, took in _rows(method, variables, dvg, truth, cases.key):
+                seconds[title] = took / len(truth)
+                # One by one: device_put returns a dictionary sorted by key, and the order of methods counts.
+                predictions[title] = found if mesh is None else jax.device_put(found, jax.local_devices()[0])
         if targets is not None:
             predictions = {title: _at(targets, dvg, found) for title, found in predictions.items()}
         true_views = dvg.render(cases.truth, angles)
@@ -92,6 +95,21 @@ def measure(
                     for v, angle in enumerate(angles)
                 }
         yield Measured(cases, predictions, volumes, views, seconds, true_views)
+
+
+def _rows(
+    method: Method, variables: VariablesByStage, dvg: DVG, truth: Volumes, key: Key
+) -> Iterator[tuple[str, Prediction, float]]:
+    """Yield title, prediction and seconds of a method, and of its CTs made to agree with their X-rays in each mode."""
+    start = time.perf_counter()
+    found = jax.block_until_ready(predict(method, variables, dvg, truth, key))
+    took = time.perf_counter() - start
+    yield method.title, found, took
+    for mode in method.agrees:
+        start = time.perf_counter()
+        views = dvg.render(truth, dvg.angles)
+        ct = replace(dvg, consistency=mode).agree(variables, found.ct, views, dvg.angles)
+        yield agreeing(method.title, mode), Prediction(jax.block_until_ready(ct)), took + time.perf_counter() - start
 
 
 def predict(method: Method, variables: VariablesByStage, dvg: DVG, truth: Volumes, key: Key) -> Prediction:

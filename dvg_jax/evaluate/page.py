@@ -1,5 +1,6 @@
 """Write the page of an evaluation: its first cases compared with the truth, and the tables of means."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from dvg_jax.dvg import DVG
 from dvg_jax.evaluate.measure import Measured
 from dvg_jax.evaluate.scores import Scores
 from dvg_jax.fingerprint import VERSION, fingerprint
-from dvg_jax.methods import MEAN
 from dvg_jax.metrics.tables import Row
 from dvg_jax.report import Case, Page, write_page
 from dvg_jax.report.cases import build_case, build_films, means_tables
@@ -19,22 +19,22 @@ from dvg_jax.shapes import VariablesByStage
 
 
 class EvaluationPage:
-    """Collect cases while they are evaluated."""
+    """Collect cases while they are evaluated; ``shown`` are the titles of the rows whose CTs are on the page."""
 
-    def __init__(self, dvg: DVG, variables: VariablesByStage) -> None:
-        self.dvg, self.variables = dvg, variables
+    def __init__(self, dvg: DVG, variables: VariablesByStage, shown: Sequence[str]) -> None:
+        self.dvg, self.variables, self.shown = dvg, variables, shown
         self.cases: list[Case] = []
 
     def add(self, batch: Measured, i: int, metrics: dict[str, Row]) -> None:
-        """Add case ``i`` of a batch, the last method first: it is DVG-Diffusion where that is trained.
+        """Add case ``i`` of a batch, the last row first: it is DVG-Diffusion's where that is trained.
 
         Args:
           batch: what was measured.
           i: the case's place in the batch.
-          metrics: the case's row by method.
+          metrics: the case's rows by title.
         """
         truth, made = batch.cases.truth, batch.new_views
-        results = {title: found.ct for title, found in reversed(batch.predictions.items()) if title != MEAN}
+        results = {title: found.ct for title, found in reversed(batch.predictions.items()) if title in self.shown}
         volumes = {title: np.asarray(ct[i, ..., 0]) for title, ct in results.items() if ct is not None}
         views = self.dvg.render(truth[i : i + 1], self.dvg.angles)
         titles = [f"{angle:g} degrees" for angle in self.dvg.angles]
@@ -67,4 +67,5 @@ def _settings(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Return the settings on the page; all others are in the folder's ``config.json``."""
     chosen = ("seed", "size", "geometry", "angles", "new_angles", "projector", "use_vpge", "use_diffusion")
     facts = {"model": str(workdir), "version": VERSION, "source": config.data.source}
-    return facts | {name: config[name] for name in chosen} | {"evaluate": config.evaluate.to_dict()}
+    sections = ("consistency", "evaluate")
+    return facts | {name: config[name] for name in chosen} | {name: config[name].to_dict() for name in sections}

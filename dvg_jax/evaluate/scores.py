@@ -6,23 +6,24 @@ import jax
 
 from dvg_jax.dvg import DVG
 from dvg_jax.evaluate.measure import Measured
-from dvg_jax.methods import MEAN
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.metrics.reprojection import blind_partners, reprojection_metrics, unseen_angle
 from dvg_jax.metrics.tables import Row, patients_of, write_table
 
 
 class Scores:
-    """Collect rows by method: of CTs (``volumes``), their ``reprojections`` and synthesised X-rays (``views``)."""
+    """Collect rows by method: of CTs (``volumes``), their ``reprojections`` and synthesised X-rays (``views``).
 
-    def __init__(self, dvg: DVG, measures: Measures):
-        self.dvg, self.measures = dvg, measures
+    ``main`` is the method whose CTs are compared with other patients' X-rays too; none if empty.
+    """
+
+    def __init__(self, dvg: DVG, measures: Measures, main: str):
+        self.dvg, self.measures, self.main = dvg, measures, main
         self.unseen = unseen_angle((*dvg.angles, *dvg.new_angles))
         self.volumes: dict[str, list[Row]] = {}
         self.views: dict[str, list[Row]] = {}
         self.reprojections: dict[str, list[Row]] = {}
         self._lines: list[tuple[Row, jax.Array, jax.Array]] = []
-        self._main = MEAN
 
     def add(self, batch: Measured) -> None:
         """Add the rows of a batch, and those of the reprojections of its CTs."""
@@ -45,10 +46,11 @@ class Scores:
         for method, prediction in batch.predictions.items():
             if prediction.ct is None:
                 continue
-            self._main, found = method, self.dvg.render(prediction.ct, angles, normalize=False)[..., 0]
+            found = self.dvg.render(prediction.ct, angles, normalize=False)[..., 0]
             rows = [label | reprojection_metrics(lines[i], found[i]) for i, label in enumerate(cases.labels)]
             self.reprojections.setdefault(method, []).extend(rows)
-        self._lines += [(label, lines[i], found[i]) for i, label in enumerate(cases.labels)]
+            if method == self.main:
+                self._lines += [(label, lines[i], found[i]) for i, label in enumerate(cases.labels)]
 
     def write(self, folder: Path, title: str) -> str:
         """Write every table; return them as text."""
@@ -67,12 +69,12 @@ class Scores:
         return "\n\n".join(text)
 
     def _control(self) -> dict[str, list[Row]]:
-        """Compare the last method's CTs with the X-rays of other patients: how near one comes without a film."""
+        """Compare the main method's CTs with the X-rays of other patients: how near one comes without a film."""
         partners = blind_partners(patients_of([label for label, *_ in self._lines]))
-        if self._main == MEAN or None in partners:
+        if not partners or None in partners:
             return {}
         rows = [
             label | reprojection_metrics(truth, self._lines[j][2])  # type: ignore[index]
             for (label, truth, _), j in zip(self._lines, partners, strict=True)
         ]
-        return {f"{self._main} of another patient": rows}
+        return {f"{self.main} of another patient": rows}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from dvg_jax.dvg import DVG
 from dvg_jax.evaluate.cases import Procedure
 from dvg_jax.evaluate.measure import Measured, measure
 from dvg_jax.experiments.catalogue import rows_of
-from dvg_jax.experiments.plan import Job, Run
+from dvg_jax.experiments.plan import Job, Run, degrees, rows_named
 from dvg_jax.files.atomic import replacing, together
-from dvg_jax.methods import CEILING, MEAN, Method, build_method
+from dvg_jax.methods import build_method
+from dvg_jax.methods.base import CODEC, Method
 from dvg_jax.metrics.tables import without_nan
 from dvg_jax.shapes import VariablesByStage
 from dvg_jax.training.workdir import load_stages
@@ -52,7 +53,7 @@ class Subject:
 
     @property
     def parameters(self) -> int:
-        """Count the learned parameters; a bound that sees the truth counts none."""
+        """Count the learned parameters; a method that sees the truth counts none."""
         if self.method.sees_truth:
             return 0
         return sum(leaf.size for stage in self.variables.values() for leaf in jax.tree.leaves(stage["params"]))
@@ -63,14 +64,21 @@ def trained_run(run: Run, folder: Path) -> Subject:
     return _subject(run.name, run.method, run.config, folder, targets_of(run), run.volumes)
 
 
-def mean_of(config: ConfigDict) -> Subject:
-    """Make a subject of the mean training volume, whatever the X-rays show."""
-    return _subject(MEAN, "mean_volume", config, Path(), (), {})
+def yardstick_name(title: str, angles: tuple[float, ...]) -> str:
+    """Return the name of the measurements of a yardstick with X-rays at these angles."""
+    return f"{title}@{degrees(angles)}"
 
 
-def ceiling_of(job: Job, folder: Path) -> Subject:
+def yardstick_of(title: str, angles: tuple[float, ...], base: ConfigDict) -> Subject:
+    """Make a subject of a yardstick that is given X-rays at these angles."""
+    config = base.copy_and_resolve_references()
+    config.angles, config.new_angles, config.random_views = angles, (), 0
+    return _subject(yardstick_name(title, angles), title, config, Path(), (), {})
+
+
+def codec_of(job: Job, folder: Path) -> Subject:
     """Make a subject of the trained CT VQGAN's reconstruction of the truth itself."""
-    return _subject(CEILING, "vqgan_ceiling", job.config, folder / job.name, (), {job.name: job.volumes})
+    return _subject(CODEC, "ct_codec", job.config, folder / job.name, (), {job.name: job.volumes})
 
 
 def _subject(
@@ -95,55 +103,73 @@ def read_result(path: Path, trained: dict[str, int], procedure: Procedure) -> Re
     return result if (result.get("procedure"), result.get("trained")) == (procedure.facts, trained) else None
 
 
+@dataclass
+class _Gathered:
+    """Collect what is measured about one row of a subject, batch by batch.
+
+    Attributes:
+      cases: a row a CT.
+      views: by angle, a row an X-ray.
+      kept: arrays of the first cases.
+    """
+
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    views: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, batch: Measured, title: str, pictures: int) -> None:
+        self.seconds.append(batch.seconds[title])
+        self.cases += [without_nan(row) for row in batch.volumes.get(title, [])]
+        for angle, rows in batch.views[title].items():
+            self.views.setdefault(f"{angle:g}", []).extend(rows)
+        pictured = sum(case < pictures for case in batch.cases.numbers)
+        self.kept += [_kept(batch, title, i) for i in range(pictured)]
+
+    def write(self, path: Path, facts: dict[str, Any]) -> Result:
+        # The first batch pays for compilation.
+        seconds = float(np.median(self.seconds[1:] or self.seconds))
+        record = {**facts, "seconds_per_case": seconds, "cases": self.cases, "views": self.views}
+        with replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
+            arrays: dict[str, Any] = {
+                n: np.stack([np.asarray(k[n][..., 0], np.float16) for k in self.kept]) for n in self.kept[0]
+            }
+            np.savez_compressed(file, **arrays)
+        with replacing(path) as part:
+            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return record
+
+
 def measure_subject(
-    subject: Subject, test: CaseSet, procedure: Procedure, path: Path, before: Callable[[], None] = lambda: None
-) -> Result:
-    """Measure a subject on a test set and write the rows to ``path``, the volumes of the first cases beside it.
+    subject: Subject, test: CaseSet, procedure: Procedure, folder: Path, before: Callable[[], None] = lambda: None
+) -> dict[str, Result]:
+    """Measure a subject on a test set and write its rows: a JSON file each, the volumes of the first cases beside it.
 
     Args:
       subject: what is measured.
       test: the cases.
       procedure: how they are measured.
-      path: of a JSON file.
+      folder: of all measurements.
       before: is called before every batch; if it raises, the measurement ends and writes nothing.
 
     Returns:
-      ``cases``: a row a CT, none for a method that makes views alone; ``views``: by angle, a row an X-ray.
+      By name of the row: ``cases``, a row a CT, none for a method that makes views alone; ``views``, by angle, a row an
+      X-ray.
     """
-    title = subject.method.title
-    cases: list[dict] = []
-    views: dict[str, list[dict]] = {f"{a:g}": [] for a in subject.targets}
-    kept: list[dict[str, Any]] = []
-    seconds = []
+    gathered = {title: _Gathered() for title in subject.method.rows}
     for batch in measure(
         [subject.method], subject.variables, subject.dvg, test.source, procedure, subject.targets, before
     ):
-        seconds.append(batch.seconds[title])
-        cases += batch.volumes.get(title, [])
-        for angle, rows in batch.views[title].items():
-            views[f"{angle:g}"] += rows
-        pictured = sum(case < procedure.pictures for case in batch.cases.numbers)
-        kept += [_kept(batch, title, i) for i in range(pictured)]
-    # The first batch pays for compilation.
-    record = {
-        "subject": subject.name,
-        "data": test.name,
-        "procedure": procedure.facts,
-        "trained": subject.trained,
-        "parameters": subject.parameters,
-        "seconds_per_case": float(np.median(seconds[1:] or seconds)),
-        "cases": [without_nan(row) for row in cases],
-        "views": views,
-    }
+        for title, part in gathered.items():
+            part.add(batch, title, procedure.pictures)
+    names = rows_named(subject.name, subject.method.agrees)
+    facts: dict[str, Any] = {"data": test.name, "procedure": procedure.facts, "trained": subject.trained}
+    facts |= {"parameters": subject.parameters}
     with together():
-        with replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
-            arrays: dict[str, Any] = {
-                n: np.stack([np.asarray(k[n][..., 0], np.float16) for k in kept]) for n in kept[0]
-            }
-            np.savez_compressed(file, **arrays)
-        with replacing(path) as part:
-            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return record
+        return {
+            name: part.write(result_path(folder, name, test.name), {"subject": name, **facts})
+            for name, part in zip(names, gathered.values(), strict=True)
+        }
 
 
 def _kept(batch: Measured, title: str, i: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import any_views
 from dvg_jax.experiments.catalogue import Row
 from dvg_jax.methods import build_method
+from dvg_jax.methods.base import agreeing
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,31 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """Describe a method with its views, measured with ``config``; ``jobs`` train the stages that it requires."""
+    """Describe a method with its views, measured with ``config``; ``jobs`` train the stages that it requires.
+
+    ``agrees`` are the modes in which its CTs are measured again, see :class:`dvg_jax.methods.base.Method`.
+    """
 
     name: str
     method: str
     jobs: tuple[Job, ...]
     config: ConfigDict
+    agrees: tuple[str, ...]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Return the names of its measurements."""
+        return rows_named(self.name, self.agrees)
 
     @property
     def volumes(self) -> dict[str, int]:
         """Count the training CTs of each job, by name."""
         return {job.name: job.volumes for job in self.jobs}
+
+
+def rows_named(name: str, agrees: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the name of a measurement, and those of the same CTs made to agree with their X-rays in these modes."""
+    return (name, *(agreeing(name, mode) for mode in agrees))
 
 
 def shorten(config: ConfigDict, share: float) -> None:
@@ -75,13 +90,14 @@ def plan_run(base: ConfigDict, folder: Path, row: Row) -> Run:
     config.use_diffusion = row.method != "dvg_net"
     config.baselines.cddpm.new_view = row.method == "newview_diffusion"
     jobs = []
-    for stage in build_method(row.method, config, build_dvg(config)).requires:
+    method = build_method(row.method, config, build_dvg(config))
+    for stage in method.requires:
         job = _job(config, stage, row.method)
         job.config.init.update({**config.init, job.config.stage: ""})
         config.init[stage] = str(folder / job.name / job.config.stage)
         jobs.append(job)
-    name = f"{row.method}@{_views(config)}" + (f"-as-{_degrees(row.angles)}" if row.any_views else "")
-    return Run(name, row.method, tuple(jobs), config)
+    name = f"{row.method}@{_views(config)}" + (f"-as-{degrees(row.angles)}" if row.any_views else "")
+    return Run(name, row.method, tuple(jobs), config, method.agrees)
 
 
 def _job(config: ConfigDict, stage: str, method: str) -> Job:
@@ -107,9 +123,10 @@ def _job(config: ConfigDict, stage: str, method: str) -> Job:
 
 def _views(config: ConfigDict) -> str:
     """Name a set of views as ``0+90``, ``0+90-new45`` or ``any20``: input views, then new ones."""
-    views = f"any{config.random_views}" if config.random_views else _degrees(config.angles)
-    return views + (f"-new{_degrees(config.new_angles)}" if config.new_angles else "")
+    views = f"any{config.random_views}" if config.random_views else degrees(config.angles)
+    return views + (f"-new{degrees(config.new_angles)}" if config.new_angles else "")
 
 
-def _degrees(angles: tuple[float, ...]) -> str:
+def degrees(angles: tuple[float, ...]) -> str:
+    """Name angles as ``0+90``."""
     return "+".join(f"{a:.4g}" for a in angles)

@@ -16,16 +16,18 @@ from dvg_jax.experiments.measure import (
     CaseSet,
     Result,
     Subject,
-    ceiling_of,
-    mean_of,
+    codec_of,
     measure_subject,
     read_result,
     result_path,
     trained_run,
+    yardstick_name,
+    yardstick_of,
 )
-from dvg_jax.experiments.plan import Job, Run, plan_run
+from dvg_jax.experiments.plan import Job, Run, plan_run, rows_named
 from dvg_jax.files.atomic import replacing
-from dvg_jax.methods import CEILING, MEAN
+from dvg_jax.methods.base import CODEC
+from dvg_jax.methods.yardsticks import YARDSTICKS
 from dvg_jax.training.distributed import leave_if_asked
 from dvg_jax.training.run import alone_in, train
 from dvg_jax.training.stop import StopRequest
@@ -83,26 +85,30 @@ def _reproduce(experiment: Experiment, say: Callable[[str], None], stop: StopReq
     def look() -> None:
         leave_if_asked(stop, "experiments")
 
-    def measured(name: str, trained: dict[str, int], subject: Callable[[], Subject]) -> None:
-        loaded = None
+    def measured(names: tuple[str, ...], trained: dict[str, int], subject: Callable[[], Subject]) -> None:
+        loaded, stored = None, experiment.workdir / "results"
         for test in experiment.tests:
-            path = result_path(experiment.workdir / "results", name, test.name)
-            result = read_result(path, trained, experiment.procedure)
-            if result is None:
-                say(f"measuring {name} on {test.name}")
+            found = {
+                name: read_result(result_path(stored, name, test.name), trained, experiment.procedure) for name in names
+            }
+            if None in found.values():
+                say(f"measuring {names[0]} on {test.name}")
                 loaded = loaded or subject()
                 look()
-                result = measure_subject(loaded, test, experiment.procedure, path, look)
-            results[name, test.name] = result
+                found |= measure_subject(loaded, test, experiment.procedure, stored, look)
+            results.update({(name, test.name): result for name, result in found.items() if result is not None})
 
-    measured(MEAN, {}, lambda: mean_of(experiment.base))
+    for angles in dict.fromkeys(row.angles for row in experiment.runs if row.target is None):
+        for title in YARDSTICKS:
+            names = rows_named(yardstick_name(title, angles), ("films",))
+            measured(names, {}, partial(yardstick_of, title, angles, experiment.base))
     for run in {run.name: run for run in experiment.runs.values()}.values():
         for job in run.jobs:
             look()
             clock.train(job)
             if job.name == "ct_vqgan":
-                measured(CEILING, {job.name: job.volumes}, partial(ceiling_of, job, folder))
-        measured(run.name, run.volumes, partial(trained_run, run, folder))
+                measured((CODEC,), {job.name: job.volumes}, partial(codec_of, job, folder))
+        measured(run.rows, run.volumes, partial(trained_run, run, folder))
     return results
 
 

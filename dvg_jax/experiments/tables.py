@@ -3,17 +3,19 @@
 import csv
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dvg_jax.experiments.catalogue import CAPTIONS, Figures, Row
 from dvg_jax.experiments.claims import HOLDS, OPEN, OPPOSITE, Verdict, claims_of, judge
-from dvg_jax.experiments.measure import Result
+from dvg_jax.experiments.measure import Result, yardstick_name
+from dvg_jax.experiments.plan import degrees
 from dvg_jax.experiments.reproduce import Experiment, Results
 from dvg_jax.files.atomic import replacing
-from dvg_jax.methods import CEILING, MEAN
+from dvg_jax.methods.base import CODEC, LINEAR, agreeing
+from dvg_jax.methods.yardsticks import YARDSTICKS
 from dvg_jax.metrics.tables import align, interval_cell, summarise
 
 UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "lpips_sum": "LPIPS, sum"}
@@ -24,7 +26,7 @@ MARKS = {HOLDS: "yes", OPPOSITE: "NO", OPEN: "open"}
 
 @dataclass(frozen=True)
 class Line:
-    """Hold a row of a table as measured on one test set; ``row`` is None for a yardstick."""
+    """Hold a row of a table as measured on one test set; ``row`` is None for what the paper's table does not have."""
 
     data: str
     setting: str
@@ -77,11 +79,30 @@ def written_before(table: str, workdir: Path) -> list[Path]:
 
 
 def _lines(rows: Sequence[Row], experiment: Experiment, results: Results, data: str) -> list[Line]:
-    lines = [Line(data, r.setting, r.label, r, results[experiment.runs[r].name, data]) for r in rows]
-    if all(row.target is None for row in rows):
-        yardsticks = [name for name in (MEAN, CEILING) if (name, data) in results]
-        lines += [Line(data, "yardstick", name, None, results[name, data]) for name in yardsticks]
-    return lines
+    if any(row.target is not None for row in rows):
+        return [Line(data, r.setting, r.label, r, results[experiment.runs[r].name, data]) for r in rows]
+    lines = []
+    for row in rows:
+        run = experiment.runs[row]
+        labels = (row.label, *(agreeing(row.label, mode) for mode in run.agrees))
+        for label, name in zip(labels, run.rows, strict=True):
+            lines.append(Line(data, row.setting, label, row if name == run.name else None, results[name, data]))
+    return [*lines, *_yardsticks(list(dict.fromkeys(row.angles for row in rows)), results, data)]
+
+
+def _yardsticks(sets: Sequence[tuple[float, ...]], results: Results, data: str) -> Iterator[Line]:
+    """Yield the lines of the yardsticks, for each set of X-rays where they use X-rays."""
+    for title in YARDSTICKS:
+        for angles in sets:
+            name, shown = yardstick_name(title, angles), f"{degrees(angles)} degrees"
+            if title == LINEAR:
+                yield Line(data, "yardstick", f"{title}, {shown}", None, results[name, data])
+            elif angles == sets[0]:
+                yield Line(data, "yardstick", title, None, results[name, data])
+            fitted = results[agreeing(name, "films"), data]
+            yield Line(data, "yardstick", f"{agreeing(title, 'films')}, {shown}", None, fitted)
+    if (CODEC, data) in results:
+        yield Line(data, "yardstick", CODEC, None, results[CODEC, data])
 
 
 def _verdicts(table: str, rows: Sequence[Row], lines: list[Line], data: str) -> list[Verdict]:
@@ -116,7 +137,8 @@ def _preamble(table: str, experiment: Experiment, facts: dict) -> str:
     meant = (
         f"Means over cases [95 % bootstrap interval]; LPIPS by {net}. {kind} The paper's figures are of LIDC-IDRI at "
         "128^3 with LPIPS by VGG: at another size, on other data, orders can be compared and values cannot. Training "
-        "CTs are how many all networks of a run were shown, repetitions counted."
+        "CTs are how many all networks of a run were shown, repetitions counted. Rows + consistency are the same CTs, "
+        "changed as little as makes them agree with their X-rays."
     )
     wrapped = (textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) for text in (produced, meant))
     return "\n\n".join((f"`{facts['command']}`", *wrapped))

@@ -9,6 +9,7 @@ from dvg_jax import runtime
 from dvg_jax.cli.flags import Parser, number, output_file, workdir_path
 from dvg_jax.cli.rules import Number
 from dvg_jax.config.table import MOST_SEED
+from dvg_jax.consistency import MODES
 from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         batch=options.batch,
         steps=options.steps,
         sampler=options.sampler,
+        consistency=options.consistency,
         field_mm=options.field_mm,
         like=Path(place) if place else None,
         compare=bool(options.truth),
@@ -73,6 +75,11 @@ def _parser() -> Parser:
     )  # fmt: skip
     flag("--sampler", choices=tuple(SAMPLERS), help="default: that of the model's config")
     flag("--steps", type=int, help="sampling steps (default: those of the model's config)")
+    flag(
+        "--consistency", choices=MODES,
+        help="how the CT is made to agree with the films: films by the smallest change, refine by the trained refiner "
+        "before that (default: that of the model's config)",
+    )  # fmt: skip
     flag(
         "--field_mm", type=number(Number(1)), default=FIELD_MM,
         help="edge of the cube that the volume covers (default %(default)s)",

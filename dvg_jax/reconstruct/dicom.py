@@ -152,7 +152,9 @@ def _write(one: Dataset, to: Path | io.BytesIO) -> None:
 def _derivation(films: Sequence[Path], settings: Mapping[str, Any]) -> str:
     # A name that is not UTF-8 cannot be written, so its bytes are replaced.
     names = ", ".join(film.name for film in films).encode("utf-8", "replace").decode()
-    facts = ", ".join(f"{name} {settings[name]}" for name in ("model", "seed", "steps") if name in settings)
+    facts = ", ".join(
+        f"{name} {settings[name]}" for name in ("model", "seed", "steps", "consistency") if name in settings
+    )
     return f"CT generated from {names} by dvg_jax {VERSION} ({facts})"[:_TEXT_LIMIT]
 
 

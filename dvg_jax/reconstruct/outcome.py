@@ -32,6 +32,7 @@ class Request:
     batch: int = BATCH
     steps: int | None = None
     sampler: str | None = None
+    consistency: str | None = None
     field_mm: float = FIELD_MM
     like: Path | None = None
     compare: bool = False

@@ -165,6 +165,7 @@ def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
         "samples": request.samples,
         "sampler": sampler.name,
         "steps": sampler.steps or model.dvg.schedule.timesteps,
+        "consistency": model.consistency(request.consistency),
         "model": str(request.workdir),
         "model_fingerprint": model.fingerprint,
         "voxel_mm": spacing(outcome.affine),

@@ -11,14 +11,15 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from ml_collections import ConfigDict
 
-from dvg_jax.config.build import build_dvg, required_stages
+from dvg_jax.config.build import build_dvg, estimate_stages
+from dvg_jax.consistency import MODES
 from dvg_jax.diffusion.samplers import Progress, Sampler
 from dvg_jax.dvg import DVG, NewView
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
-from dvg_jax.training.workdir import load_config, load_stages
+from dvg_jax.training.workdir import finished_steps, load_config, load_stages
 from dvg_jax.xray.views import minmax
 
 ANGLE_TOLERANCE = 20.0
@@ -48,6 +49,7 @@ class Reconstructor:
         steps: int | None = None,
         sampler: str | None = None,
         progress: Progress | None = None,
+        consistency: str | None = None,
     ) -> Volume:
         """Reconstruct one CT.
 
@@ -60,16 +62,18 @@ class Reconstructor:
           steps: sampling steps, 1 to the model's timesteps; the config's number unless given.
           sampler: ``ancestral``, ``ddim`` or ``dpmpp_2m``; the config's unless given.
           progress: called after each sampling step.
+          consistency: how the CT is made to agree with the views: ``none``, ``films`` or ``refine``, as in
+            :meth:`dvg_jax.dvg.DVG.agree`; the config's unless given.
 
         Returns:
           (D, H, W), float32 in [0, 1]; ``intensity_to_hu`` converts it to HU.
 
         Raises:
           UserError: wrong number, size or angles of views, values that are not finite, steps out of range, an unknown
-            sampler.
+            sampler or consistency, or ``refine`` without a trained refiner.
         """
         views, angles = self._checked(xrays, angles_deg)
-        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler))
+        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
         key = jax.random.key(0) if key is None else key
         return dvg.reconstruct(self.variables, views, angles, key, progress)[0, ..., 0]
 
@@ -82,6 +86,7 @@ class Reconstructor:
         sampler: str | None = None,
         progress: Progress | None = None,
         batch: int = BATCH,
+        consistency: str | None = None,
     ) -> Float[np.ndarray, "K D H W"]:
         """Draw one CT a key from the same views, ``batch`` at a time in one compiled call that encodes the views once.
 
@@ -89,7 +94,7 @@ class Reconstructor:
         samples of a call divide by the process's devices, each device draws an equal share of them.
 
         Args:
-          xrays, angles_deg, steps, sampler: as in a call.
+          xrays, angles_deg, steps, sampler, consistency: as in a call; every sample is made to agree with the views.
           keys: (K,) random keys, as from :func:`sample_keys`.
           progress: called after each sampling step, with the steps of all calls.
           batch: samples drawn at a time; the last call is padded, so that all share one program.
@@ -98,7 +103,7 @@ class Reconstructor:
           UserError: as a call does, and for several samples of a deterministic model.
         """
         views, angles = self._checked(xrays, angles_deg)
-        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler))
+        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
         count = len(keys)
         if not dvg.use_diffusion and count > 1:
             raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
@@ -133,6 +138,18 @@ class Reconstructor:
             chosen = replace(chosen, steps=steps)
             chosen.coefficients(self.dvg.schedule)
         return chosen
+
+    def consistency(self, mode: str | None = None) -> str:
+        """Return the model's mode of consistency, or another; raise UserError for one that it does not have."""
+        mode = self.dvg.consistency if mode is None else mode
+        if mode not in MODES:
+            raise UserError(f"consistency is {mode!r}; allowed: {', '.join(MODES)}")
+        if mode == "refine" and "refine" not in self.variables:
+            raise UserError(
+                "consistency is refine, and stage refine is not trained; allowed: none, films, or train it first "
+                "(--config.stage=refine)"
+            )
+        return mode
 
     def _checked(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[Views, tuple[float, ...]]:
         """Return the views as the method takes them, (1, V, h, w, 1), and their angles, both in the model's order."""
@@ -192,13 +209,13 @@ def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | Non
 
 
 def load_reconstructor(workdir: str | Path) -> Reconstructor:
-    """Load the model that ``train.py`` or ``torch_import`` wrote to ``workdir``.
+    """Load the model that ``train.py`` or ``torch_import`` wrote to ``workdir``, with the refiner if it is trained.
 
     Raises:
       UserError: the folder contains no config, a stage is missing, or a checkpoint cannot be read.
     """
     workdir = Path(workdir)
     config = load_config(workdir)
-    dvg = build_dvg(config)
-    variables = load_stages(config, workdir, required_stages(config), wanted_by="reconstruction")
-    return Reconstructor(config, dvg, variables)
+    refiner = ("refine",) if finished_steps(config, workdir, "refine") else ()
+    variables = load_stages(config, workdir, (*estimate_stages(config), *refiner), wanted_by="reconstruction")
+    return Reconstructor(config, build_dvg(config), variables)

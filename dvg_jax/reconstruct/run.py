@@ -43,6 +43,7 @@ def _make(request: Request) -> Outcome:
     """Check all inputs, then run the model."""
     pictures = [read_film(xray.path) for xray in request.xrays]
     reconstructor = load_reconstructor(request.workdir)
+    reconstructor.consistency(request.consistency)
     order = reconstructor.view_order([xray.angle for xray in request.xrays])
     request = replace(request, xrays=tuple(request.xrays[i] for i in order))
     pictures = [pictures[i] for i in order]
@@ -76,6 +77,7 @@ def _make(request: Request) -> Outcome:
             request.sampler,
             progress,
             request.batch,
+            request.consistency,
         )
     truth = np.asarray(hu_to_intensity(scan.hu)) if scan and request.compare else None
     return Outcome(reconstructor, films, samples, affine, truth, notes)

@@ -15,6 +15,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.evaluate.measure import predict
 from dvg_jax.evaluate.run import evaluate
 from dvg_jax.methods import baseline_method
+from dvg_jax.methods.yardsticks import YARDSTICKS
 from dvg_jax.training.run import train
 from dvg_jax.training.workdir import check_owner
 from tests.baselines.common import chest
@@ -79,7 +80,8 @@ def workdir(tmp_path_factory):
 def test_all_trained_methods_are_measured(workdir):
     config = tiny_config("all")
     table = evaluate(config, workdir, show_progress=False)
-    assert methods(workdir / "evaluation" / "volumes.csv") == {"mean training volume", "ReconNet"}
+    made = (*YARDSTICKS, "ReconNet")
+    assert methods(workdir / "evaluation" / "volumes.csv") == {*made, *(f"{title} + consistency" for title in made)}
     assert methods(workdir / "evaluation" / "views.csv") == {"UNet, view at 45 degrees"}
     assert "| ReconNet " in table
 

@@ -4,12 +4,15 @@ import pytest
 
 from dvg_jax.data import drr, prepare
 from dvg_jax.data.manifest import Row, write_manifest
+from dvg_jax.errors import UserError
 from dvg_jax.evaluate import command as evaluate
+from dvg_jax.evaluate import run
 from dvg_jax.experiments import command as experiments
 from dvg_jax.metrics import compare, paired
 from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.torch_import import command as torch_import
 from dvg_jax.training import command as train
+from tests.tiny import get_config
 
 CONFIG = "tests/tiny.py"
 
@@ -150,6 +153,13 @@ def test_overrides_are_read_from_the_arguments_given(tmp_path, monkeypatch):
         train.main([f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.sixe=1"])
 
 
+def test_other_test_cases_that_are_not_there(trained):
+    config = get_config()
+    config.evaluate.also = "nowhere"
+    with pytest.raises(UserError, match=r"config\.evaluate\.also is 'nowhere', which does not exist; allowed: phantom"):
+        run.evaluate(config, trained, show_progress=False)
+
+
 def test_an_empty_split(refused, tmp_path):
     row = Row("p", "", "p.nii.gz", "p.nii.gz", "", "", "test", "", "ok", "", "", "")
     write_manifest(tmp_path, [row])
@@ -189,6 +199,7 @@ def test_numbers_of_a_reconstruction(fails, tmp_path, flag):
         (reconstruct, ["--sample=3"], "unknown flag --sample; did you mean --samples?; allowed: --help, --workdir"),
         (reconstruct, ["--nostrict"], "unknown flag --nostrict; did you mean --strict?"),
         (reconstruct, ["--seed", "-1"], "--seed is '-1'; allowed: a whole number from 0 to 4294967231"),
+        (reconstruct, ["--consistency", "film"], "--consistency is 'film'; did you mean films?; allowed: none, films"),
         (reconstruct, ["--sampler", "dim"], "--sampler is 'dim'; did you mean ddim?; allowed: ancestral, ddim"),
         (drr, ["--ct=a", "--angle=front", "--output=b"], "--angle is 'front'; allowed: a number"),
         (drr, ["--ct=a", "--angle=0", "--output=b", "--size=0"], "size is 0; allowed: a whole number, 1 or more"),

@@ -190,7 +190,7 @@ def test_a_signal_between_the_parts_of_experiments(tmp_path, monkeypatch, where)
 
     monkeypatch.setattr(reproduce, "train", part("a job"))
     monkeypatch.setattr(reproduce, "measure_subject", part("a measurement"))
-    for name in ("mean_of", "ceiling_of", "trained_run"):
+    for name in ("yardstick_of", "codec_of", "trained_run"):
         monkeypatch.setattr(reproduce, name, lambda *_: "a subject")
     monkeypatch.setattr(command, "prepare", lambda *_: experiment)
     monkeypatch.setattr(command, "draw", lambda *_: [])

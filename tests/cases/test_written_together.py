@@ -191,8 +191,9 @@ def test_a_rendering_that_fails_leaves_no_folder(scan, tmp_path, monkeypatch):
 
 def test_an_evaluation_leaves_nothing_of_a_longer_one(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "evaluation"
-    (folder / "pictures").mkdir(parents=True)
-    ours = ["views.csv", "views.json", "pictures/case_0003.png", "pictures/case_0003_views.png"]
+    for name in ("pictures", "scans"):
+        (folder / name).mkdir(parents=True)
+    ours = ["views.csv", "views.json", "scans/views.csv", "pictures/case_0003.png", "pictures/case_0003_views.png"]
     for name in (*ours, "notes.txt", "pictures/case_3.png", "pictures/mine.png"):
         (folder / name).write_text("earlier")
 

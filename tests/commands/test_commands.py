@@ -9,21 +9,29 @@ from dataclasses import replace
 
 import chex
 import jax
+import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 
 from dvg_jax import dvg, load_reconstructor
+from dvg_jax.config import save
+from dvg_jax.config.build import build_dvg
+from dvg_jax.consistency import MODES, film_residual
 from dvg_jax.ct.frame import frame_affine
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.films.read import write_picture
+from dvg_jax.data.manifest import Row, write_manifest
 from dvg_jax.data.scans.read import load_scan
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate import command as evaluate
+from dvg_jax.methods.yardsticks import YARDSTICKS
 from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.reconstruct.reconstructor import Reconstructor, sample_keys
+from dvg_jax.training.checkpoint import save_model
+from dvg_jax.xray.views import minmax
 from tests.tiny import get_config
 
 CONFIG = "tests/tiny.py"
@@ -39,26 +47,74 @@ def xrays():
     return np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
 
 
-def test_evaluate_writes_tables_and_pictures(trained, capsys):
-    page = trained / "page.html"
-    evaluate.main([f"--config={CONFIG}", f"--workdir={trained}", f"--report={page}"])
+REFINER = {"widths": (4,), "num_groups": 2}
+
+
+@pytest.fixture(scope="module")
+def refined(trained, tmp_path_factory):
+    """The trained folder with a refiner beside, whose last layer is random: it changes a CT visibly."""
+    folder = tmp_path_factory.mktemp("refined")
+    for stage in trained.iterdir():
+        if stage.name not in ("config.json", "evaluation"):
+            (folder / stage.name).symlink_to(stage)
+    config = get_config()
+    config.refine.network.update(REFINER)
+    save(config, folder / "config.json")
+    refinement = build_dvg(config).refinement
+    ct, views = jnp.full((1, 16, 16, 16, 1), 0.5), jnp.ones((1, 2, 16, 16, 1))
+    x = refinement.features(ct, views, (0.0, 90.0))
+    params = jax.jit(refinement.refiner.init)(jax.random.key(0), x)["params"]
+    save_model(folder / "refine" / "model", {"params": {"round_0": params}}, {"steps": 1, "config": {}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A prepared folder with two patients to test on and one to train on."""
+    folder = tmp_path_factory.mktemp("prepared") / "scans"
+    facts = dict.fromkeys(("series", "spacing", "orientation", "checks", "reason", "stamp", "settings"), "")
+    splits, rows = ("test", "train", "test"), []
+    for i, split in enumerate(splits):
+        hu = np.random.default_rng(i).uniform(-1000, 400, (16, 16, 16))
+        save_nifti(folder / f"{i}.nii.gz", hu, frame_affine(hu.shape, 20.0))
+        rows.append(Row(f"p{i}", file=f"{i}.nii.gz", source=f"{i}.nii.gz", split=split, status="ok", **facts))
+    write_manifest(folder, rows)
+    return folder
+
+
+def read_table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_evaluate_writes_tables_and_pictures(refined, scans, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    how = ["--config.refine.network.widths=(4,)", "--config.refine.network.num_groups=2"]
+    also = ["--config.consistency.mode=refine", f"--config.evaluate.also={scans}"]
+    evaluate.main([f"--config={CONFIG}", f"--workdir={refined}", f"--report={page}", *how, *also])
     told = capsys.readouterr().out
-    folder = trained / "evaluation"
-    with (folder / "volumes.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    folder = refined / "evaluation"
+    rows = read_table(folder / "volumes.csv")
     methods = {row["method"] for row in rows}
-    assert methods == {"mean training volume", "CT VQGAN of the truth", "DVG-Net", "DVG-Diffusion"}
-    assert all(method in told for method in methods)
-    assert len(rows) == 4 * get_config().evaluate.cases
+    made = (*YARDSTICKS, "DVG-Net", "DVG-Diffusion")
+    corrected = {f"{title} + consistency" for title in made} | {"DVG-Net + refiner", "DVG-Diffusion + refiner"}
+    assert methods == {"CT VQGAN of the truth", *made, *corrected}
+    # Two tables of CTs and one of reprojections, of each of two test sets.
+    assert all(len(re.findall(rf"^\| {re.escape(method)} +\|", told, re.MULTILINE)) == 6 for method in methods)
+    assert len(rows) == len(methods) * get_config().evaluate.cases
     assert all(np.isfinite(float(row["psnr"])) for row in rows)
-    assert (folder / "views.csv").is_file()
-    with (folder / "reprojections.csv").open() as file:
-        assert {row["method"] for row in csv.DictReader(file)} == methods | {"DVG-Diffusion of another patient"}
-    assert len(list((folder / "pictures").glob("*.png"))) == 2
+    assert {row["method"] for row in read_table(folder / "views.csv")} == {"DVG-Net, view at 45 degrees"}
+    control = "DVG-Diffusion + refiner of another patient"
+    assert {row["method"] for row in read_table(folder / "reprojections.csv")} == methods | {control}
+    shown = {row["method"]: float(row["shown_line_error"]) for row in read_table(folder / "reprojections.csv")}
+    assert shown["DVG-Net + consistency"] < shown["DVG-Net"]
+    others = read_table(folder / "scans" / "volumes.csv")
+    assert {row["patient"] for row in others} == {"p0", "p2"}
+    assert {row["method"] for row in others} == methods
+    assert len(list(folder.rglob("*.png"))) == 2
     (case,) = page_data(page)["cases"]
-    names = [layer["name"] for layer in case["layers"]]
-    assert names[0] == "DVG-Diffusion"
-    assert {"truth", "DVG-Net", "error of DVG-Diffusion"} <= set(names)
+    names = [layer["name"] for layer in case["layers"] if not layer["name"].startswith("error")]
+    assert names == ["DVG-Diffusion + refiner", "DVG-Diffusion", "DVG-Net", "CT VQGAN of the truth", "truth"]
     assert f"<td>{float(rows[0]['psnr']):.2f}</td>" in page.read_text()
 
 
@@ -67,7 +123,7 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
         write_picture(tmp_path / f"{name}.png", view)
     output = tmp_path / "ct.nii.gz"
     films = [f"--xray={tmp_path / 'ap.png'}@0", f"--xray={tmp_path / 'lat.png'}@90"]
-    how = ["--frame=none", "--seed=3", "--steps=3", "--sampler=dpmpp_2m"]
+    how = ["--frame=none", "--seed=3", "--steps=3", "--sampler=dpmpp_2m", "--consistency=films"]
     reconstruct.main([f"--workdir={trained}", *films, f"--output={output}", *how])
     image = nib.load(output)
     assert image.shape == (16, 16, 16)
@@ -79,7 +135,7 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
     assert hu.max() <= 1476
     record = json.loads((tmp_path / "ct.json").read_text())
     assert record["seed"] == 3
-    assert (record["sampler"], record["steps"]) == ("dpmpp_2m", 3)
+    assert (record["sampler"], record["steps"], record["consistency"]) == ("dpmpp_2m", 3, "films")
     assert [x["angle_deg"] for x in record["xrays"]] == [0.0, 90.0]
 
 
@@ -128,6 +184,7 @@ def test_every_output_carries_seed_model_version_and_settings(drawn, trained, re
     for fact in (str(trained), record["model_fingerprint"], record["version"]):
         assert fact in comments
         assert fact in page
+    assert (record["consistency"], '"consistency": "none"' in comments) == ("none", True)
     assert b"seed 5" in nib.load(drawn / "ct.nii.gz").header["descrip"].item()
 
 
@@ -187,6 +244,33 @@ def test_blocks_are_traced_once_whatever_films_angles_and_key(reconstructor, xra
     for seed, angles in enumerate(((0, 90), (5, 88))):
         ct = reconstructor(xrays[:: (-1) ** seed], angles, key=jax.random.key(seed), steps=1)
         chex.assert_shape(ct, (16, 16, 16))
+
+
+def test_the_consistency_is_chosen_by_name(refined, xrays):
+    model, key = load_reconstructor(refined), jax.random.key(1)
+    made = {mode: model(xrays, (0, 90), key, 1, consistency=mode) for mode in (None, *MODES)}
+    np.testing.assert_array_equal(made[None], made["none"])
+    films = minmax(jnp.asarray(xrays))[None, ..., None]
+    errors = {}
+    for mode, ct in made.items():
+        lines = model.dvg.render(ct[None, ..., None], (0.0, 90.0), normalize=False)
+        errors[mode] = float(jnp.linalg.norm(film_residual(lines, films)))
+    assert max(errors["films"], errors["refine"]) < 0.7 * errors["none"]
+    assert float(jnp.abs(made["films"] - made["refine"]).max()) > 0.01
+    drawn = model.samples(xrays, (0, 90), sample_keys(0, 2), 1, batch=1, consistency="films")
+    np.testing.assert_allclose(drawn[1], made["films"], atol=1e-5)
+    with pytest.raises(UserError, match="consistency is 'both'; allowed: none, films, refine"):
+        model(xrays, (0, 90), consistency="both")
+
+
+def test_a_refiner_that_is_not_trained_is_asked_for(trained, tmp_path, xrays, fails):
+    for name, view in zip(("ap", "lat"), xrays, strict=True):
+        write_picture(tmp_path / f"{name}.png", view)
+    films = [f"--xray={tmp_path / 'ap.png'}@0", f"--xray={tmp_path / 'lat.png'}@90"]
+    asked = [f"--workdir={trained}", *films, f"--output={tmp_path / 'ct.nii.gz'}", "--consistency=refine"]
+    said = fails(reconstruct.main, *asked)
+    assert said.endswith("stage refine is not trained; allowed: none, films, or train it first (--config.stage=refine)")
+    assert not (tmp_path / "ct.nii.gz").exists()
 
 
 def test_contrast_and_brightness_of_a_film_do_not_matter(reconstructor, xrays):

@@ -24,7 +24,8 @@ from dvg_jax.experiments.measure import CaseSet, Subject, measure_subject
 from dvg_jax.experiments.pictures import draw
 from dvg_jax.experiments.reproduce import reproduce
 from dvg_jax.experiments.tables import write_report
-from dvg_jax.methods import Method, Prediction
+from dvg_jax.methods.base import CODEC, Method, Prediction
+from dvg_jax.methods.yardsticks import YARDSTICKS
 from tests.tiny import get_config
 
 ROWS = [
@@ -80,14 +81,17 @@ def test_a_stopped_experiment_repeats_nothing_and_ends_the_same(work):
 def test_what_is_measured(work):
     whole, _, results, _ = work
     found = results["whole"]
-    assert {name for name, _ in found} == {
-        "mean training volume", "CT VQGAN of the truth", "vpge_diffusion@0+90", "dvg_net@0+90",
-    }  # fmt: skip
+    made = (*(f"{title}@0+90" for title in YARDSTICKS), "vpge_diffusion@0+90", "dvg_net@0+90")
+    assert {name for name, _ in found} == {CODEC, *made, *(f"{name} + consistency" for name in made)}
     net = found["dvg_net@0+90", "unseen phantoms"]
     assert [row["case"] for row in net["cases"]] == [0, 1]
     assert list(net["views"]) == ["45"]
     assert net["trained"] == {"ct_vqgan": 12, "view_vqgan@0+90": 12, "new_view@0+90": 12}
-    assert net["parameters"] > found["mean training volume", "unseen phantoms"]["parameters"] == 0
+    assert net["parameters"] > found["mean training volume@0+90", "unseen phantoms"]["parameters"] == 0
+    fitted = found["dvg_net@0+90 + consistency", "unseen phantoms"]
+    assert [fitted[fact] for fact in ("trained", "parameters")] == [net[fact] for fact in ("trained", "parameters")]
+    assert fitted["seconds_per_case"] > net["seconds_per_case"]
+    assert fitted["cases"][0]["psnr"] != net["cases"][0]["psnr"]
     assert whole.runs[ROWS[0]].volumes == {"ct_vqgan": 12, "view_vqgan@0+90": 12, "diffusion@0+90": 12}
 
 
@@ -114,7 +118,14 @@ def test_report(work):
     assert "| 26.47 | 0.667 |" in text
     with path.with_suffix(".csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [line["label"] for line in lines] == ["no new view", "mean training volume", "CT VQGAN of the truth"]
+    assert [line["label"] for line in lines] == [
+        "no new view", "no new view + consistency",
+        "mean training volume", "mean training volume + consistency, 0+90 degrees",
+        "CT of another patient", "CT of another patient + consistency, 0+90 degrees",
+        "linear estimate, 0+90 degrees", "linear estimate + consistency, 0+90 degrees",
+        "CT VQGAN of the truth",
+    ]  # fmt: skip
+    assert [line["paper_psnr"] for line in lines] == ["26.47", *[""] * 8]
     saved = json.loads(path.with_suffix(".json").read_text())
     cases = saved["lines"][0]["cases"]
     assert float(lines[0]["psnr"]) == pytest.approx(np.mean([case["psnr"] for case in cases]))
@@ -201,7 +212,7 @@ def test_a_tissue_that_no_case_has_is_null(tmp_path, work):
     same = Method("the truth", (), lambda variables, truth, key: Prediction(truth), sees_truth=True)
     nothing = Subject("air", same, build_dvg(whole.base), {}, (), {})
     air = ArraySource({"ct": np.zeros((2, 16, 16, 16, 1), np.float32)})
-    measure_subject(nothing, CaseSet("air", air), whole.procedure, tmp_path / "air.json")
-    case = json.loads((tmp_path / "air.json").read_text(), parse_constant=pytest.fail)["cases"][0]
+    measure_subject(nothing, CaseSet("air", air), whole.procedure, tmp_path)
+    case = json.loads((tmp_path / "air" / "air.json").read_text(), parse_constant=pytest.fail)["cases"][0]
     assert case["mae_hu_bone"] is None
     assert case["mae_hu_air"] == 0
