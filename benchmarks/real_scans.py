@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
-from dvg_jax.methods.base import DVG_FULL
 from ml_collections import ConfigDict
 
 from benchmarks.common import save
@@ -29,8 +28,9 @@ from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate.cases import Cases, build_procedure
 from dvg_jax.evaluate.measure import measure
-from dvg_jax.evaluate.run import trained_methods
-from dvg_jax.methods import build_method, yardsticks
+from dvg_jax.evaluate.run import methods_of
+from dvg_jax.methods import yardsticks
+from dvg_jax.methods.base import DVG_FULL
 from dvg_jax.metrics.bootstrap import mean_interval
 from dvg_jax.metrics.reprojection import reprojection_metrics, unseen_angle
 from dvg_jax.metrics.tables import align, interval_cell
@@ -89,7 +89,7 @@ def measured(workdir: Path, scans: Path, split: str, noise: float) -> Rows:
         raise UserError(f"--scans has {size} voxels an edge; allowed: multiples of the model's {config.size}")
     fine, render = PreparedSource(scans, split, size), Films(config, dvg, size, noise)
     procedure = replace(build_procedure(config), cases=len(fine), batch_size=1)
-    methods = [build_method(name, config, dvg) for name in trained_methods(config, workdir)]
+    methods = methods_of(config, workdir, dvg)
     names = dict.fromkeys(name for method in methods for name in method.requires)
     variables = jax.device_put(load_stages(config, workdir, tuple(names), wanted_by="real_scans"))
     methods = [*yardsticks(config, dvg), *methods]

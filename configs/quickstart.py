@@ -8,11 +8,14 @@ that are worth a try; ``dvg_jax/config/scales.py`` has all of this size, and ``d
 setting there is.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from dvg_jax.config.scales import demo
 from dvg_jax.errors import UserError, did_you_mean
 
+SCANS = Path(__file__).parents[1] / "examples" / "scans32"
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
 
 
@@ -49,4 +52,5 @@ def get_config(views: str = "biplanar") -> ConfigDict:
     config.refine.train.warmup_steps = 100
 
     config.evaluate.cases = 16
+    config.evaluate.also = str(SCANS)  # two real chests, which no stage is trained on
     return config

@@ -22,7 +22,7 @@ class Measured:
     Attributes:
       volumes: rows of CTs, one a case; no entry for a method that makes views alone.
       views: rows of X-rays by angle in degrees, one a case; no entry for a method that is not measured by them.
-      seconds: of one case, its X-rays included.
+      seconds: of one case, from its X-rays to the CT.
       true_views: what ``views`` were compared with, (B, V', h, w, 1).
     """
 
@@ -47,6 +47,7 @@ def measure(
     procedure: Procedure,
     targets: tuple[float, ...] | None = None,
     before: Callable[[], None] = lambda: None,
+    films: Callable[[Cases], Views] | None = None,
 ) -> Iterator[Measured]:
     """Measure methods on the first cases of a source, batch by batch.
 
@@ -61,6 +62,7 @@ def measure(
       targets: degrees of the X-rays that are measured, of every method, rendered from its CT unless it makes views
         alone; unless given, the views that methods give at ``dvg.new_angles``.
       before: is called before every batch; what it raises ends the measurement.
+      films: gives the X-rays that methods see, (B, V, h, w, 1); unless given, they are rendered from the truth.
     """
     mesh = sharding.even_mesh(procedure.batch_size)
     if mesh is not None:
@@ -69,10 +71,12 @@ def measure(
     angles, measures = dvg.new_angles if targets is None else targets, procedure.measures
     for cases in case_batches(source, procedure):
         before()
-        truth = cases.truth if mesh is None else jax.device_put(cases.truth, sharding.rows_split(mesh))
+        truth, seen = cases.truth, films(cases) if films else dvg.render(cases.truth, dvg.angles)
+        if mesh is not None:
+            truth, seen = jax.device_put((truth, seen), sharding.rows_split(mesh))
         predictions, seconds = {}, {}
         for method in methods:
-            for title, found, took in _rows(method, variables, dvg, truth, cases.key):
+            for title, found, took in _rows(method, variables, dvg, truth, seen, cases.key):
                 seconds[title] = took / len(truth)
                 # One by one: device_put returns a dictionary sorted by key, and the order of methods counts.
                 predictions[title] = found if mesh is None else jax.device_put(found, jax.local_devices()[0])
@@ -98,29 +102,17 @@ def measure(
 
 
 def _rows(
-    method: Method, variables: VariablesByStage, dvg: DVG, truth: Volumes, key: Key
+    method: Method, variables: VariablesByStage, dvg: DVG, truth: Volumes, views: Views, key: Key
 ) -> Iterator[tuple[str, Prediction, float]]:
     """Yield title, prediction and seconds of a method, and of its CTs made to agree with their X-rays in each mode."""
     start = time.perf_counter()
-    found = jax.block_until_ready(predict(method, variables, dvg, truth, key))
+    found = jax.block_until_ready(method.predict(variables, truth if method.sees_truth else views, key))
     took = time.perf_counter() - start
     yield method.title, found, took
     for mode in method.agrees:
         start = time.perf_counter()
-        views = dvg.render(truth, dvg.angles)
         ct = replace(dvg, consistency=mode).agree(variables, found.ct, views, dvg.angles)
         yield agreeing(method.title, mode), Prediction(jax.block_until_ready(ct)), took + time.perf_counter() - start
-
-
-def predict(method: Method, variables: VariablesByStage, dvg: DVG, truth: Volumes, key: Key) -> Prediction:
-    """Let a method predict CTs (B, D, H, W, 1) that it knows by their X-rays alone.
-
-    Args:
-      variables: by stage, those that the method requires.
-      truth: the CTs.
-      key: decides the sample.
-    """
-    return method.predict(variables, truth if method.sees_truth else dvg.render(truth, dvg.angles), key)
 
 
 def _at(targets: tuple[float, ...], dvg: DVG, found: Prediction) -> Prediction:

@@ -58,7 +58,7 @@ def _evaluate(config: ConfigDict, workdir: Path, show_progress: bool, report: Pa
     if report is not None and config.evaluate.pictures < 1:
         raise UserError(f"config.evaluate.pictures is {config.evaluate.pictures}; allowed with a page: 1 or more")
     dvg, procedure, folder = build_dvg(config), build_procedure(config), workdir / files.FOLDER
-    trained = _trained(config, workdir, dvg)
+    trained = methods_of(config, workdir, dvg)
     names = dict.fromkeys(name for method in trained for name in method.requires)
     variables = jax.device_put(load_stages(config, workdir, tuple(names), wanted_by="evaluation"))
     tests = [(config.data.source, build_source(config, "test"), folder)]
@@ -108,7 +108,7 @@ def _measure(
             bar.update(len(batch.cases.numbers))
 
 
-def _trained(config: ConfigDict, workdir: Path, dvg: DVG) -> list[Method]:
+def methods_of(config: ConfigDict, workdir: Path, dvg: DVG) -> list[Method]:
     """Build the methods to be measured in a folder; those of the pipeline with the refiner too, where it is trained."""
     methods = [build_method(name, config, dvg) for name in trained_methods(config, workdir)]
     if dvg.consistency != "refine" and not finished_steps(config, workdir, "refine"):

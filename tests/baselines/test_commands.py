@@ -12,7 +12,6 @@ from dvg_jax.baselines import Baseline, build_baseline
 from dvg_jax.config import BASELINES, STAGES, check, save
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.errors import UserError
-from dvg_jax.evaluate.measure import predict
 from dvg_jax.evaluate.run import evaluate
 from dvg_jax.methods import baseline_method
 from dvg_jax.methods.yardsticks import YARDSTICKS
@@ -97,7 +96,8 @@ def test_projections_of_a_volume_stand_in_the_table_of_views(unchecked):
     dvg, ct = build_dvg(config), chest(16)
     half = Baseline("half", "Half", None, None, lambda v, views, key: 0.5 * ct, in_view_table=True)
     other = Baseline("other", "Other", None, None, lambda v, views, key: 0.5 * ct)
-    shown, hidden = (predict(baseline_method(b, dvg), {}, dvg, ct, jax.random.key(0)) for b in (half, other))
+    views, key = dvg.render(ct, dvg.angles), jax.random.key(0)
+    shown, hidden = (baseline_method(b, dvg).predict({}, views, key) for b in (half, other))
     np.testing.assert_array_equal(shown.ct, hidden.ct)
     assert hidden.views is None
     np.testing.assert_allclose(shown.views, dvg.render(ct, (45.0,)), atol=1e-5)

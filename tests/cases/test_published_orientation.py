@@ -21,7 +21,6 @@ from dvg_jax.config import PAPER_STAGES
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.films.read import write_picture
 from dvg_jax.errors import UserError
-from dvg_jax.evaluate.measure import predict
 from dvg_jax.methods import build_method, own_methods
 from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.report.cases import build_films
@@ -99,8 +98,8 @@ def test_evaluation_and_pages_see_truth_prediction_and_new_view_the_same_way_up(
     ours, theirs = dvg
     found, expected = (
         [
-            predict(build_method(name, model.config, method), model.variables, method, ct, KEY)
-            for name in own_methods(model.config)
+            made.predict(model.variables, ct if made.sees_truth else method.render(ct, method.angles), KEY)
+            for made in (build_method(name, model.config, method) for name in own_methods(model.config))
         ]
         for method, ct in ((ours, chests), (theirs, turned(chests)))
     )
