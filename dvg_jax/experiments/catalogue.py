@@ -77,6 +77,17 @@ def rows_of(table: str, counts: Sequence[int] = FIG5_COUNTS, shared: bool = True
     return [row for row in _printed() if row.table == table]
 
 
+def with_unrolled(rows: Sequence[Row]) -> list[Row]:
+    """Add the comparison method that is not the paper's at the end of every setting of Tables I to III."""
+    found: list[Row] = []
+    for i, row in enumerate(rows):
+        found.append(row)
+        last = i + 1 == len(rows) or rows[i + 1].setting != row.setting
+        if last and row.table in ("I", "II", "III"):
+            found.append(Row(row.table, row.setting, "Unrolled, not the paper's", "unrolled", row.angles))
+    return found
+
+
 def _printed() -> list[Row]:
     text = files("dvg_jax.experiments").joinpath("paper.csv").read_text(encoding="utf-8")
     return [_row(line) for line in csv.DictReader(text.splitlines())]

@@ -30,7 +30,7 @@ from dvg_jax.data.opening import PHANTOM, folders_of, named_sources
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate.cases import build_procedure
-from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of
+from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Row, rows_of, with_unrolled
 from dvg_jax.experiments.measure import CaseSet
 from dvg_jax.experiments.pictures import check_drawable, draw
 from dvg_jax.experiments.plan import equal_budget, shorten
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     runtime.check_platform()
     tables = TABLES if options.table == "all" else (options.table,)
     check_drawable(tables)
-    rows = {table: rows_of(table, options.views, options.fig5 == "shared") for table in tables}
+    rows = {table: with_unrolled(rows_of(table, options.views, options.fig5 == "shared")) for table in tables}
     base = configure(options.scale, options.data, options.seed, options.budget, options.set)
     experiment = prepare(base, options.workdir, [row for table in rows.values() for row in table], options.test)
     if options.plan:

@@ -107,7 +107,8 @@ def _yardsticks(sets: Sequence[tuple[float, ...]], results: Results, data: str) 
 
 def _verdicts(table: str, rows: Sequence[Row], lines: list[Line], data: str) -> list[Verdict]:
     cases = {line.row: line.cases for line in lines if line.data == data and line.row is not None}
-    return [verdict for claim in claims_of(table, rows) for verdict in judge(claim, cases)]
+    theirs = [row for row in rows if row.method != "unrolled"]
+    return [verdict for claim in claims_of(table, theirs) for verdict in judge(claim, cases)]
 
 
 def _markdown(

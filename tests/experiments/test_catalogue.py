@@ -6,7 +6,7 @@ import pytest
 
 from dvg_jax.config import default_config
 from dvg_jax.config.scales import SCALES, tiny
-from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Figures, rows_of
+from dvg_jax.experiments.catalogue import FIG5_COUNTS, TABLES, Figures, rows_of, with_unrolled
 from dvg_jax.experiments.claims import claims_of
 from dvg_jax.experiments.plan import equal_budget, plan_run, shorten
 from dvg_jax.xray.views import spread
@@ -24,6 +24,15 @@ def test_every_row_of_the_paper_and_what_rows_share():
         "I": 14, "II": 8, "III": 7, "V": 9, "VI": 12, "VII": 10,
     }  # fmt: skip
     assert len({run.name for table in PRINTED for run in runs_of(table)}) == 35
+
+
+def test_the_method_that_is_not_the_papers_ends_every_setting():
+    rows = with_unrolled(rows_of("I"))
+    assert [(row.setting, row.angles) for row in rows if row.paper is None] == [
+        ("single view", (0,)), ("two views", (0, 90)),
+    ]  # fmt: skip
+    assert [row.method for row in rows[-2:]] == ["dvg_diffusion", "unrolled"]
+    assert with_unrolled(rows_of("VI")) == rows_of("VI")
 
 
 def test_rows_of_one_run_print_the_same_figures():
