@@ -39,7 +39,6 @@ def check(config: ConfigDict, workdir: Path, report: Path | None) -> list[Path]:
         wanted.append(("--report", report, pictured * _METHODS * (2 * config.size**3 + _PICTURE_BYTES)))
     check_room(wanted)
     earlier = [path for path in sorted((folder / PICTURES).glob("case_*.png")) if _PICTURE.fullmatch(path.name)]
-    earlier += [path for name in _NAMES for path in sorted(folder.glob(f"*/{name}")) if path not in tables]
     return [*tables, *earlier]
 
 

@@ -191,10 +191,10 @@ def test_a_rendering_that_fails_leaves_no_folder(scan, tmp_path, monkeypatch):
 
 def test_an_evaluation_leaves_nothing_of_a_longer_one(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "evaluation"
-    for name in ("pictures", "scans"):
+    for name in ("pictures", "scans", "others"):
         (folder / name).mkdir(parents=True)
     ours = ["views.csv", "views.json", "scans/views.csv", "pictures/case_0003.png", "pictures/case_0003_views.png"]
-    for name in (*ours, "notes.txt", "pictures/case_3.png", "pictures/mine.png"):
+    for name in (*ours, "notes.txt", "others/views.csv", "pictures/case_3.png", "pictures/mine.png"):
         (folder / name).write_text("earlier")
 
     def measured(*_):
@@ -202,8 +202,11 @@ def test_an_evaluation_leaves_nothing_of_a_longer_one(tmp_path, monkeypatch, cap
         return "a table"
 
     monkeypatch.setattr(run, "_evaluate", measured)
-    assert run.evaluate(get_config(), tmp_path) == "a table"
-    assert sorted(contents(folder)) == ["notes.txt", *(f"pictures/{n}.png" for n in ("case_0000", "case_3", "mine"))]
+    config = get_config()
+    config.evaluate.also = "scans"
+    assert run.evaluate(config, tmp_path) == "a table"
+    left = ("case_0000", "case_3", "mine")
+    assert sorted(contents(folder)) == ["notes.txt", "others/views.csv", *(f"pictures/{name}.png" for name in left)]
     told = capsys.readouterr().err
     assert all(f"removed {folder / name} of an earlier run" in told for name in ours)
 
