@@ -19,12 +19,13 @@ from dvg_jax.keys import named
 from dvg_jax.shapes import VariablesByStage
 from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.training import distributed, sharding
-from dvg_jax.training.checkpoint import Checkpoints, save_model
+from dvg_jax.training.checkpoint import Checkpoints, load_facts, save_model
 from dvg_jax.training.examples import Examples, Given, check_cache, open_examples
 from dvg_jax.training.log import RunLog
 from dvg_jax.training.optim import Training
 from dvg_jax.training.state import Fixed, Step, TrainState, create, update
 from dvg_jax.training.stop import StopRequest
+from dvg_jax.training.workdir import model_folder
 from dvg_jax.viz import comparison_panel
 
 EXPORT_CASES = 256
@@ -195,6 +196,10 @@ class StageRun:
             arrays = {name: np.asarray(volume) for name, volume in volumes.items()}
             comparison_panel(arrays.pop("truth"), arrays, self.folder / "pictures" / f"step_{step:07d}.png")
 
+    def _trained_as(self, name: str) -> str:
+        """Return the stage that a predecessor was trained as: an encoder of views may serve as that of new views."""
+        return load_facts(model_folder(self.config, self.folder.parent, name)).get("stage", name)
+
     def _write_model(self, state: TrainState, examples: Examples) -> None:
         variables = jax.tree.map(np.asarray, self._with(state, examples)[self.stage.name])
         facts = {
@@ -202,6 +207,6 @@ class StageRun:
             "steps": int(state.step),
             "config": json.loads(self.config.to_json()),
             "fingerprint": fingerprint({self.stage.name: variables}),
-            "from": {name: fingerprint({name: frozen}) for name, frozen in self.frozen.items()},
+            "from": {name: fingerprint({self._trained_as(name): frozen}) for name, frozen in self.frozen.items()},
         }
         save_model(self.folder / "model", variables, facts)
