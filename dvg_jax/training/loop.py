@@ -198,7 +198,8 @@ class StageRun:
 
     def _trained_as(self, name: str) -> str:
         """Return the stage that a predecessor was trained as: an encoder of views may serve as that of new views."""
-        return load_facts(model_folder(self.config, self.folder.parent, name)).get("stage", name)
+        folder = model_folder(self.config, self.folder.parent, name)
+        return load_facts(folder).get("stage", name) if folder.is_dir() else name
 
     def _write_model(self, state: TrainState, examples: Examples) -> None:
         variables = jax.tree.map(np.asarray, self._with(state, examples)[self.stage.name])

@@ -17,7 +17,7 @@ from dvg_jax.data.pipeline import FIRST, evaluation_batches, training_iterator
 from dvg_jax.data.sources import ENDLESS, ArraySource, PhantomSource, PreparedSource
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate.cases import row_labels
-from dvg_jax.methods import mean_volume
+from dvg_jax.methods.yardsticks import mean_volume
 from tests.tiny import get_config
 
 SIZE = 8
@@ -192,7 +192,8 @@ def test_an_ordered_pass_over_examples_without_end_ends(monkeypatch):
 
     source = Numbers({"ct": np.zeros((1, 1))})
     assert sum(int(batch["mask"].sum()) for batch in evaluation_batches(source, 100)) == FIRST
-    assert float(mean_volume(source)[0, 0, 0, 0]) == (FIRST - 1) / 2
+    mean = mean_volume(source, None).predict({}, np.zeros((1, 1, 1, 1, 1), np.float32), None)
+    assert float(mean.ct[0, 0, 0, 0, 0]) == (FIRST - 1) / 2
 
 
 def test_test_cases_follow_each_other_with_their_labels(scans):

@@ -188,7 +188,7 @@ def test_bad_input(arguments, said, fails, tmp_path):
 def test_plan_trains_nothing(tmp_path, capsys):
     command.main(["--table", "II", "--workdir", str(tmp_path / "work"), "--plan"])
     out = capsys.readouterr().out
-    assert "8 rows, 8 runs, 15 stages" in out
+    assert "10 rows, 10 runs, 17 stages" in out
     assert "diffusion@0+90-new45" in out
     assert not (tmp_path / "work").exists()
 
