@@ -182,7 +182,7 @@ def test_batches_without_end_come_in_order_and_go_on_where_they_stopped(scans):
         np.testing.assert_array_equal(next(second)["ct"], first[0]["ct"][2:])
 
 
-def test_an_ordered_pass_over_examples_without_end_ends(monkeypatch):
+def test_an_ordered_pass_over_examples_without_end_ends(unchecked):
     class Numbers(ArraySource):
         def __len__(self):
             return ENDLESS
