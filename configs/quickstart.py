@@ -8,6 +8,7 @@ that are worth a try; ``dvg_jax/config/scales.py`` has all of this size, and ``d
 setting there is.
 """
 
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from dvg_jax.config.scales import demo
 from dvg_jax.errors import UserError, did_you_mean
 
-SCANS = Path(__file__).parents[1] / "examples" / "scans32"
+SCANS = Path(os.path.relpath(Path(__file__).parents[1] / "examples" / "scans32"))
 VIEWS = {"single": ((0.0,), (90.0,)), "biplanar": ((0.0, 90.0), (45.0,))}
 
 

@@ -18,7 +18,7 @@ TINY_BASELINES: dict[str, dict] = {
     "bx2s": {"base": 8},
     "reconnet": {"width": 1 / 16},
     "cddpm": {"network": {"dim": 16, "dim_mults": (1, 2, 4), "heads": 2, "attention_size": 8, "remat": False}},
-    "unrolled": {},
+    "unrolled": {"wear": {"noise": 0.01, "gamma": 0.1}},
 }
 """Settings of comparison methods at 32^3 that differ from their defaults."""
 
