@@ -186,3 +186,4 @@ def test_cones_that_are_too_wide_go_ray_by_ray(monkeypatch):
     assert not all_rays_cross(wide)
     volume, pose = noise(0, SMALL.volume_shape), view_pose(30.0, tilt_deg=(20.0, 0.0))
     assert (xray.forward_project(volume, pose, wide) == 7).all()
+    np.testing.assert_allclose(xray.forward_project(volume, pose, SMALL), project(volume, pose, SMALL), atol=1e-4)
