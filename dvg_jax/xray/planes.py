@@ -166,7 +166,8 @@ def _collect(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
     in_plane = [to[1] * b + to[2] * c - start for to, start in zip(to_voxel, frame.source, strict=True)]
 
     def some_planes(first: Array) -> Array:
-        plane = frame.plane(first + jnp.arange(PLANES_AT_ONCE))
+        # Planes behind the last are left out below. They could be behind the source, where no window is right.
+        plane = jnp.minimum(frame.plane(first + jnp.arange(PLANES_AT_ONCE)), (frame.size[0] - 1) / 2)
         places, pixels = crossings.at(plane), weighted * crossings.share(plane)
         row, column, depth = (x + to[0] * plane[:, None, None] for x, to in zip(in_plane, to_voxel, strict=True))
         (reach_h, rows), (reach_w, columns) = window(frame, plane, geometry)
