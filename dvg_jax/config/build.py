@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import STAGES, check
 from dvg_jax.consistency import Fit
-from dvg_jax.data.opening import open_source, open_training
+from dvg_jax.data.opening import check_unseen, open_source, open_training
 from dvg_jax.data.sources import Source
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.dvg import DVG
@@ -91,10 +91,10 @@ def build_source(config: ConfigDict, split: str) -> Source:
 
 
 def build_also(config: ConfigDict) -> Source:
-    """Open the test CTs that ``config.evaluate.also`` names."""
-    also = config.evaluate.also
-    count = config.data.test_count if also == "phantom" else 0
-    return open_source(also, "test", config.size, count, config.seed, "config.evaluate.also")
+    """Open the test CTs that ``config.evaluate.also`` names. Raises UserError where a patient of them is trained on."""
+    also, field = config.evaluate.also, "config.evaluate.also"
+    check_unseen(also, config.data.source, field)
+    return open_source(also, "test", config.size, config.data.test_count, config.seed, field)
 
 
 def build_measures(config: ConfigDict) -> Measures:

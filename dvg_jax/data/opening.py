@@ -105,7 +105,7 @@ def open_training(text: str, size: int, count: int, seed: int, augmented: bool =
       augmented: vary the chests of folders.
 
     Raises:
-      UserError: as :func:`open_source`; a patient is in two splits; only phantoms are to be augmented.
+      UserError: as :func:`open_source`; folders have a patient in different splits; only phantoms are to be augmented.
     """
     named, folders = _existing(text, FIELD), folders_of(text)
     if augmented and not folders:
@@ -168,6 +168,33 @@ def _check_patients(folders: Sequence[Path]) -> None:
                         f"{folder}: patient {row.patient} is in split {row.split!r}, and in {split!r} in {first}; "
                         "allowed: one split, as dvg_jax.data.prepare gives with the same --seed and shares, or lists"
                     )
+
+
+def check_unseen(tested: str, trained: str, field: str) -> None:
+    """Refuse test cases of a patient who is trained on.
+
+    Args:
+      tested: value of ``field``: the sources of the test cases.
+      trained: value of ``config.data.source``.
+      field: that errors name.
+
+    Raises:
+      UserError: a patient is in the split ``test`` of the one and ``train`` of the other; or as :func:`named_sources`.
+    """
+    seen = {patient: folder for folder in folders_of(trained) for patient in _patients(folder, "train")}
+    for folder in folders_of(tested, field):
+        for patient in _patients(folder, "test"):
+            if patient in seen:
+                raise UserError(
+                    f"{field} is {tested!r}, whose patient {patient} is in split 'train' of {seen[patient]}; "
+                    "allowed: patients who are not trained on"
+                )
+
+
+def _patients(folder: Path, split: str) -> set[str]:
+    """Return the patients of a split, none where the folder does not exist, which is refused when it is opened."""
+    rows = read_manifest(folder) if folder.is_dir() else ()
+    return {row.patient for row in rows if row.status == "ok" and row.split == split}
 
 
 @cache

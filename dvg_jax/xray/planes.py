@@ -6,7 +6,11 @@ of a plane collects from the few pixels whose rays cross the plane less than a v
 results are the same bits each time, on a GPU too.
 
 With respect to volume or image, the gradient of one direction is the other. With respect to the pose it is one more sum
-over the same samples. Both can be differentiated repeatedly, in reverse, and mapped by ``jax.vmap``.
+over the same samples. Both can be differentiated repeatedly, in reverse, and mapped by ``jax.vmap``. Only the gradient
+of a pose's gradient with respect to the volume is left to JAX, which scatters.
+
+One sample a plane suffices where voxels are nearly cubes. At 45 degrees a smooth volume of 24 voxels is 0.4 % rms from
+many samples a ray, and 1, 3 and 5 % where the voxels are 2, 3 and 4 times as long along the beam's main axis.
 """
 
 from functools import partial
@@ -162,7 +166,8 @@ def _collect(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
     in_plane = [to[1] * b + to[2] * c - start for to, start in zip(to_voxel, frame.source, strict=True)]
 
     def some_planes(first: Array) -> Array:
-        plane = frame.plane(first + jnp.arange(PLANES_AT_ONCE))
+        # Planes behind the last are left out below. They could be behind the source, where no window is right.
+        plane = jnp.minimum(frame.plane(first + jnp.arange(PLANES_AT_ONCE)), (frame.size[0] - 1) / 2)
         places, pixels = crossings.at(plane), weighted * crossings.share(plane)
         row, column, depth = (x + to[0] * plane[:, None, None] for x, to in zip(in_plane, to_voxel, strict=True))
         (reach_h, rows), (reach_w, columns) = window(frame, plane, geometry)

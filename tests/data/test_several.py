@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dvg_jax.config.build import build_source
+from dvg_jax.config.build import build_also, build_source
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.manifest import Row, write_manifest
 from dvg_jax.data.mixture import Mixture, Part
@@ -253,3 +253,18 @@ def test_the_config_opens_them(scans):
     config.data.update({"source": f"phantom:0.5,{scans}:0.5", "train_count": 10, "augment": True})
     assert (len(build_source(config, "train")), len(build_source(config, "test"))) == (10, 6)
     assert jax.tree.map(np.shape, build_source(config, "train")[3]) == {"ct": (SIZE, SIZE, SIZE, 1), "index": ()}
+
+
+def test_a_second_test_set_has_as_many_phantoms_and_nobody_who_is_trained_on(scans, tmp_path):
+    other, rows = folder(tmp_path / "other", [0, 900], "test")
+    write_manifest(other, rows[1:])
+    config = get_config()
+    config.size = SIZE
+    config.data.update({"source": f"phantom:0.5,{scans}:0.5", "test_count": 3})
+    for also, count in (("phantom:5", 3), (f"phantom,{other}", 4), (str(other), 1), (str(scans), 2)):
+        config.evaluate.also = also
+        assert len(build_also(config)) == count
+    write_manifest(other, rows)
+    config.evaluate.also = str(other)
+    with pytest.raises(UserError, match=r"^config.evaluate.also is .*, whose patient p0 is in split 'train' of "):
+        build_also(config)

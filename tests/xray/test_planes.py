@@ -20,6 +20,8 @@ pull_pose = jax.jit(lambda v, p, i, g: jax.vjp(lambda p: planes.sum_planes(v, p,
 
 SMALL = ConeBeamGeometry.covering(16)
 FINE = dataclasses.replace(SMALL, samples_per_ray=2048)
+NEAR = ConeBeamGeometry((5, 5, 5), (20.0, 20.0, 20.0), (41, 41), (1.0, 1.0), 75.0, 90.0)
+"""The source is as near as three voxels behind the last."""
 UNEVEN = ConeBeamGeometry((10, 7, 9), (1.5, 2.5, 2.0), (9, 14), (3.0, 1.5), 150.0, 210.0)
 BLOB = Gaussian((8.0, -5.0, 11.0), (16.0, 13.0, 18.0))
 
@@ -90,6 +92,11 @@ def test_transpose_is_exact(geometry, pose):
     projected = project(volume, pose, geometry)
     allowed = 1e-5 * float(jnp.linalg.norm(projected) * jnp.linalg.norm(image))
     assert float(jnp.vdot(projected, image)) == pytest.approx(float(jnp.vdot(volume, transposed)), abs=allowed)
+
+
+def test_transpose_is_exact_where_the_source_is_near():
+    image = noise(1, NEAR.detector_shape)
+    assert apart(transpose(image, POSES["0"], NEAR), transposed_by_jax(image, POSES["0"], NEAR)) < 1e-5
 
 
 def transpose_plainly(image, pose, geometry):
@@ -186,3 +193,4 @@ def test_cones_that_are_too_wide_go_ray_by_ray(monkeypatch):
     assert not all_rays_cross(wide)
     volume, pose = noise(0, SMALL.volume_shape), view_pose(30.0, tilt_deg=(20.0, 0.0))
     assert (xray.forward_project(volume, pose, wide) == 7).all()
+    np.testing.assert_allclose(xray.forward_project(volume, pose, SMALL), project(volume, pose, SMALL), atol=1e-4)
