@@ -7,7 +7,6 @@
 Weights are divided by their sum.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +23,8 @@ from dvg_jax.errors import UserError, did_you_mean, near_path
 PHANTOM = "phantom"
 FIELD = "config.data.source"
 ALLOWED = "phantom, or a folder by dvg_jax.data.prepare, or several, such as phantom:0.7,FOLDER:0.3"
+
+MOST_WEIGHT = 1e6
 
 FEW_SCANS = 5
 """Size below which a training set gives a warning: most likely scans are missing."""
@@ -139,8 +140,8 @@ def _name_and_weight(word: str, text: str, field: str) -> tuple[str, float | Non
             name, weight = before.strip(), float(after)
     if not name:
         raise UserError(f"{field} is {text!r}, with a source without a name; allowed: {ALLOWED}")
-    if weight is not None and not 0 < weight < math.inf:
-        raise UserError(f"{field} is {text!r}, with the weight {weight:g}; allowed: numbers above 0")
+    if weight is not None and not 0 < weight <= MOST_WEIGHT:
+        raise UserError(f"{field} is {text!r}, with the weight {weight:g}; allowed: above 0, up to {MOST_WEIGHT:g}")
     return name, weight
 
 

@@ -72,7 +72,7 @@ def test_sources_and_weights(text, found):
     [
         ("phantom,", "with a source without a name; allowed: phantom, or a folder"),
         (":0.5", "with a source without a name"),
-        ("phantom:0", "with the weight 0; allowed: numbers above 0"),
+        ("phantom:0", "with the weight 0; allowed: above 0, up to 1e+06"),
         ("phantom:-1,a:2", "with the weight -1; allowed"),
         ("phantom:nan", "with the weight nan; allowed"),
         ("a:inf,b:1", "with the weight inf; allowed"),
@@ -261,9 +261,12 @@ def test_a_second_test_set_has_as_many_phantoms_and_nobody_who_is_trained_on(sca
     config = get_config()
     config.size = SIZE
     config.data.update({"source": f"phantom:0.5,{scans}:0.5", "test_count": 3})
-    for also, count in (("phantom:5", 3), (f"phantom,{other}", 4), (str(other), 1), (str(scans), 2)):
+    for also, count in (("phantom:5", 3), (str(other), 1), (str(scans), 2)):
         config.evaluate.also = also
         assert len(build_also(config)) == count
+    config.evaluate.also = f"phantom,{other}"
+    with pytest.raises(UserError, match=r"^config.evaluate.also is 'phantom,.*; allowed: phantom, or one folder"):
+        build_also(config)
     write_manifest(other, rows)
     config.evaluate.also = str(other)
     with pytest.raises(UserError, match=r"^config.evaluate.also is .*, whose patient p0 is in split 'train' of "):
