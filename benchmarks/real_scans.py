@@ -87,6 +87,8 @@ def measured(workdir: Path, scans: Path, split: str, noise: float) -> Rows:
     dvg, size = build_dvg(config), _size(scans)
     if size % config.size:
         raise UserError(f"--scans has {size} voxels an edge; allowed: multiples of the model's {config.size}")
+    if not config.evaluate.lpips:
+        raise UserError(f"--workdir is {workdir}, whose config.evaluate.lpips is ''; allowed: vgg or alex")
     fine, render = PreparedSource(scans, split, size), Films(config, dvg, size, noise)
     procedure = replace(build_procedure(config), cases=len(fine), batch_size=1)
     methods = methods_of(config, workdir, dvg)
@@ -142,6 +144,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--noise", type=float, default=0.01, help="standard deviation, of a film in [0, 1]")
     parser.add_argument("--name", default="cpu", help="of the results file (default %(default)s)")
     options = parser.parse_args(argv)
+    names = [w.name for w in options.workdir]
+    if len(set(names)) < len(names):
+        raise UserError(f"--workdir is given as {', '.join(names)}; allowed: folders of different names")
     enable_compilation_cache()
     found = {w.name: measured(w, options.scans, options.split, options.noise) for w in options.workdir}
     print(table(found))

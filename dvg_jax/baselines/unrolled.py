@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.baselines.base import Baseline
 from dvg_jax.dvg import DVG
+from dvg_jax.errors import UserError
 from dvg_jax.networks.refiner import Refiner
 from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
@@ -68,6 +69,8 @@ def start_from(mean: Array, like: Array) -> Volumes:
 def build(config: ConfigDict, dvg: DVG) -> Baseline:
     """Build the method from ``config.baselines.unrolled``."""
     settings = config.baselines.unrolled
+    if config.size % (least := 2 ** len(settings.network.widths)):
+        raise UserError(f"config.size is {config.size}; allowed for unrolled: multiples of {least}")
     refiner = Refiner(**settings.network, dtype=jnp.dtype(config.dtype))
     own = replace(dvg, refinement=replace(dvg.refinement, refiner=refiner, rounds=settings.rounds))
 

@@ -33,7 +33,10 @@ def check_relations(config: ConfigDict) -> None:
     for name in LATENT_STAGES:
         network = config[name].network
         _check_unet(name, network, network.groups)
-    _check_refiner(config.size, config.refine.network, config.consistency.mode)
+    _check_widths("refine", config.refine.network)
+    _check_widths("baselines.unrolled", config.baselines.unrolled.network)
+    if config.consistency.mode == "refine":
+        _check_refiner(config.size, tuple(config.refine.network.widths))
     _check_unet("baselines.cddpm", config.baselines.cddpm.network, VolumeUNet.groups)
 
 
@@ -69,11 +72,14 @@ def _check_unet(name: str, network: ConfigDict, groups: int) -> None:
         raise UserError(f"config.{name}.network.head_dim is {network.head_dim}; allowed: even numbers")
 
 
-def _check_refiner(size: int, network: ConfigDict, mode: str) -> None:
+def _check_widths(name: str, network: ConfigDict) -> None:
     widths, groups = tuple(network.widths), network.num_groups
     if any(width % groups for width in widths):
-        raise UserError(f"config.refine.network.widths is {widths}; allowed: multiples of the {groups} num_groups")
-    if mode == "refine" and size % 2 ** len(widths):
+        raise UserError(f"config.{name}.network.widths is {widths}; allowed: multiples of the {groups} num_groups")
+
+
+def _check_refiner(size: int, widths: tuple[int, ...]) -> None:
+    if size % 2 ** len(widths):
         raise UserError(
             f"config.refine.network.widths is {widths}, whose {len(widths)} entries halve {size} voxels as many times; "
             "allowed: fewer entries, or another size"

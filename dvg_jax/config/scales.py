@@ -92,7 +92,8 @@ def any_views(config: ConfigDict, most: int = MOST_VIEWS) -> None:
     """Turn ``config`` into that of one model for any 1 to ``most`` views."""
     config.random_views, config.new_angles = most, ()
     # Cached examples would show each CT by one set of views for ever.
-    config.view_vqgan.train.cache = config.new_view.train.cache = config.diffusion.train.cache = False
+    for name in ("view_vqgan", *LATENT_STAGES, "refine"):
+        config[name].train.cache = False
 
 
 def demo() -> ConfigDict:

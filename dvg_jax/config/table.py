@@ -180,11 +180,11 @@ TABLE: Table = {
             "name": OneOf(("ancestral", "ddim", "dpmpp_2m", "")),
             "steps": COUNT_OR_NONE,
             "eta": SHARE,
-            "clip": WEIGHT,
         },
         free=True,
         changes_examples=False,
-    ),
+    )
+    | {"clip": replace(WEIGHT, free=True)},  # it counts in the results that the refiner learns from
     "consistency": marked(
         {
             "mode": OneOf(MODES),

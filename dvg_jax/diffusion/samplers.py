@@ -231,8 +231,10 @@ def sample(
         return _scan(denoise, sampler.clip, arguments, key, table, z)
     carry = (z, jnp.zeros_like(z))
     for leaf in jax.tree.leaves(arguments)[-1:]:
-        # Place it as the step will place its result: otherwise the second step is compiled again.
-        carry = jax.device_put(carry, leaf.sharding)
+        # Place it as the step will place its result: otherwise the second step is compiled again. Inside a larger
+        # compiled program there is nothing to place.
+        if not isinstance(leaf, jax.core.Tracer):
+            carry = jax.device_put(carry, leaf.sharding)
     for i in range(len(table.t)):
         carry = _compiled_step(denoise, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), carry)
         if progress is not None:

@@ -23,7 +23,7 @@ from dvg_jax.files.atomic import removal_notes, together
 from dvg_jax.methods import build_method, own_methods, with_refiner, yardsticks
 from dvg_jax.methods.base import CODEC, DVG_FULL, DVG_NET, MEAN, Method, agreeing
 from dvg_jax.shapes import VariablesByStage
-from dvg_jax.training.workdir import finished_steps, load_stages
+from dvg_jax.training.workdir import finished_steps, has_refiner, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
 
 
@@ -111,7 +111,7 @@ def _measure(
 def methods_of(config: ConfigDict, workdir: Path, dvg: DVG) -> list[Method]:
     """Build the methods to be measured in a folder; those of the pipeline with the refiner too, where it is trained."""
     methods = [build_method(name, config, dvg) for name in trained_methods(config, workdir)]
-    if dvg.consistency != "refine" and not finished_steps(config, workdir, "refine"):
+    if dvg.consistency != "refine" and not has_refiner(config, workdir):
         return methods
     return [with_refiner(method) if method.title in (DVG_NET, DVG_FULL) else method for method in methods]
 

@@ -19,7 +19,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
-from dvg_jax.training.workdir import finished_steps, load_config, load_stages
+from dvg_jax.training.workdir import has_refiner, load_config, load_stages
 from dvg_jax.xray.views import minmax
 
 ANGLE_TOLERANCE = 20.0
@@ -147,7 +147,7 @@ class Reconstructor:
         if mode == "refine" and "refine" not in self.variables:
             raise UserError(
                 "consistency is refine, and stage refine is not trained; allowed: none, films, or train it first "
-                "(--config.stage=refine)"
+                "(--config.consistency.mode=refine --config.stage=refine)"
             )
         return mode
 
@@ -209,13 +209,15 @@ def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | Non
 
 
 def load_reconstructor(workdir: str | Path) -> Reconstructor:
-    """Load the model that ``train.py`` or ``torch_import`` wrote to ``workdir``, with the refiner if it is trained.
+    """Load the model that ``train.py`` or ``torch_import`` wrote to ``workdir``.
+
+    The refiner is part of it where it is trained from the stages that are there.
 
     Raises:
       UserError: the folder contains no config, a stage is missing, or a checkpoint cannot be read.
     """
     workdir = Path(workdir)
     config = load_config(workdir)
-    refiner = ("refine",) if finished_steps(config, workdir, "refine") else ()
-    variables = load_stages(config, workdir, (*estimate_stages(config), *refiner), wanted_by="reconstruction")
+    names = (*estimate_stages(config), *(("refine",) if has_refiner(config, workdir) else ()))
+    variables = load_stages(config, workdir, names, wanted_by="reconstruction")
     return Reconstructor(config, build_dvg(config), variables)

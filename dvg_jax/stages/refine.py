@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -166,17 +166,23 @@ def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
 
 
 def _warn_of_identity(task: RefineTask, params: Variables, examples: Iterator[Example]) -> None:
-    """Say so on stderr where training has ended with a network that changes nothing, as too high a rate can."""
+    """Say so on stderr where the network changes nothing at a validation or the end: too high a rate can do that."""
     before, after = 0.0, 0.0
     for example in examples:
         metrics = _errors(task, params, example)
         before, after = before + float(metrics["before"]), after + float(metrics["after"])
     if after > (1 - LEAST_GAIN) * before:
-        print(
-            f"warning: refine: the error on training examples is {after / before:.3f} of what it was before; the "
-            "network changes nothing, try half the config.refine.train.learning_rate",
-            file=sys.stderr,
-        )
+        _say_identity(f"{after / before:.3f}")
+
+
+@cache
+def _say_identity(share: str) -> None:
+    """Print the warning; once, though the last validation and the finished model are the same network."""
+    print(
+        f"warning: refine: the error on training examples is {share} of what it was before; the network changes "
+        "nothing, try half the config.refine.train.learning_rate",
+        file=sys.stderr,
+    )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -49,7 +49,9 @@ class Preparation:
         self._frozen = jax.device_put(here, sharding.replicated(self._mesh))
 
         def prepare(frozen: VariablesByStage, ct: Volumes) -> Example:
-            return stage.prepare(frozen, ct, jax.random.key(0))  # nothing is drawn
+            # No views are drawn. The samples that the refiner learns from begin with one noise, so that an example does
+            # not depend on its place among the others.
+            return stage.prepare(frozen, ct, jax.random.key(0))
 
         # On one device the blocks that ``prepare`` calls are compiled one by one, and serve other stages too.
         split = PartitionSpec("data")

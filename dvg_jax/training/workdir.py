@@ -4,6 +4,7 @@
 <workdir>/<stage>/model           variables of a finished stage, and facts about it
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dvg_jax.shapes import VariablesByStage
 from dvg_jax.training import orientation
 from dvg_jax.training.checkpoint import load_facts, load_model
 
-TURNED = (*STAGES, "cddpm")
+TURNED = (*STAGES, "cddpm", "unrolled")
 """Networks of these stages have D in the order that ``config.head_first`` says; all others have the foot first."""
 
 
@@ -115,11 +116,27 @@ def finished_steps(config: ConfigDict, workdir: Path, name: str) -> int:
     return load_facts(folder)["steps"] if folder.is_dir() else 0
 
 
+def has_refiner(config: ConfigDict, workdir: Path) -> bool:
+    """Tell whether a refiner is trained, from the stages at hand; one of other stages gives a warning on stderr.
+
+    Raises:
+      UserError: as in :func:`finished_steps`.
+    """
+    if not finished_steps(config, workdir, "refine"):
+        return False
+    try:
+        check_origin(config, workdir, "refine")
+    except UserError as error:
+        print(f"warning: the refiner is left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
     """Refuse a folder whose config differs from this one; a folder without a config passes.
 
-    The settings of comparison methods that the folder does not contain may differ, and fields that the table marks as
-    free.
+    The settings of comparison methods and of a refiner that the folder does not contain may differ, and fields that the
+    table marks as free.
 
     Args:
       config: of this run.
@@ -134,7 +151,8 @@ def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -
     was, now = _flat(load_config(workdir)), _flat(config)
     for field in sorted(was.keys() | now.keys()):
         section, *rest = field.split(".")
-        absent = section == "baselines" and not (workdir / rest[0]).exists()
+        stage = rest[0] if section == "baselines" else section
+        absent = section in ("baselines", "refine") and not (workdir / stage).exists()
         if not (absent or section in free or is_free(field)) and was.get(field) != now.get(field):
             raise UserError(
                 f"config.{field} is {now.get(field)!r}, and {workdir} was trained with {was.get(field)!r}; "

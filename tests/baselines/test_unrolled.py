@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from dvg_jax.errors import UserError
 from tests.baselines import common
 
 TINY = {"network": {"widths": (8, 8), "num_groups": 4}, "rounds": 2}
@@ -14,6 +15,11 @@ def test_parameters_at_paper_scale(views, expected):
     refinement = common.build("unrolled", common.PAPER_SIZE, views)[0].task.dvg.refinement
     features = jax.ShapeDtypeStruct((1, *[common.PAPER_SIZE] * 3, 2 + 2 * views), np.float32)
     assert refinement.rounds * common.count(common.variables_like(refinement.refiner, features)) == expected
+
+
+def test_sizes_that_cannot_be_halved_are_refused():
+    with pytest.raises(UserError, match=r"config\.size is 20; allowed for unrolled: multiples of 8"):
+        common.build("unrolled", 20, network={"widths": (8, 8, 8), "num_groups": 4})
 
 
 @pytest.fixture(scope="module")

@@ -269,7 +269,8 @@ def test_a_refiner_that_is_not_trained_is_asked_for(trained, tmp_path, xrays, fa
     films = [f"--xray={tmp_path / 'ap.png'}@0", f"--xray={tmp_path / 'lat.png'}@90"]
     asked = [f"--workdir={trained}", *films, f"--output={tmp_path / 'ct.nii.gz'}", "--consistency=refine"]
     said = fails(reconstruct.main, *asked)
-    assert said.endswith("stage refine is not trained; allowed: none, films, or train it first (--config.stage=refine)")
+    hint = "--config.consistency.mode=refine --config.stage=refine"
+    assert said.endswith(f"stage refine is not trained; allowed: none, films, or train it first ({hint})")
     assert not (tmp_path / "ct.nii.gz").exists()
 
 

@@ -60,6 +60,20 @@ def test_scan_and_python_loop_agree():
     np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scan", [True, False])
+def test_a_compiled_program_may_sample(scan):
+    """The refiner's examples are made by one where views are drawn, and on several devices."""
+
+    def denoise(gain, z, t):
+        return gain * z
+
+    def draw(gain):
+        return sample(denoise, gain, jax.random.key(0), (2, 3), SCHEDULE, Sampler(2, eta=0.0), scan=scan)
+
+    gain = jnp.array(0.5)
+    np.testing.assert_allclose(jax.jit(draw)(gain), draw(gain), rtol=1e-5)
+
+
 def test_every_step_with_eta_one_is_the_published_posterior():
     """q(z_{t-1} | z_t, z_0), Eq. (7) of Ho et al. 2020."""
     abar, before = SCHEDULE.alphas_cumprod, SCHEDULE.alphas_cumprod_prev

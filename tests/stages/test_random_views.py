@@ -73,4 +73,4 @@ def test_preset(preset):
     any_views(config)
     check(config)
     assert (config.random_views, tuple(config.new_angles)) == (20, ())
-    assert not any(config[name].train.cache for name in ("view_vqgan", "new_view", "diffusion"))
+    assert not any(config[name].train.cache for name in ("view_vqgan", "new_view", "diffusion", "refine"))

@@ -5,15 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvg_jax.config import check
+from dvg_jax.config import check, save
 from dvg_jax.config.build import build_dvg, required_stages
+from dvg_jax.config.table import example_settings
 from dvg_jax.data.phantom import chest
 from dvg_jax.errors import UserError
 from dvg_jax.refinement import GAIN
 from dvg_jax.stages import build_stage
 from dvg_jax.stages.refine import RefineWeights, Wear, _warn_of_identity, init_rounds, rounds_loss
+from dvg_jax.training.checkpoint import save_model
 from dvg_jax.training.optim import Training
 from dvg_jax.training.state import Fixed, Step, create, update
+from dvg_jax.training.workdir import check_owner, has_refiner
 from dvg_jax.xray.views import ViewSets
 from tests.tiny import get_config
 
@@ -58,6 +61,35 @@ def test_networks_that_do_not_fit_are_refused(field, value):
     config.refine.network[field] = value
     with pytest.raises(UserError, match=r"config\.refine\.network\.widths"):
         check(config)
+
+
+def test_settings_are_fixed_once_it_is_there(tmp_path):
+    save(get_config(), tmp_path / "config.json")
+    check_owner(config_of(), tmp_path)
+    (tmp_path / "refine").mkdir()
+    with pytest.raises(UserError, match=r"config\.refine\.network\.num_groups is 4"):
+        check_owner(config_of(), tmp_path)
+
+
+def test_one_of_other_stages_is_left_out_where_it_is_not_asked_for(tmp_path, capsys):
+    """Results without it need not wait for it to be trained again."""
+    config = get_config()
+    assert not has_refiner(config, tmp_path)
+    nothing = {"params": np.zeros(1)}
+    save_model(tmp_path / "diffusion" / "model", nothing, {"fingerprint": "old"})
+    save_model(tmp_path / "refine" / "model", nothing, {"steps": 1, "from": {"diffusion": "old"}})
+    assert has_refiner(config, tmp_path)
+    assert capsys.readouterr().err == ""
+    save_model(tmp_path / "diffusion" / "model", nothing, {"fingerprint": "new"})
+    assert not has_refiner(config, tmp_path)
+    assert "left out" in capsys.readouterr().err
+
+
+def test_clipping_of_samples_changes_its_examples():
+    """A sampler may change in a folder; its range counts in the results that the refiner learns from."""
+    clipped, fewer = get_config(), get_config()
+    clipped.sampler.clip, fewer.sampler.steps = 1.0, 3
+    assert example_settings(clipped) != example_settings(get_config()) == example_settings(fewer)
 
 
 def test_features_say_where_a_ct_misses_its_films(dvg, cts):
