@@ -1,4 +1,4 @@
-"""Seconds and memory of making CTs agree with their films: the fit, the refiner, a training step of the refiner.
+"""Measure seconds and memory of making CTs agree with their films: the fit, the refiner, a training step of it.
 
     python -m benchmarks.agreement [--sizes 32 64 128] [--dtype float32 bfloat16] [--repeats 5]
 
@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 def cases(size: int, dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Functions and their arguments by name, at one size and compute type."""
+    """Return functions and their arguments by name, at one size and compute type."""
     config = default_config()
     config.size, config.geometry, config.dtype = size, "covering", dtype
     config.consistency.mode = "refine"
@@ -59,7 +59,7 @@ def cases(size: int, dtype: str) -> dict[str, tuple[Callable[..., Any], tuple[An
 
 
 def measured(function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:
-    """Seconds of the first call of the compiled program and of the fastest, and MiB."""
+    """Return seconds of the first call of the compiled program and of the fastest, and MiB."""
     program = jax.jit(function).lower(*arguments).compile()
     first = seconds_of(lambda: jax.block_until_ready(program(*arguments)))
     seconds = min(seconds_of(lambda: jax.block_until_ready(program(*arguments))) for _ in range(repeats))
@@ -69,7 +69,7 @@ def measured(function: Callable[..., Any], arguments: tuple[Any, ...], repeats: 
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line that the module's docstring describes."""
     parser = Parser(__doc__, "python -m benchmarks.agreement")
     parser.add_argument("--sizes", type=int, nargs="*", default=[32, 64, 128])
     parser.add_argument("--dtype", nargs="*", default=["float32", "bfloat16"])

@@ -1,4 +1,4 @@
-"""How much of a nodule's contrast reaches the CT: nodules are planted in lungs, filmed and looked for.
+"""Measure how much of a nodule's contrast reaches the CT: nodules are planted in lungs, filmed and looked for.
 
     python -m benchmarks.nodules --workdir runs/demo [--cases 16]
 
@@ -30,21 +30,21 @@ from dvg_jax.training.compilation import enable_compilation_cache
 
 DIAMETERS_MM = (20.0, 30.0, 40.0)
 LUNG = (0.03, 0.25)
-"""Intensities of lung, -950 to -400 HU."""
+"""Lung has these intensities, -950 to -400 HU."""
 TISSUE = 0.42
-"""Intensity of the nodule, 26 HU."""
+"""A nodule has this intensity, 26 HU."""
 PARTS = 4
-"""Points along each edge of a voxel at which the ball is evaluated."""
+"""The ball is evaluated at so many points along each edge of a voxel."""
 
 
 def place_of(ct: np.ndarray) -> np.ndarray:
-    """Index of the lung voxel that is farthest from everything else, (3,)."""
+    """Return the index of the lung voxel that is farthest from everything else, (3,)."""
     lung = (ct > LUNG[0]) & (ct < LUNG[1])
     return np.array(np.unravel_index(np.argmax(distance_transform_edt(lung)), ct.shape))
 
 
 def ball(shape: tuple[int, ...], centre: np.ndarray, diameter_mm: float) -> np.ndarray:
-    """Share of each voxel that lies in a ball around the middle of a voxel, (D, H, W)."""
+    """Return the share of each voxel that lies in a ball around the middle of a voxel, (D, H, W)."""
     fine = (np.arange(shape[0] * PARTS) + 0.5) / PARTS - 0.5
     radius = diameter_mm / 2 * shape[0] / FIELD_MM
     d, h, w = ((fine - c) ** 2 for c in centre)
@@ -54,7 +54,7 @@ def ball(shape: tuple[int, ...], centre: np.ndarray, diameter_mm: float) -> np.n
 
 
 def recovered(workdir: Path, cases: int) -> dict[str, dict[str, list[float]]]:
-    """Recovered contrast of each case, by mode and diameter."""
+    """Return the recovered contrast of each case, by mode and diameter."""
     model = load_reconstructor(workdir)
     dvg, variables, config = model.dvg, model.variables, model.config
     modes = [mode for mode in ("none", "films", "refine") if mode != "refine" or "refine" in variables]
@@ -81,7 +81,7 @@ def recovered(workdir: Path, cases: int) -> dict[str, dict[str, list[float]]]:
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Means in per cent with 95 % intervals, by mode and diameter."""
+    """Return means in per cent with 95 % intervals, by mode and diameter."""
     head = ["mode", *(f"{d:g} mm" for d in DIAMETERS_MM)]
     body = [[mode, *(_cell(values) for values in rows.values())] for mode, rows in found.items()]
     return align([head, *body])
@@ -93,7 +93,7 @@ def _cell(values: list[float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line that the module's docstring describes."""
     parser = Parser(__doc__, "python -m benchmarks.nodules")
     parser.add_argument("--workdir", type=Path, required=True, help="a trained folder")
     parser.add_argument("--cases", type=int, default=16, help="unseen cases (default %(default)s)")

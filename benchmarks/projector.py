@@ -38,7 +38,7 @@ CONTESTS = {
     "0, 90": (view_pose(0.0), view_pose(90.0)),
     "0, 30, 60, 90": tuple(map(view_pose, (0.0, 30.0, 60.0, 90.0))),
 }
-"""Poses by the name of their row."""
+"""They map the name of a row to its poses."""
 
 ALLOWED = {
     "forward": 0.02,
@@ -81,7 +81,7 @@ class Contest:
         return np.stack([np.asarray(forward_project_rays(self.volume, pose, fine)) for pose in self.poses])
 
     def ours(self) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
-        """Our forward projections by name, of a volume and poses that are data."""
+        """Return our forward projections by name, of a volume and poses that are data."""
 
         def by_rays(volume: jax.Array, poses: jax.Array) -> jax.Array:
             return jnp.stack([forward_project_rays(volume, pose, self.geometry) for pose in poses])
@@ -97,7 +97,7 @@ class Contest:
         return ours | {p.name: lambda p=p: self.wait(p.forward(self.theirs[0])) for p in self.peers}
 
     def gradient(self, with_pose: bool) -> Contestants:
-        """Of the sum of squared values, with respect to the volume, and to the poses of those who take them as data."""
+        """Differentiate the sum of squared values by the volume, and by the poses for those who take them as data."""
 
         def ours(project: Callable[..., jax.Array]) -> Callable[[], Any]:
             argnums = (0, 1) if with_pose else 0

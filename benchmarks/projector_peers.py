@@ -116,7 +116,7 @@ class NanoDRR:
         )
 
     def forward(self, volume: torch.Tensor, move: torch.Tensor | None = None) -> torch.Tensor:
-        """(D, H, W) -> (V, h, w); the views moved by matrices (V, 4, 4)."""
+        """Project (D, H, W) to (V, h, w), with the views moved by matrices (V, 4, 4)."""
         self.subject._buffers["_image_hu"] = volume[None, None]
         sdd = torch.ones(len(self.src), device=DEVICE)
         k_inv = torch.eye(3, device=DEVICE)[None]
@@ -156,7 +156,7 @@ class DiffDRR:
         self.shape = (len(views), *geometry.detector_shape)
 
     def forward(self, volume: torch.Tensor, move: torch.Tensor | None = None) -> torch.Tensor:
-        """(D, H, W) -> (V, h, w); the views moved by matrices (V, 4, 4), in voxels."""
+        """Project (D, H, W) to (V, h, w), with the views moved by matrices (V, 4, 4), in voxels."""
         source, target = self.source, self.target
         if move is not None:
             source, target = (x @ move[:, :3, :3].mT + move[:, None, :3, 3] for x in (source, target))

@@ -1,4 +1,4 @@
-"""What models make of real scans and of films that no model has rendered: a table of all methods of trained folders.
+"""Measure all methods of trained folders on real scans, from films that no model has rendered.
 
     python -m benchmarks.real_scans --workdir runs/demo --scans data/lung128 [--split test] [--noise 0.01]
 
@@ -43,11 +43,11 @@ FIGURES = ("psnr", "ssim", "lpips", "unseen_line_error")
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 4, "unseen_line_error": 4}
 
 Rows = dict[str, dict[str, list[float]]]
-"""Figure by figure, a value a case; by method."""
+"""It maps a method to its figures, and each figure to a value for every case."""
 
 
 class Reduced:
-    """Scans of a finer grid, reduced to the model's: the mean of each block of voxels."""
+    """Reduce scans of a finer grid to the model's: to the mean of each block of voxels."""
 
     def __init__(self, fine: PreparedSource, size: int) -> None:
         self.fine, self.size, self.patients = fine, size, fine.patients
@@ -74,7 +74,7 @@ class Films:
         self.pixels, self.block = dvg.geometry.detector_shape[0], size // config.size
 
     def __call__(self, ct: Volumes, key: jax.Array) -> Views:
-        """Films of one CT, (1, D, H, W, 1): (1, V, h, w, 1), in [0, 1]."""
+        """Return films of one CT, (1, D, H, W, 1), as (1, V, h, w, 1) in [0, 1]."""
         lines = self.dvg.render(ct, self.dvg.angles, normalize=False)[..., 0]
         n, k = self.pixels, self.block
         film = minmax(lines.reshape(*lines.shape[:2], n, k, n, k).mean((3, 5)))
@@ -113,7 +113,7 @@ def measured(workdir: Path, scans: Path, split: str, noise: float) -> Rows:
 
 
 def _size(scans: Path) -> int:
-    """Voxels along an edge of a prepared folder's first scan."""
+    """Return the number of voxels along an edge of a prepared folder's first scan."""
     ready = [row.file for row in read_manifest(scans) if row.status == "ok"]
     if not ready:
         raise UserError(f"{scans}: no prepared scan; allowed: a folder by dvg_jax.data.prepare that has one")
@@ -121,7 +121,7 @@ def _size(scans: Path) -> int:
 
 
 def table(found: dict[str, Rows]) -> str:
-    """Means by folder and method, and the paired difference in PSNR to the first folder's plain DVG-Diffusion."""
+    """Return means by folder and method, and the paired difference in PSNR to the first folder's DVG-Diffusion."""
     base = next(iter(found.values())).get(DVG_FULL)
     body = [["folder", "method", *FIGURES, "PSNR gained"]]
     for folder, rows in found.items():
@@ -136,7 +136,7 @@ def _gain(values: list[float], base: list[float]) -> tuple[float, float, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command line that the module's docstring describes."""
     parser = Parser(__doc__, "python -m benchmarks.real_scans")
     parser.add_argument("--workdir", type=Path, action="append", required=True, help="a trained folder; repeatable")
     parser.add_argument("--scans", type=Path, required=True, help="folder by dvg_jax.data.prepare")

@@ -1,4 +1,4 @@
-"""The whole pipeline in minutes on a laptop's CPU: 32^3 phantoms, narrow networks.
+"""Train the whole pipeline in minutes on a laptop's CPU: 32^3 phantoms, narrow networks.
 
     python train.py --config configs/quickstart.py --workdir runs/demo
 

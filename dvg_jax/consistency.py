@@ -26,10 +26,10 @@ from dvg_jax.xray import ConeBeamGeometry, view_pose
 from dvg_jax.xray.views import Angles, Projector, ViewSets, project_views
 
 MODES = ("none", "films", "refine")
-"""How CTs are made to agree with their films: not at all, by :func:`fit_films`, or by a trained network before it."""
+"""CTs are made to agree with their films not at all, by :func:`fit_films`, or by a trained network before it."""
 
 FOOTPRINT = 3
-"""Voxels across a ray beyond which it weighs nothing, in any projector."""
+"""A ray weighs on no voxel that is farther from it than half of these voxels, in any projector."""
 
 
 @dataclass(frozen=True)

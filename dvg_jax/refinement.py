@@ -20,7 +20,7 @@ from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.views import Angles, Projector, ViewSets, lift_views, project_views
 
 GAIN = 10.0
-"""The factor of the residuals, which are small."""
+"""Residuals are small and are multiplied by this."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,6 @@ Key = Array
 Variables = dict[str, Any]
 """A tree of arrays by name: of one stage, ``{"params": ..., "codebook": ..., ...}``, or a part of that."""
 VariablesByGroup = dict[str, Variables]
-"""What one stage learns, by optimiser group: ``{"model": ..., "critics": ...}``."""
+"""It maps an optimiser group to the parameters of one stage: ``{"model": ..., "critics": ...}``."""
 VariablesByStage = dict[str, Variables]
 """The variables of all stages by stage name: ``{"ct_vqgan": ..., "view_vqgan": ..., ...}``."""

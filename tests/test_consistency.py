@@ -1,4 +1,4 @@
-"""Films decide what films can decide: the laws of ``dvg_jax.consistency``."""
+"""Films decide what films can decide; these are the laws of ``dvg_jax.consistency``."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ WIDE = ConeBeamGeometry.covering(SIZE)
 NARROW = replace(WIDE, pixel_mm=tuple(pixel / 3 for pixel in WIDE.pixel_mm))
 OURS = PROJECTORS["default"]
 SOLVED = Fit(iterations=30)
-"""Enough iterations to solve the system."""
+"""So many iterations solve the system."""
 
 
 def project(ct, angles=ANGLES, geometry=WIDE):
@@ -30,7 +30,7 @@ def films_of(ct, angles=ANGLES, geometry=WIDE):
 
 @pytest.fixture(scope="module")
 def cts():
-    """Two chests to start from, and the two whose films are followed."""
+    """Return two chests to start from, and the two whose films are followed."""
     keys = jax.random.split(jax.random.key(4), 4)
     all_cts = jnp.stack([chest(key, SIZE) for key in keys])[..., None]
     return all_cts[:2], all_cts[2:]
@@ -38,13 +38,13 @@ def cts():
 
 @pytest.fixture(scope="module")
 def matrix():
-    """A, (V h w, D H W), in double precision."""
+    """Return A, (V h w, D H W), in double precision."""
     columns = jax.jacobian(lambda x: project(x.reshape(1, *WIDE.volume_shape, 1)).reshape(-1))(jnp.zeros(SIZE**3))
     return np.asarray(columns, np.float64)
 
 
 def dense_solution(matrix, start, film, strength):
-    """(Q A A^T Q + lambda I) u = -Q A x, with Q from the QR decomposition of {1, film}, view by view."""
+    """Solve (Q A A^T Q + lambda I) u = -Q A x, with Q from the QR decomposition of {1, film}, view by view."""
     rays = SIZE**2
     q = np.zeros((2 * rays, 2 * rays))
     for v in range(2):

@@ -22,7 +22,7 @@ SIZE, COUNT = 4, 19
 
 @pytest.fixture(scope="module")
 def chests():
-    """More than a batch of small volumes that depend on three numbers each, and a little noise."""
+    """Return more than a batch of small volumes that depend on three numbers each, and a little noise."""
     random = np.random.default_rng(0)
     numbers, basis = random.normal(size=(COUNT, 3)), random.normal(size=(3, SIZE**3))
     volumes = 0.5 + 0.05 * (numbers @ basis + 0.3 * random.normal(size=(COUNT, SIZE**3)))

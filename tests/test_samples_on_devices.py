@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs four devic
 
 @pytest.fixture
 def made(monkeypatch):
-    """What every call of ``DVG.estimate`` gave."""
+    """Return what every call of ``DVG.estimate`` gave."""
     found, original = [], DVG.estimate
 
     def estimate(*arguments):

@@ -42,7 +42,7 @@ class Spread:
 
 
 CHESTS = Spread()
-"""The spread of training chests."""
+"""Training chests are varied by this spread."""
 
 
 @partial(jax.jit, static_argnames="spread")

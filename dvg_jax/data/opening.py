@@ -27,7 +27,7 @@ ALLOWED = "phantom, or a folder by dvg_jax.data.prepare, or several, such as pha
 MOST_WEIGHT = 1e6
 
 FEW_SCANS = 5
-"""Size below which a training set gives a warning: most likely scans are missing."""
+"""A training set of fewer scans gives a warning: most likely scans are missing."""
 
 
 class NamedSource(NamedTuple):

@@ -15,7 +15,7 @@ EPOCHS = 10**9
 """Number of epochs, in effect endless; grain's own endless repetition overflows at a batch size of 1."""
 
 FIRST = 1024
-"""Number of examples of an endless source that an ordered pass ends after."""
+"""An ordered pass over an endless source ends after so many examples."""
 
 
 def training_iterator(

@@ -32,7 +32,7 @@ These numbers keep the phantoms of ``docs/results``.
 """
 
 ENDLESS = 2**31 - 1
-"""Length of a source without end: the number of examples that have an int32 of their own."""
+"""A source without end has this length: the number of examples that have an int32 of their own."""
 
 
 @runtime_checkable

@@ -7,13 +7,13 @@ from typing import NamedTuple
 from dvg_jax.shapes import Key, NewViews, VariablesByStage, Views, Volumes
 
 MEAN, ANOTHER, LINEAR = "mean training volume", "CT of another patient", "linear estimate"
-"""Titles of the yardsticks, which have no network. The first two use no X-ray."""
+"""The yardsticks have these titles and no network. The first two use no X-ray."""
 
 CODEC = "CT VQGAN of the truth"
 DVG_NET, DVG_FULL = "DVG-Net", "DVG-Diffusion"
 
 AGREEMENTS = {"films": "consistency", "refine": "refiner"}
-"""What the title of a method gains where its CTs are made to agree with their X-rays, by the mode of ``DVG.agree``."""
+"""The title of a row is extended by this where ``DVG.agree`` has changed the method's CTs in that mode."""
 
 
 def agreeing(title: str, mode: str) -> str:

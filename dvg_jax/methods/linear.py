@@ -21,10 +21,10 @@ from dvg_jax.data.sources import Source
 from dvg_jax.shapes import Views, Volumes
 
 MOST = 1024
-"""Training CTs that are used, from the front of the source."""
+"""At most so many training CTs are used, from the front of the source."""
 
 RIDGES = np.logspace(-6, 1, 15)
-"""Ridges that are tried, in units of the mean square of the films less their mean."""
+"""These ridges are tried, in units of the mean square of the films less their mean."""
 
 _BATCH, _GRID = 16, 16
 

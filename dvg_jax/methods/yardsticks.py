@@ -53,4 +53,4 @@ YARDSTICKS: dict[str, Callable[[Source, DVG], Method]] = {
     ANOTHER: another_patient,
     LINEAR: linear_estimate,
 }
-"""How each is made of the training CTs, by title, in the order of the tables."""
+"""They map a title to the function that makes the yardstick of the training CTs, in the order of the tables."""

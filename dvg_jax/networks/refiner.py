@@ -10,10 +10,10 @@ from dvg_jax.networks.vqgan3d import conv3, res_block
 from dvg_jax.shapes import Features, Resized
 
 CELL = 2
-"""Voxels along each edge of a cell: the network's finest level has an eighth of the positions."""
+"""A cell has so many voxels along each edge: the network's finest level has an eighth of the positions."""
 
 STEP = 0.1
-"""The output's scale: an untrained network changes a CT little."""
+"""The output is scaled by this, so that an untrained network changes a CT little."""
 
 
 class Refiner(nn.Module):

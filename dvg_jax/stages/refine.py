@@ -21,10 +21,10 @@ from dvg_jax.stages.latent import diffusion_requires, preview
 from dvg_jax.xray.views import Angles, ViewSets, minmax
 
 STEPS = 4
-"""Sampling steps of the CTs to be corrected: more change them little (docs/consistency.md)."""
+"""The CTs to be corrected are sampled in so many steps; more change them little."""
 
 LEAST_GAIN = 0.02
-"""The share of the squared error below which a refiner counts as the identity."""
+"""A refiner that lowers the squared error by less than this share counts as the identity."""
 
 
 @dataclass(frozen=True)

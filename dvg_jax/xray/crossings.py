@@ -11,10 +11,10 @@ from dvg_jax.shapes import Pose
 from dvg_jax.xray.geometry import ConeBeamGeometry, box_crossing, detector_slopes, rotation
 
 ORDERS = ((0, 1, 2), (1, 0, 2), (2, 0, 1))
-"""The volume's axes D, H, W for each main axis: the main axis, then the two of its planes."""
+"""For each main axis, these are the volume's axes D, H, W in the order used: it, then the two of its planes."""
 
 HANDED = (1.0, -1.0, 1.0)
-"""Whether the axes in that order are right-handed, as D, H, W are."""
+"""It tells for each order whether its axes are right-handed, as D, H, W are."""
 
 WIDEST_CONE_DEG = 30.0
 """Between the beam and a corner of the detector. No axis is more than 54.7 degrees from every beam, so that within this

@@ -26,7 +26,7 @@ from dvg_jax.xray.crossings import ORDERS, Crossings, Frame
 from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes
 
 PLANES_AT_ONCE = 4
-"""Planes in one step of a loop: memory does not grow with the number of planes."""
+"""One step of a loop takes so many planes: memory does not grow with their number."""
 
 
 def forward_project_planes(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> Image:
@@ -64,7 +64,7 @@ def _transpose(image: Image, pose: Pose, geometry: ConeBeamGeometry) -> Volume:
 
 
 Kept = tuple[Array, Pose]
-"""What gradients are computed from: the volume or image, and the pose."""
+"""Gradients are computed from the volume or image, and the pose."""
 
 
 def _project_and_keep(volume: Volume, pose: Pose, geometry: ConeBeamGeometry) -> tuple[Image, Kept]:

@@ -1,4 +1,4 @@
-"""The unrolled regressor: it starts from the mean of the CTs that it was shown."""
+"""The unrolled regressor starts from the mean of the CTs that it was shown."""
 
 import jax
 import numpy as np

@@ -26,7 +26,7 @@ def moments(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-    """A config of examples without end from two scans."""
+    """Return a config of examples without end from two scans."""
     rows = []
     for n in range(3):
         save_nifti(tmp_path / f"{n}.nii.gz", np.random.default_rng(n).uniform(-1000, 400, (16,) * 3), np.eye(4))

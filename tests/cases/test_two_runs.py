@@ -112,7 +112,7 @@ def test_a_stage_of_another_predecessor_is_neither_kept_nor_used(tmp_path, monke
 
 
 def test_an_encoder_of_views_may_serve_as_that_of_new_views(tmp_path, monkeypatch):
-    """As in the paper's tables, where one encoder is trained for a set of views."""
+    """The paper's tables need this: one encoder is trained for a set of views."""
     toy.toys(monkeypatch)
     config = toy.config(**{"init.new_view_vqgan": str(tmp_path / "view_vqgan")})
     train(config, tmp_path)

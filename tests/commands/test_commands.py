@@ -52,7 +52,7 @@ REFINER = {"widths": (4,), "num_groups": 2}
 
 @pytest.fixture(scope="module")
 def refined(trained, tmp_path_factory):
-    """The trained folder with a refiner beside, whose last layer is random: it changes a CT visibly."""
+    """Return the trained folder with a refiner whose last layer is random, so that it changes a CT visibly."""
     folder = tmp_path_factory.mktemp("refined")
     for stage in trained.iterdir():
         if stage.name not in ("config.json", "evaluation"):
@@ -70,7 +70,7 @@ def refined(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """A prepared folder with two patients to test on and one to train on."""
+    """Return a prepared folder with two patients to test on and one to train on."""
     folder = tmp_path_factory.mktemp("prepared") / "scans"
     facts = dict.fromkeys(("series", "spacing", "orientation", "checks", "reason", "stamp", "settings"), "")
     splits, rows = ("test", "train", "test"), []

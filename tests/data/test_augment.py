@@ -24,21 +24,21 @@ def keys(count):
 
 @pytest.fixture(scope="module")
 def ct():
-    """One of the shipped scans with half as many voxels along each axis."""
+    """Return one of the shipped scans with half as many voxels along each axis."""
     scan = PreparedSource(SHIPPED, "test", 2 * SIZE)[0]["ct"]
     return scan.reshape((SIZE, 2) * 3).mean(axis=(1, 3, 5))
 
 
 @pytest.fixture(scope="module")
 def ball():
-    """A ball of 60 mm that 80 mm of air surround."""
+    """Return a ball of 60 mm in air."""
     axis = (np.arange(SIZE) + 0.5) * VOXEL - FIELD_MM / 2
     distance = np.sqrt(sum(part**2 for part in np.meshgrid(axis, axis, axis)))
     return np.clip((80 - distance) / 40, 0, 1).astype(np.float32) / 2
 
 
 def centre_mm(volume):
-    """Centre of mass along D, H, W, from the cube's middle."""
+    """Return the centre of mass along D, H, W, from the cube's middle."""
     places = np.indices(volume.shape) * VOXEL + VOXEL / 2 - FIELD_MM / 2
     return (places * volume).sum(axis=(1, 2, 3)) / volume.sum()
 

@@ -1,4 +1,4 @@
-"""Several sources: what a config may name, the shares they get, who is trained on, and runs that go on."""
+"""A config may name several sources; tests of their shares, of who is trained on, and of runs that go on."""
 
 import json
 from collections import Counter
@@ -35,7 +35,7 @@ def folder(path, hu, split="train"):
 
 @pytest.fixture
 def scans(tmp_path):
-    """A folder of six scans for training, two for test, one for neither."""
+    """Return a folder of six scans for training, two for test, one for neither."""
     path, rows = folder(tmp_path / "scans", range(0, 900, 100))
     splits = ["train"] * 6 + ["test"] * 2 + [""]
     rows = [row.__class__(**{**vars(row), "split": split}) for row, split in zip(rows, splits, strict=True)]
@@ -44,7 +44,7 @@ def scans(tmp_path):
 
 
 def scan_of(example):
-    """The number of the scan that an example shows; -1 for a phantom."""
+    """Return the number of the scan that an example shows; -1 for a phantom."""
     ct = example["ct"]
     return -1 if np.ptp(ct) else round((float(ct[0, 0, 0, 0]) * 2500 - 1024) / 100)
 

@@ -1,4 +1,4 @@
-"""The refiner's network: cells of voxels, sizes, a quiet start."""
+"""The refiner's network works on cells of voxels, has the stated size and starts quietly."""
 
 import jax
 import jax.numpy as jnp

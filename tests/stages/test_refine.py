@@ -1,4 +1,4 @@
-"""The stage that corrects CTs by their films: what it sees, learns from and says."""
+"""Stage ``refine`` corrects CTs by their films; tests of what it sees, learns from and says."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def dvg():
 
 @pytest.fixture(scope="module")
 def example(dvg, cts):
-    """CTs of which one is too dense everywhere and the other not dense enough."""
+    """Return CTs of which one is too dense everywhere and the other not dense enough."""
     return {"ct": cts, "views": dvg.render(cts, dvg.angles), "starts": jnp.stack([cts + 0.1, 0.7 * cts], 1)}
 
 

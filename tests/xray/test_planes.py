@@ -1,4 +1,4 @@
-"""The projector by planes: accuracy in every pose, its exact transpose, its gradients, and no scatter."""
+"""The projector by planes is accurate in every pose, has an exact transpose and gradients, and scatters nothing."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ ONE_POSE_AN_AXIS = pytest.mark.parametrize("pose", [p for n, p in POSES.items() 
 
 
 SHOWN = jnp.zeros(UNEVEN.detector_shape).at[3:6, 5:9].set(1)
-"""A few pixels whose rays pass no corner of the box, where a ray's length in it has kinks."""
+"""The rays of these pixels pass no corner of the box, where a ray's length in it has kinks."""
 
 
 @jax.jit
@@ -65,7 +65,7 @@ def test_poses_have_every_main_axis():
 
 @EVERY_POSE
 def test_equals_2048_samples_a_ray(pose):
-    """To 1 % rms on a volume of 16^3 at 45 degrees, 0.003 % along an axis."""
+    """They agree to 1 % rms on a volume of 16^3 at 45 degrees, to 0.003 % along an axis."""
     volume = jnp.asarray(BLOB.volume(SMALL))
     assert apart(project(volume, pose, SMALL), by_rays(volume, pose, FINE)) < 0.01
 
@@ -100,7 +100,7 @@ def test_transpose_is_exact_where_the_source_is_near():
 
 
 def transpose_plainly(image, pose, geometry):
-    """JAX's transpose of the same sum, by scattering."""
+    """Return JAX's transpose of the same sum, which scatters."""
     return jax.linear_transpose(
         lambda v: planes.sum_planes(v, pose, geometry), jax.ShapeDtypeStruct(geometry.volume_shape, jnp.float32)
     )(image)[0]
@@ -126,7 +126,7 @@ def test_a_window_smaller_by_a_pixel_misses_some(monkeypatch, along):
 
 @ONE_POSE_AN_AXIS
 def test_gradients_equal_differences(pose):
-    """Of volume and pose. Planes are interpolated exactly: other volumes have kinks at each voxel."""
+    """Planes are interpolated exactly; other volumes have kinks at each voxel."""
     d, h, w = np.meshgrid(*(np.linspace(-1, 1, n) for n in UNEVEN.volume_shape), indexing="ij")
     volume = jnp.asarray(2 + d * h - 0.5 * w + 0.3 * d * w, jnp.float32)
     by_volume, by_pose = gradients(volume, pose)
@@ -138,7 +138,7 @@ def test_gradients_equal_differences(pose):
 
 
 def test_a_rays_length_changes_with_the_pose():
-    """A ray through a volume of ones, by two side faces of the box: its length inside is known to its derivatives."""
+    """The length of a ray inside a volume of ones is known to its derivatives, by two side faces of the box."""
     ones, pose, pixel = jnp.ones(UNEVEN.volume_shape), POSES["from a corner"], (4, 7)
     image = jnp.zeros(UNEVEN.detector_shape).at[pixel].set(1.0)
     by_pose = pull_pose(ones, pose, image, UNEVEN)
@@ -148,7 +148,7 @@ def test_a_rays_length_changes_with_the_pose():
 
 
 def test_derivatives_repeat_in_reverse():
-    """Twice in the volume, and in the pose of the transpose."""
+    """It is tried twice in the volume, and in the pose of the transpose."""
     volume, other, pose = noise(0, UNEVEN.volume_shape), noise(2, UNEVEN.volume_shape), POSES["tilted, along W"]
     image = noise(1, UNEVEN.detector_shape)
     twice = jax.jit(jax.grad(lambda v: jnp.vdot(jax.grad(energy)(v, pose), other)))(volume)
