@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import STAGES, check
 from dvg_jax.consistency import Fit
-from dvg_jax.data.opening import check_unseen, named_sources, open_source, open_training
+from dvg_jax.data.opening import ONE_SOURCE, check_unseen, named_sources, open_source, open_training
 from dvg_jax.data.sources import Source
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.dvg import DVG
@@ -94,7 +94,7 @@ def build_also(config: ConfigDict) -> Source:
     """Open the test CTs that ``config.evaluate.also`` names. Raises UserError where a patient of them is trained on."""
     also, field = config.evaluate.also, "config.evaluate.also"
     if len(named_sources(also, field)) > 1:
-        raise UserError(f"{field} is {also!r}; allowed: phantom, or one folder by dvg_jax.data.prepare")
+        raise UserError(f"{field} is {also!r}; allowed: {ONE_SOURCE}")
     check_unseen(also, config.data.source, field)
     return open_source(also, "test", config.size, config.data.test_count, config.seed, field)
 

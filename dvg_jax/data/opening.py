@@ -22,7 +22,9 @@ from dvg_jax.errors import UserError, did_you_mean, near_path
 
 PHANTOM = "phantom"
 FIELD = "config.data.source"
-ALLOWED = "phantom, or a folder by dvg_jax.data.prepare, or several, such as phantom:0.7,FOLDER:0.3"
+ONE_SOURCE = "phantom, or a folder by dvg_jax.data.prepare"
+ALLOWED = {FIELD: f"{ONE_SOURCE}, or several, such as phantom:0.7,FOLDER:0.3"}
+"""It maps a field to what it allows; all other fields take one source."""
 
 MOST_WEIGHT = 1e6
 
@@ -139,7 +141,7 @@ def _name_and_weight(word: str, text: str, field: str) -> tuple[str, float | Non
         with suppress(ValueError):
             name, weight = before.strip(), float(after)
     if not name:
-        raise UserError(f"{field} is {text!r}, with a source without a name; allowed: {ALLOWED}")
+        raise UserError(f"{field} is {text!r}, with a source without a name; allowed: {ALLOWED.get(field, ONE_SOURCE)}")
     if weight is not None and not 0 < weight <= MOST_WEIGHT:
         raise UserError(f"{field} is {text!r}, with the weight {weight:g}; allowed: above 0, up to {MOST_WEIGHT:g}")
     return name, weight
@@ -153,7 +155,7 @@ def _existing(text: str, field: str) -> tuple[NamedSource, ...]:
             what = "a file" if Path(name).exists() else "which does not exist"
             near = did_you_mean(name, (PHANTOM,)) or near_path(Path(name))
             verb = "is" if name == text else "names"
-            raise UserError(f"{field} {verb} {name!r}, {what}{near}; allowed: {ALLOWED}")
+            raise UserError(f"{field} {verb} {name!r}, {what}{near}; allowed: {ALLOWED.get(field, ONE_SOURCE)}")
     return named
 
 

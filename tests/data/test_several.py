@@ -265,7 +265,7 @@ def test_a_second_test_set_has_as_many_phantoms_and_nobody_who_is_trained_on(sca
         config.evaluate.also = also
         assert len(build_also(config)) == count
     config.evaluate.also = f"phantom,{other}"
-    with pytest.raises(UserError, match=r"^config.evaluate.also is 'phantom,.*; allowed: phantom, or one folder"):
+    with pytest.raises(UserError, match=r"^config.evaluate.also is 'phantom,.*; allowed: phantom, or a folder"):
         build_also(config)
     write_manifest(other, rows)
     config.evaluate.also = str(other)
