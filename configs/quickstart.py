@@ -49,8 +49,8 @@ def get_config(views: str = "biplanar") -> ConfigDict:
 
     # Results that agree with their films: a network that corrects them, then the smallest change that is left.
     config.consistency.mode = "refine"  # none | films | refine
-    config.refine.train.update({"steps": 1000, "batch_size": 4, "learning_rate": 1e-3})
-    config.refine.train.warmup_steps = 100
+    config.refine.train.update({"steps": 4000, "batch_size": 1, "learning_rate": 1e-3})
+    config.refine.train.warmup_steps = 400
 
     config.evaluate.cases = 16
     config.evaluate.also = str(SCANS)  # two real chests at 32^3, which no stage is trained on; "" at another size

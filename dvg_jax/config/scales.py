@@ -105,8 +105,10 @@ def demo() -> ConfigDict:
         config[name].train.update({"steps": steps, "warmup_steps": steps // 10})
     config.new_view.loss.update({"pixel": 10.0, "pixel_start": 1350})
     averaging = {"ema_decay": 0.99, "ema_every": 1, "ema_start": 50}
-    _shorten(config.refine.train, 1000, batch_size=4, learning_rate=1e-3, end_rate=0.02, **averaging)
+    # Four times as many steps of one case are worth 0.5 dB more than steps of four, in the same time.
+    _shorten(config.refine.train, 4000, batch_size=1, learning_rate=1e-3, end_rate=0.02, **averaging)
     config.refine.wear.update({"noise": 0.01, "gamma": 0.1})
+    config.baselines.unrolled.train.update(config.refine.train)  # the same networks, trained in the same way
     return config
 
 
