@@ -90,6 +90,11 @@ class DVG:
     consistency: str
     fit: Fit
 
+    @property
+    def blends(self) -> bool:
+        """Tell whether the refiner corrects the mean of two CTs: the model has DVG-Net's and the diffusion model's."""
+        return self.use_diffusion and bool(self.new_angles)
+
     def input_views(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
         """Render the X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
         angles = random_view_sets(key, len(ct), self.random_views) if self.random_views else self.angles
@@ -140,6 +145,16 @@ class DVG:
         """Apply DVG-Net: decode the first CT, and render the new views from it."""
         made = self._new_view(variables, z_in)
         return NewView(self.turned(made.ct), self.turned_views(made.views))
+
+    def first_ct(self, variables: VariablesByStage, views: Views, angles: Angles) -> Volumes:
+        """Return DVG-Net's CT of X-rays. Values in [0, 1].
+
+        Args:
+          variables: of all stages, by name.
+          views: (B, V, h, w, 1), [0, 1].
+          angles: of the views, in degrees.
+        """
+        return self.finish(self.synthesize_view(variables, self.view_latent(variables, views, angles)).ct)
 
     def condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
@@ -213,7 +228,7 @@ class DVG:
           variables, views, angles, key, progress: as of :meth:`reconstruct`.
         """
         if not self.use_diffusion:
-            return self.finish(self.synthesize_view(variables, self.view_latent(variables, views, angles)).ct)
+            return self.first_ct(variables, views, angles)
         condition = self.condition(variables, views, angles)
         if key.ndim:
             samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
@@ -232,18 +247,21 @@ class DVG:
         """Make CTs agree with their X-rays, by any method: as ``consistency`` asks, ``none``, ``films`` or ``refine``.
 
         ``films`` makes the smallest change, see :mod:`dvg_jax.consistency`; ``refine`` applies the trained refiner
-        before.
+        before, to the mean of the CT and DVG-Net's where the model has both.
 
         Args:
-          variables: of all stages, by name; only ``refine`` is read.
+          variables: of all stages, by name; ``films`` reads none.
           ct: K samples of one case, or one CT of each of K cases, (K, D, H, W, 1).
           views: of the one case, or of each, (B, V, h, w, 1).
           angles: of the views, in degrees.
         """
         if self.consistency == "none":
             return ct
+        refines = self.consistency == "refine"
+        if refines and self.blends:
+            ct = blend(ct, self.first_ct(variables, views, angles))
         views = jnp.broadcast_to(views, (len(ct), *views.shape[1:]))
-        if self.consistency == "refine":
+        if refines:
             ct = self.refine(variables["refine"]["params"], ct, views, angles)[-1]
         x, films = self.turned(ct), self.turned_views(views)
         return self.finish(self.turned(fit_films(self.projector, self.geometry, x, films, angles, self.fit)))
@@ -288,6 +306,11 @@ class DVG:
     def _new_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         ct = self._decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
         return NewView(ct, self._project(ct, self.new_angles, self.normalize_new_view))
+
+
+def blend(ct: SampledVolumes, first: Volumes) -> SampledVolumes:
+    """Return what the refiner corrects: the mean of a sampled CT and of DVG-Net's."""
+    return (ct + first) / 2
 
 
 @partial(jax.jit, static_argnums=0)

@@ -51,6 +51,13 @@ def test_a_field_younger_than_a_saved_config_has_its_default(tmp_path):
     assert load_config(tmp_path).to_dict() == config.to_dict()
 
 
+def test_the_demo_trains_the_refiner_and_the_same_networks_without_dvg_in_the_same_way():
+    preset = demo()
+    for settings in (preset.refine, preset.baselines.unrolled):
+        assert (settings.train.batch_size, settings.train.ema_decay, settings.train.schedule) == (1, 0.99, "cosine")
+    assert preset.baselines.unrolled.wear == preset.refine.wear
+
+
 def test_the_settings_that_the_quickstart_shows_are_those_of_its_preset():
     preset = demo()
     preset.evaluate.also = str(quickstart.SCANS)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dvg_jax.dvg import DVG
+from dvg_jax.dvg import DVG, blend
 from dvg_jax.keys import named
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
@@ -59,7 +59,7 @@ class Wear:
 
 @dataclass(frozen=True)
 class RefineTask:
-    """Train the refiner on results of DVG-Net and of the diffusion model alike."""
+    """Train the refiner on DVG-Net's CTs, and on their means with those of the diffusion model."""
 
     dvg: DVG
     weights: RefineWeights
@@ -145,8 +145,9 @@ def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
         key_views, key_sample = jax.random.split(key)
         views, angles = dvg.input_views(ct, key_views)
         starts = [quick.estimate(frozen, views, angles, key_sample)]
-        if dvg.use_diffusion and "new_view" in requires:
-            starts.append(replace(dvg, use_diffusion=False).estimate(frozen, views, angles, key_sample))
+        if dvg.blends:
+            first = dvg.first_ct(frozen, views, angles)
+            starts = [blend(starts[0], first), first]
         drawn = angles._asdict() if isinstance(angles, ViewSets) else {}
         return {"ct": ct, "views": views, "starts": jnp.stack(starts, 1), **drawn}
 

@@ -1,5 +1,7 @@
 """Stage ``refine`` corrects CTs by their films; tests of what it sees, learns from and says."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from dvg_jax.config import check, save
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.config.table import example_settings
 from dvg_jax.data.phantom import chest
+from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.refinement import GAIN
 from dvg_jax.stages import build_stage
@@ -119,6 +122,21 @@ def test_training_reduces_the_error_and_a_start_is_drawn_by_the_key(dvg, example
         after.append(float(metrics["after"]))
     assert np.mean(after[-10:]) < 0.8 * np.mean(before[-10:])
     assert len({round(value, 6) for value in before}) > 2
+
+
+def test_the_mean_of_a_sample_and_of_dvg_nets_ct_is_corrected_in_training_and_after(dvg, cts, monkeypatch):
+    sampled, first = 0.9 * cts, 0.7 * cts
+    monkeypatch.setattr(DVG, "estimate", lambda *_: sampled)
+    monkeypatch.setattr(DVG, "first_ct", lambda *_: first)
+    starts = build_stage("refine", config_of(), dvg).prepare({}, cts, jax.random.key(0))["starts"]
+    np.testing.assert_allclose(starts, jnp.stack([0.8 * cts, first], 1), atol=1e-6)
+    films = dvg.render(cts, dvg.angles)
+    params = init_rounds(dvg.refinement, jax.random.key(0), cts, films, dvg.angles)
+    variables = {"refine": {"params": params}}
+    alone = replace(dvg, use_diffusion=False)  # a model with one CT corrects that
+    expected = alone.agree(variables, 0.8 * cts, films, dvg.angles)
+    np.testing.assert_allclose(dvg.agree(variables, sampled, films, dvg.angles), expected, atol=1e-5)
+    assert np.abs(alone.agree(variables, sampled, films, dvg.angles) - expected).max() > 0.01
 
 
 def test_identity_is_said(dvg, example, capsys):
