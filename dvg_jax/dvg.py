@@ -53,6 +53,13 @@ class NewView(NamedTuple):
     views: Views
 
 
+class Estimates(NamedTuple):
+    """Hold the paper's result, and DVG-Net's CT, which it was made from; None where it was made without."""
+
+    ct: SampledVolumes
+    first: Volumes | None
+
+
 @dataclass(frozen=True)
 class DVG:
     """Combine geometry, networks and switches into the method. No learned numbers are stored here.
@@ -166,16 +173,7 @@ class DVG:
           views: (B, V, h, w, 1), [0, 1].
           angles: of the views, in degrees.
         """
-        lifted = self._lift(self.turned_views(views), angles)
-        if self.use_vpge or self.new_angles:
-            z_in = encode(self.view_vqgan, variables["view_vqgan"], lifted)
-        blocks = [z_in if self.use_vpge else lifted]
-        if self.new_angles:
-            new = self._lift(self._new_view(variables, z_in).views, self.new_angles)
-            if self.use_vpge:
-                new = encode(self.new_view_vqgan, variables["new_view_vqgan"], new)
-            blocks.append(new)
-        return tuple(blocks)
+        return self._condition(variables, views, angles)[0]
 
     def loss(self, params: Variables, condition: Condition, z0: Latent, key: Key) -> jax.Array:
         """Return Eq. (6): the squared error of the predicted z_0 at a random time, as a mean over elements.
@@ -217,7 +215,8 @@ class DVG:
           key: decides the noise. K keys, (K,), with one row of views give K samples; the views are encoded once.
           progress: is called after every step, as in :func:`dvg_jax.diffusion.sample`.
         """
-        return self.agree(variables, self.estimate(variables, views, angles, key, progress), views, angles)
+        made = self._estimates(variables, views, angles, key, progress)
+        return self.agree(variables, made.ct, views, angles, made.first)
 
     def estimate(
         self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None = None
@@ -227,13 +226,7 @@ class DVG:
         Args:
           variables, views, angles, key, progress: as of :meth:`reconstruct`.
         """
-        if not self.use_diffusion:
-            return self.first_ct(variables, views, angles)
-        condition = self.condition(variables, views, angles)
-        if key.ndim:
-            samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
-            condition = jax.device_put(tuple(samples), key.sharding)  # over the devices that the keys are on
-        return self.sample(variables, variables["diffusion"]["params"], condition, key, progress)
+        return self._estimates(variables, views, angles, key, progress).ct
 
     def sample(
         self, variables: Variables, params: Variables, condition: Condition, key: Key, progress: Progress | None = None
@@ -243,7 +236,14 @@ class DVG:
         z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
         return self.finish(self.decode(variables, z))
 
-    def agree(self, variables: VariablesByStage, ct: SampledVolumes, views: Views, angles: Angles) -> SampledVolumes:
+    def agree(
+        self,
+        variables: VariablesByStage,
+        ct: SampledVolumes,
+        views: Views,
+        angles: Angles,
+        first: Volumes | None = None,
+    ) -> SampledVolumes:
         """Make CTs agree with their X-rays, by any method: as ``consistency`` asks, ``none``, ``films`` or ``refine``.
 
         ``films`` makes the smallest change, see :mod:`dvg_jax.consistency`; ``refine`` applies the trained refiner
@@ -254,12 +254,13 @@ class DVG:
           ct: K samples of one case, or one CT of each of K cases, (K, D, H, W, 1).
           views: of the one case, or of each, (B, V, h, w, 1).
           angles: of the views, in degrees.
+          first: DVG-Net's CT of the views, where it is at hand.
         """
         if self.consistency == "none":
             return ct
         refines = self.consistency == "refine"
         if refines and self.blends:
-            ct = blend(ct, self.first_ct(variables, views, angles))
+            ct = blend(ct, self.first_ct(variables, views, angles) if first is None else first)
         views = jnp.broadcast_to(views, (len(ct), *views.shape[1:]))
         if refines:
             ct = self.refine(variables["refine"]["params"], ct, views, angles)[-1]
@@ -290,6 +291,33 @@ class DVG:
     def turned_views(self, views: Views) -> Views:
         """Reverse the rows of views in the same cases."""
         return views[:, :, ::-1] if self.head_first else views
+
+    def _estimates(
+        self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None
+    ) -> Estimates:
+        if not self.use_diffusion:
+            ct = self.first_ct(variables, views, angles)
+            return Estimates(ct, ct)
+        condition, first = self._condition(variables, views, angles)
+        if key.ndim:
+            samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
+            condition = jax.device_put(tuple(samples), key.sharding)  # over the devices that the keys are on
+        return Estimates(self.sample(variables, variables["diffusion"]["params"], condition, key, progress), first)
+
+    def _condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> tuple[Condition, Volumes | None]:
+        """Return the condition, and DVG-Net's CT if a new view is generated."""
+        lifted = self._lift(self.turned_views(views), angles)
+        if self.use_vpge or self.new_angles:
+            z_in = encode(self.view_vqgan, variables["view_vqgan"], lifted)
+        blocks, first = [z_in if self.use_vpge else lifted], None
+        if self.new_angles:
+            made = self._new_view(variables, z_in)
+            first = self.finish(self.turned(made.ct))
+            new = self._lift(made.views, self.new_angles)
+            if self.use_vpge:
+                new = encode(self.new_view_vqgan, variables["new_view_vqgan"], new)
+            blocks.append(new)
+        return tuple(blocks), first
 
     # From here on volumes and views are in the networks' order.
 
