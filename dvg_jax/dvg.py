@@ -54,7 +54,7 @@ class NewView(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """Hold the paper's result, and DVG-Net's CT, which it was made from; None where it was made without."""
+    """Hold the paper's result, and the CT of DVG-Net that it was made from; None where there is one CT only."""
 
     ct: SampledVolumes
     first: Volumes | None
@@ -215,7 +215,7 @@ class DVG:
           key: decides the noise. K keys, (K,), with one row of views give K samples; the views are encoded once.
           progress: is called after every step, as in :func:`dvg_jax.diffusion.sample`.
         """
-        made = self._estimates(variables, views, angles, key, progress)
+        made = self.estimates(variables, views, angles, key, progress)
         return self.agree(variables, made.ct, views, angles, made.first)
 
     def estimate(
@@ -226,7 +226,23 @@ class DVG:
         Args:
           variables, views, angles, key, progress: as of :meth:`reconstruct`.
         """
-        return self._estimates(variables, views, angles, key, progress).ct
+        return self.estimates(variables, views, angles, key, progress).ct
+
+    def estimates(
+        self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None = None
+    ) -> Estimates:
+        """Return the paper's result and DVG-Net's CT, which is made on the way: see :meth:`reconstruct`.
+
+        Args:
+          variables, views, angles, key, progress: as of :meth:`reconstruct`.
+        """
+        if not self.use_diffusion:
+            return Estimates(self.first_ct(variables, views, angles), None)
+        condition, first = self._condition(variables, views, angles)
+        if key.ndim:
+            samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
+            condition = jax.device_put(tuple(samples), key.sharding)  # over the devices that the keys are on
+        return Estimates(self.sample(variables, variables["diffusion"]["params"], condition, key, progress), first)
 
     def sample(
         self, variables: Variables, params: Variables, condition: Condition, key: Key, progress: Progress | None = None
@@ -258,13 +274,12 @@ class DVG:
         """
         if self.consistency == "none":
             return ct
-        refines = self.consistency == "refine"
-        if refines and self.blends:
-            ct = blend(ct, self.first_ct(variables, views, angles) if first is None else first)
-        views = jnp.broadcast_to(views, (len(ct), *views.shape[1:]))
-        if refines:
-            ct = self.refine(variables["refine"]["params"], ct, views, angles)[-1]
-        x, films = self.turned(ct), self.turned_views(views)
+        films = jnp.broadcast_to(views, (len(ct), *views.shape[1:]))
+        if self.consistency == "refine":
+            if self.blends:
+                ct = blend(ct, self.first_ct(variables, views, angles) if first is None else first)
+            ct = self.refine(variables["refine"]["params"], ct, films, angles)[-1]
+        x, films = self.turned(ct), self.turned_views(films)
         return self.finish(self.turned(fit_films(self.projector, self.geometry, x, films, angles, self.fit)))
 
     def refine(self, params: Variables, ct: Volumes, views: Views, angles: Angles) -> list[Volumes]:
@@ -291,18 +306,6 @@ class DVG:
     def turned_views(self, views: Views) -> Views:
         """Reverse the rows of views in the same cases."""
         return views[:, :, ::-1] if self.head_first else views
-
-    def _estimates(
-        self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None
-    ) -> Estimates:
-        if not self.use_diffusion:
-            ct = self.first_ct(variables, views, angles)
-            return Estimates(ct, ct)
-        condition, first = self._condition(variables, views, angles)
-        if key.ndim:
-            samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
-            condition = jax.device_put(tuple(samples), key.sharding)  # over the devices that the keys are on
-        return Estimates(self.sample(variables, variables["diffusion"]["params"], condition, key, progress), first)
 
     def _condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> tuple[Condition, Volumes | None]:
         """Return the condition, and DVG-Net's CT if a new view is generated."""

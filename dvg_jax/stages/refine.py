@@ -144,10 +144,8 @@ def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         key_views, key_sample = jax.random.split(key)
         views, angles = dvg.input_views(ct, key_views)
-        starts = [quick.estimate(frozen, views, angles, key_sample)]
-        if dvg.blends:
-            first = dvg.first_ct(frozen, views, angles)
-            starts = [blend(starts[0], first), first]
+        made = quick.estimates(frozen, views, angles, key_sample)
+        starts = [made.ct] if made.first is None else [blend(made.ct, made.first), made.first]
         drawn = angles._asdict() if isinstance(angles, ViewSets) else {}
         return {"ct": ct, "views": views, "starts": jnp.stack(starts, 1), **drawn}
 

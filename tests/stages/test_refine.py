@@ -11,7 +11,7 @@ from dvg_jax.config import check, save
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.config.table import example_settings
 from dvg_jax.data.phantom import chest
-from dvg_jax.dvg import DVG
+from dvg_jax.dvg import DVG, Estimates
 from dvg_jax.errors import UserError
 from dvg_jax.refinement import GAIN
 from dvg_jax.stages import build_stage
@@ -126,7 +126,7 @@ def test_training_reduces_the_error_and_a_start_is_drawn_by_the_key(dvg, example
 
 def test_the_mean_of_a_sample_and_of_dvg_nets_ct_is_corrected_in_training_and_after(dvg, cts, monkeypatch):
     sampled, first = 0.9 * cts, 0.7 * cts
-    monkeypatch.setattr(DVG, "estimate", lambda *_: sampled)
+    monkeypatch.setattr(DVG, "estimates", lambda *_: Estimates(sampled, first))
     monkeypatch.setattr(DVG, "first_ct", lambda *_: first)
     starts = build_stage("refine", config_of(), dvg).prepare({}, cts, jax.random.key(0))["starts"]
     np.testing.assert_allclose(starts, jnp.stack([0.8 * cts, first], 1), atol=1e-6)
