@@ -114,10 +114,17 @@ def _reserve(path: Path, size: int, reserved: ExitStack) -> None:
         with suppress(FileNotFoundError):
             path.lstat()  # fails for a name that is too long: the temporary one is short
         if size:
-            _allocate(file.fileno(), size)
+            allocate(file.fileno(), size)
 
 
-def _allocate(file: int, size: int) -> None:
+def allocate(file: int, size: int) -> None:
+    """Reserve disk for the first ``size`` bytes of an open file, as far as its file system can.
+
+    Writing to a mapped file on a full disk kills the process, without a word; what is reserved can be written.
+
+    Raises:
+      OSError: the disk has not so much room.
+    """
     if not hasattr(os, "posix_fallocate"):
         return
     try:

@@ -21,6 +21,7 @@ from dvg_jax.config.table import example_settings
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.data.sources import ArraySource, Source
 from dvg_jax.files.atomic import new_folder
+from dvg_jax.files.outputs import allocate
 from dvg_jax.fingerprint import fingerprint, of_file, of_program, of_settings
 from dvg_jax.shapes import VariablesByStage, Volumes
 from dvg_jax.stages.base import Example, Stage
@@ -138,12 +139,20 @@ def _write(
             for name, rows in example.items():
                 if name not in arrays:
                     shape = (len(source), *rows.shape[1:])
-                    arrays[name] = np.lib.format.open_memmap(part / f"{name}.npy", "w+", rows.dtype, shape)
+                    arrays[name] = _new_array(part / f"{name}.npy", rows.dtype, shape)
                 arrays[name][first : first + len(rows)] = rows
         for array in arrays.values():
             array.flush()
         files = {f"{name}.npy": of_file(part / f"{name}.npy") for name in arrays}
         (part / FACTS).write_text(json.dumps({"of": facts, "sha256": files}, indent=2) + "\n", encoding="utf-8")
+
+
+def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """Create an array on disk that has room to be filled."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:
+        allocate(file.fileno(), path.stat().st_size)
+    return array
 
 
 def _read_kept(folder: Path, name: str, facts: dict[str, str]) -> dict[str, np.ndarray] | None:

@@ -1,6 +1,8 @@
 """Examples of frozen stages: the same training with and without keeping them, and never one that does not belong."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,6 +140,18 @@ def test_a_run_killed_while_it_writes_leaves_nothing_that_is_read(tmp_path, sour
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".partial-")
     assert cases_computed(folder, source) == CASES
+
+
+def test_a_full_disk_is_said_before_anything_is_mapped(tmp_path, source, monkeypatch):
+    """A mapped file that the disk has no room for would kill the process with a bus error."""
+
+    def full(file, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*examples'"):
+        kept_examples(tmp_path / "examples", Counting(), source, FACTS, go_on)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
