@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from importlib.metadata import version
@@ -35,6 +36,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Programs that take less than JAX's default of a second are most of what a command compiles.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script's shell starts its background jobs so, and the commands under test would never hear of a Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKED = (
     *("baselines", "ct", "data", "diffusion", "dvg", "evaluate", "methods", "metrics"),
