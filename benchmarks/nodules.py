@@ -63,8 +63,8 @@ def recovered(workdir: Path, cases: int) -> dict[str, dict[str, list[float]]]:
 
     def results(ct: jax.Array, key: jax.Array) -> dict[str, Any]:
         views = dvg.render(ct, dvg.angles)
-        estimate = dvg.estimate(variables, views, dvg.angles, key)
-        agreed = {m: replace(dvg, consistency=m).agree(variables, estimate, views, dvg.angles) for m in modes}
+        made = dvg.estimates(variables, views, dvg.angles, key)
+        agreed = {m: replace(dvg, consistency=m).agree(variables, made, views, dvg.angles) for m in modes}
         return {m: np.asarray(x)[0, ..., 0] for m, x in agreed.items()}
 
     for batch in case_batches(build_source(config, "test"), procedure):

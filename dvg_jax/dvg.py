@@ -54,10 +54,15 @@ class NewView(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """Hold the paper's result, and the CT of DVG-Net that it was made from; None where there is one CT only."""
+    """Hold the CTs of a method, and those of DVG-Net that they were made from; None where there are no two."""
 
     ct: SampledVolumes
-    first: Volumes | None
+    first: Volumes | None = None
+
+    @property
+    def blended(self) -> SampledVolumes:
+        """Return what the refiner corrects: the mean of both."""
+        return self.ct if self.first is None else (self.ct + self.first) / 2
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,6 @@ class DVG:
     refinement: Refinement
     consistency: str
     fit: Fit
-
-    @property
-    def blends(self) -> bool:
-        """Tell whether the refiner corrects the mean of two CTs: the model has DVG-Net's and the diffusion model's."""
-        return self.use_diffusion and bool(self.new_angles)
 
     def input_views(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
         """Render the X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
@@ -152,16 +152,6 @@ class DVG:
         """Apply DVG-Net: decode the first CT, and render the new views from it."""
         made = self._new_view(variables, z_in)
         return NewView(self.turned(made.ct), self.turned_views(made.views))
-
-    def first_ct(self, variables: VariablesByStage, views: Views, angles: Angles) -> Volumes:
-        """Return DVG-Net's CT of X-rays. Values in [0, 1].
-
-        Args:
-          variables: of all stages, by name.
-          views: (B, V, h, w, 1), [0, 1].
-          angles: of the views, in degrees.
-        """
-        return self.finish(self.synthesize_view(variables, self.view_latent(variables, views, angles)).ct)
 
     def condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
@@ -216,7 +206,7 @@ class DVG:
           progress: is called after every step, as in :func:`dvg_jax.diffusion.sample`.
         """
         made = self.estimates(variables, views, angles, key, progress)
-        return self.agree(variables, made.ct, views, angles, made.first)
+        return self.agree(variables, made, views, angles)
 
     def estimate(
         self, variables: VariablesByStage, views: Views, angles: Angles, key: Key, progress: Progress | None = None
@@ -237,7 +227,8 @@ class DVG:
           variables, views, angles, key, progress: as of :meth:`reconstruct`.
         """
         if not self.use_diffusion:
-            return Estimates(self.first_ct(variables, views, angles), None)
+            net = self.synthesize_view(variables, self.view_latent(variables, views, angles))
+            return Estimates(self.finish(net.ct))
         condition, first = self._condition(variables, views, angles)
         if key.ndim:
             samples = (jnp.broadcast_to(block, (len(key), *block.shape[1:])) for block in condition)
@@ -252,33 +243,23 @@ class DVG:
         z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
         return self.finish(self.decode(variables, z))
 
-    def agree(
-        self,
-        variables: VariablesByStage,
-        ct: SampledVolumes,
-        views: Views,
-        angles: Angles,
-        first: Volumes | None = None,
-    ) -> SampledVolumes:
+    def agree(self, variables: VariablesByStage, made: Estimates, views: Views, angles: Angles) -> SampledVolumes:
         """Make CTs agree with their X-rays, by any method: as ``consistency`` asks, ``none``, ``films`` or ``refine``.
 
         ``films`` makes the smallest change, see :mod:`dvg_jax.consistency`; ``refine`` applies the trained refiner
-        before, to the mean of the CT and DVG-Net's where the model has both.
+        before, to the mean of the CT and DVG-Net's where both are given.
 
         Args:
           variables: of all stages, by name; ``films`` reads none.
-          ct: K samples of one case, or one CT of each of K cases, (K, D, H, W, 1).
+          made: K samples of one case, or one CT of each of K cases, (K, D, H, W, 1).
           views: of the one case, or of each, (B, V, h, w, 1).
           angles: of the views, in degrees.
-          first: DVG-Net's CT of the views, where it is at hand.
         """
         if self.consistency == "none":
-            return ct
-        films = jnp.broadcast_to(views, (len(ct), *views.shape[1:]))
+            return made.ct
+        ct, films = made.ct, jnp.broadcast_to(views, (len(made.ct), *views.shape[1:]))
         if self.consistency == "refine":
-            if self.blends:
-                ct = blend(ct, self.first_ct(variables, views, angles) if first is None else first)
-            ct = self.refine(variables["refine"]["params"], ct, films, angles)[-1]
+            ct = self.refine(variables["refine"]["params"], made.blended, films, angles)[-1]
         x, films = self.turned(ct), self.turned_views(films)
         return self.finish(self.turned(fit_films(self.projector, self.geometry, x, films, angles, self.fit)))
 
@@ -337,11 +318,6 @@ class DVG:
     def _new_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         ct = self._decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
         return NewView(ct, self._project(ct, self.new_angles, self.normalize_new_view))
-
-
-def blend(ct: SampledVolumes, first: Volumes) -> SampledVolumes:
-    """Return what the refiner corrects: the mean of a sampled CT and of DVG-Net's."""
-    return (ct + first) / 2
 
 
 @partial(jax.jit, static_argnums=0)

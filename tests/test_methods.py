@@ -7,14 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dvg_jax import load_reconstructor
 from dvg_jax.config.build import build_dvg
 from dvg_jax.consistency import Fit
 from dvg_jax.data.sources import ArraySource
+from dvg_jax.dvg import DVG, Estimates
 from dvg_jax.evaluate.cases import build_procedure
 from dvg_jax.evaluate.measure import measure
+from dvg_jax.methods import build_method, with_refiner
 from dvg_jax.methods.base import Method, Prediction
 from dvg_jax.methods.linear import RIDGES, best_ridge, fit_linear, left_out_errors
 from dvg_jax.methods.yardsticks import another_patient
+from dvg_jax.stages.refine import init_rounds
 from tests.tiny import get_config
 
 SIZE, COUNT = 4, 19
@@ -112,9 +116,29 @@ def test_a_method_predicts_once_and_each_row_is_the_same_ct_made_to_agree():
     assert asked == [2]
     assert list(batch.predictions) == list(batch.volumes) == ["a", "a + consistency", "the truth"]
     expected = replace(dvg, consistency="films").agree(
-        {}, jnp.full_like(truth, 0.4), dvg.render(jnp.asarray(truth), dvg.angles), dvg.angles
+        {}, Estimates(jnp.full_like(truth, 0.4)), dvg.render(jnp.asarray(truth), dvg.angles), dvg.angles
     )
     np.testing.assert_allclose(batch.predictions["a + consistency"].ct, expected, atol=1e-5)
     assert np.abs(expected - 0.4).max() > 0.01
     assert batch.seconds["a + consistency"] > batch.seconds["a"]
     assert batch.volumes["a + consistency"][0]["psnr"] > batch.volumes["a"][0]["psnr"]
+
+
+def test_dvg_net_is_applied_once_for_a_result_and_for_its_row_after_the_refiner(trained, monkeypatch):
+    config = get_config()
+    model = load_reconstructor(trained)
+    dvg = replace(model.dvg, consistency="refine")
+    truth = np.random.default_rng(0).random((2, *dvg.geometry.volume_shape, 1), np.float32)
+    films = dvg.render(jnp.asarray(truth), dvg.angles)
+    params = init_rounds(dvg.refinement, jax.random.key(0), truth, films, dvg.angles)
+    variables = model.variables | {"refine": {"params": params}}
+    applied, new_view = [], DVG._new_view
+    monkeypatch.setattr(DVG, "_new_view", lambda self, *given: applied.append(1) or new_view(self, *given))
+    method = with_refiner(build_method("dvg_diffusion", config, dvg))
+    procedure = replace(build_procedure(config), cases=2, batch_size=2)
+    (batch,) = measure([method], variables, dvg, ArraySource({"ct": truth}), procedure)
+    assert applied == [1]
+    expected = dvg.reconstruct(variables, films, dvg.angles, batch.cases.key)
+    assert applied == [1, 1]
+    np.testing.assert_allclose(batch.predictions["DVG-Diffusion + refiner"].ct, expected, atol=1e-5)
+    assert np.abs(batch.predictions["DVG-Diffusion + consistency"].ct - expected).max() > 1e-3

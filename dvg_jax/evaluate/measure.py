@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from dvg_jax.data.sources import Source
-from dvg_jax.dvg import DVG
+from dvg_jax.dvg import DVG, Estimates
 from dvg_jax.evaluate.cases import Cases, Procedure, case_batches
 from dvg_jax.methods.base import DVG_NET, Method, Prediction, agreeing
 from dvg_jax.metrics.tables import Row
@@ -111,7 +111,7 @@ def _rows(
     yield method.title, found, took
     for mode in method.agrees:
         start = time.perf_counter()
-        ct = replace(dvg, consistency=mode).agree(variables, found.ct, views, dvg.angles)
+        ct = replace(dvg, consistency=mode).agree(variables, Estimates(found.ct, found.first), views, dvg.angles)
         yield agreeing(method.title, mode), Prediction(jax.block_until_ready(ct)), took + time.perf_counter() - start
 
 

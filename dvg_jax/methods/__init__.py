@@ -70,7 +70,8 @@ def _dvg_net(config: ConfigDict, dvg: DVG) -> Method:
 
 def _dvg_diffusion(config: ConfigDict, dvg: DVG) -> Method:
     def predict(variables: VariablesByStage, views: Views, key: Key) -> Prediction:
-        return Prediction(dvg.estimate(variables, views, dvg.angles, key))
+        made = dvg.estimates(variables, views, dvg.angles, key)
+        return Prediction(made.ct, first=made.first)
 
     return Method(DVG_FULL, estimate_stages(config), predict, agrees=("films",))
 

@@ -27,10 +27,12 @@ class Prediction(NamedTuple):
     Attributes:
       ct: CTs (B, D, H, W, 1) in [0, 1]; None for a view synthesiser.
       views: X-rays (B, V_new, h, w, 1) at ``dvg.new_angles``; None unless the method is measured by them.
+      first: DVG-Net's CTs that ``ct`` was made from, for the refiner; None where there are none.
     """
 
     ct: Volumes | None
     views: NewViews | None = None
+    first: Volumes | None = None
 
 
 @dataclass(frozen=True)

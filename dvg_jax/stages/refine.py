@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dvg_jax.dvg import DVG, blend
+from dvg_jax.dvg import DVG
 from dvg_jax.keys import named
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
@@ -145,7 +145,7 @@ def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
         key_views, key_sample = jax.random.split(key)
         views, angles = dvg.input_views(ct, key_views)
         made = quick.estimates(frozen, views, angles, key_sample)
-        starts = [made.ct] if made.first is None else [blend(made.ct, made.first), made.first]
+        starts = [made.blended] if made.first is None else [made.blended, made.first]
         drawn = angles._asdict() if isinstance(angles, ViewSets) else {}
         return {"ct": ct, "views": views, "starts": jnp.stack(starts, 1), **drawn}
 
