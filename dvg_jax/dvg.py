@@ -54,14 +54,14 @@ class NewView(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """Hold the CTs of a method, and those of DVG-Net that they were made from; None where there are no two."""
+    """Hold the CTs of a method, and DVG-Net's if they were made from those."""
 
     ct: SampledVolumes
     first: Volumes | None = None
 
     @property
     def blended(self) -> SampledVolumes:
-        """Return what the refiner corrects: the mean of both."""
+        """Return what the refiner corrects: the mean of both, or the only one."""
         return self.ct if self.first is None else (self.ct + self.first) / 2
 
 
