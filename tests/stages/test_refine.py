@@ -1,6 +1,5 @@
 """Stage ``refine`` corrects CTs by their films; tests of what it sees, learns from and says."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
