@@ -119,8 +119,10 @@ def _of_system(error: Exception) -> OSError | None:
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code is None:
         return None
-    file = re.search(r'local file "([^"]+)"', str(error))
-    return OSError(int(code[1]), os.strerror(int(code[1])), file and file[1])
+    file = re.search(r'local file "((?:[^"\\]|\\.)+)"', str(error))
+    # The name is written as in C: every byte of a letter that is not Latin is an escape.
+    name = file and os.fsencode(file[1]).decode("unicode_escape").encode("latin-1")
+    return OSError(int(code[1]), os.strerror(int(code[1])), name)
 
 
 def _flush() -> None:
