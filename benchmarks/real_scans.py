@@ -84,9 +84,7 @@ class Films:
 def measured(workdir: Path, scans: Path, split: str, noise: float) -> Rows:
     """Measure every method of a trained folder on all scans of a split."""
     config = load_config(workdir)
-    dvg, size = build_dvg(config), _size(scans)
-    if size % config.size:
-        raise UserError(f"--scans has {size} voxels an edge; allowed: multiples of the model's {config.size}")
+    dvg, size = build_dvg(config), edge_of(scans, config.size)
     if not config.evaluate.lpips:
         raise UserError(f"--workdir is {workdir}, whose config.evaluate.lpips is ''; allowed: vgg or alex")
     fine, render = PreparedSource(scans, split, size), Films(config, dvg, size, noise)
@@ -112,12 +110,19 @@ def measured(workdir: Path, scans: Path, split: str, noise: float) -> Rows:
     return rows
 
 
-def _size(scans: Path) -> int:
-    """Return the number of voxels along an edge of a prepared folder's first scan."""
+def edge_of(scans: Path, size: int) -> int:
+    """Return the voxels along an edge of a prepared folder's first scan, a multiple of a model's ``size``.
+
+    Raises:
+      UserError: no such multiple, or no scan.
+    """
     ready = [row.file for row in read_manifest(scans) if row.status == "ok"]
     if not ready:
         raise UserError(f"{scans}: no prepared scan; allowed: a folder by dvg_jax.data.prepare that has one")
-    return int(nib.load(scans / ready[0]).shape[0])
+    edge = int(nib.load(scans / ready[0]).shape[0])
+    if edge % size:
+        raise UserError(f"--scans has {edge} voxels an edge; allowed: multiples of the model's {size}")
+    return edge
 
 
 def table(found: dict[str, Rows]) -> str:

@@ -1,0 +1,121 @@
+"""Measure how much of the error the spread of samples covers, on unseen cases and on scans.
+
+    python -m benchmarks.spread --workdir runs/demo [--scans data/lung128] [--split test] [--cases 16] [--samples 16]
+
+Each case is reconstructed ``--samples`` times, in each mode of ``config.consistency.mode`` that the folder has. An
+interval of a nominal share is the mean of the samples and so many standard deviations to either side as cover that
+share of a normal distribution; its coverage is the share of body voxels, above -950 HU in the truth, whose true value
+lies in it. Films of scans are rendered as by ``benchmarks.real_scans``. Writes
+``benchmarks/results/spread_<name>.json``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from benchmarks.common import save
+from benchmarks.real_scans import Films, Reduced, edge_of
+from dvg_jax.cli.entry import run_command
+from dvg_jax.cli.flags import Parser
+from dvg_jax.config.build import build_source
+from dvg_jax.ct.intensity import intensity_to_hu
+from dvg_jax.data.sources import PreparedSource
+from dvg_jax.evaluate.cases import build_procedure, case_batches
+from dvg_jax.metrics.tables import align
+from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor, sample_keys
+from dvg_jax.training.compilation import enable_compilation_cache
+
+NOMINAL = (50, 80, 90, 95)
+"""Intervals are measured at these nominal shares, in per cent."""
+
+BODY_HU = -950.0
+"""Body voxels are above it."""
+
+NOISE = 0.01
+"""Films of scans have noise of this standard deviation, of a film in [0, 1], as in ``benchmarks.real_scans``."""
+
+Case = tuple[np.ndarray, np.ndarray]
+"""It is a CT (D, H, W) and its films (V, h, w), both in [0, 1]."""
+
+Figures = dict[str, float]
+"""It holds coverage in per cent by nominal share, half the width of 90 % in HU, and the error over the spread."""
+
+
+def figures_of(samples: Float[np.ndarray, "K D H W"], truth: Float[np.ndarray, "D H W"]) -> Figures:
+    """Compare the samples of one case with its truth, in HU; error and spread are root mean squares over the body."""
+    body = truth > BODY_HU
+    error = np.abs(samples.mean(axis=0) - truth)[body]
+    spread = samples.std(axis=0, ddof=1)[body]
+    deviations = {share: NormalDist().inv_cdf(0.5 + share / 200) for share in NOMINAL}
+    found = {f"{share} %": 100 * float(np.mean(error < z * spread)) for share, z in deviations.items()}
+    found["half width of 90 %, HU"] = deviations[90] * float(spread.mean())
+    found["error / spread"] = float(np.sqrt(np.mean(error**2) / np.mean(spread**2)))
+    return found
+
+
+def cases_of(model: Reconstructor, cases: int) -> Iterator[Case]:
+    """Yield the first unseen cases of the model's own source."""
+    procedure = replace(build_procedure(model.config), cases=cases, batch_size=1)
+    for batch in case_batches(build_source(model.config, "test"), procedure):
+        films = model.dvg.render(batch.truth, model.dvg.angles)
+        yield np.asarray(batch.truth)[0, ..., 0], np.asarray(films)[0, ..., 0]
+
+
+def scans_of(model: Reconstructor, scans: Path, split: str) -> Iterator[Case]:
+    """Yield all scans of a split; their films are rendered from the finer grid of the scans, with noise."""
+    size = edge_of(scans, model.config.size)
+    fine = PreparedSource(scans, split, size)
+    render, reduced = Films(model.config, model.dvg, size, NOISE), Reduced(fine, model.config.size)
+    for i in range(len(fine)):
+        films = render(jnp.asarray(fine[i]["ct"])[None], jax.random.key(i))
+        yield np.asarray(reduced[i]["ct"])[..., 0], np.asarray(films)[0, ..., 0]
+
+
+def measured(model: Reconstructor, cases: Iterator[Case], samples: int) -> dict[str, list[Figures]]:
+    """Return the figures of each case, by mode of consistency."""
+    modes = [mode for mode in ("none", "films", "refine") if mode != "refine" or "refine" in model.variables]
+    found: dict[str, list[Figures]] = {mode: [] for mode in modes}
+    for ct, films in cases:
+        for mode in modes:
+            drawn = model.samples(films, model.dvg.angles, sample_keys(0, samples), consistency=mode)
+            found[mode].append(figures_of(intensity_to_hu(drawn), intensity_to_hu(ct)))
+    return found
+
+
+def table(found: dict[str, dict[str, list[Figures]]]) -> str:
+    """Return the means over cases as lines of a table."""
+    sets = [(name, mode, rows) for name, modes in found.items() for mode, rows in modes.items()]
+    names = list(sets[0][2][0])
+    head = ["cases", "mode", *names]
+    return align([head, *([n, m, *(f"{np.mean([row[x] for row in rows]):.1f}" for x in names)] for n, m, rows in sets)])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line that the module's docstring describes."""
+    parser = Parser(__doc__, "python -m benchmarks.spread")
+    parser.add_argument("--workdir", type=Path, required=True, help="a trained folder")
+    parser.add_argument("--scans", type=Path, help="folder by dvg_jax.data.prepare; measured too")
+    parser.add_argument("--split", default="test", help="of it: train, val, test or all (default %(default)s)")
+    parser.add_argument(
+        "--cases", type=int, default=16, help="unseen cases of the model's source (default %(default)s)"
+    )
+    parser.add_argument("--samples", type=int, default=16, help="drawn for each case (default %(default)s)")
+    parser.add_argument("--name", default="cpu", help="of the results file (default %(default)s)")
+    options = parser.parse_args(argv)
+    enable_compilation_cache()
+    model = load_reconstructor(options.workdir)
+    found = {"unseen": measured(model, cases_of(model, options.cases), options.samples)}
+    if options.scans:
+        found["scans"] = measured(model, scans_of(model, options.scans, options.split), options.samples)
+    print(table(found))
+    print(save(f"spread_{options.name}", found))
+
+
+if __name__ == "__main__":
+    run_command(main)
