@@ -1,16 +1,18 @@
 """Make CTs agree with the films that they were made from.
 
-A film fixes its rays' line integrals up to a scale and an offset, since films are normalised by their own extremes.
-:func:`fit_films` looks for the smallest change of a CT x that satisfies this, see ``docs/consistency.md``:
+A film fixes its rays' line integrals up to a curve: scale and offset are unknown since films are normalised by their
+own extremes, and of its characteristic only that it is smooth is known. :func:`fit_films` looks for the smallest change
+of a CT x that satisfies this, see ``docs/consistency.md``:
 
     minimise  |Q A (x + v)|^2 + lambda |v|^2,    v = A^T Q u,    (Q A A^T Q + lambda I) u = -Q A x
 
-A renders line integrals, A^T is its transpose. Q removes the span of {1, film} from each view: what is left is no
-multiple of the film, so any scale and offset of a film give the same CT. Nothing changes where no ray goes.
+A renders line integrals, A^T is its transpose. Q removes from each view what a cubic of the film's values explains, so
+any such curve gives the same CT. It also leaves out rays that do not cross the whole cube: the patient is not cut where
+the cube is. Nothing changes where no ray goes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -23,6 +25,7 @@ from jaxtyping import Float
 
 from dvg_jax.shapes import Image, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry, view_pose
+from dvg_jax.xray.placement import WHOLE
 from dvg_jax.xray.views import Angles, Projector, ViewSets, project_views
 
 MODES = ("none", "films", "refine")
@@ -30,6 +33,12 @@ MODES = ("none", "films", "refine")
 
 FOOTPRINT = 3
 """A ray weighs on no voxel that is farther from it than half of these voxels, in any projector."""
+
+
+DEGREE = 3
+"""A film's curve is a polynomial of this degree: with more, results are the same to 0.01 dB."""
+
+TINY, ROUNDING = 1e-12, 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,20 +54,21 @@ class Fit:
     iterations: int = 6
 
 
-def film_residual(projected: Views, films: Views) -> Views:
-    """Return ``a + b film - projected``, with the a and b of each view that make its squares least: -Q A x.
+def film_residual(projected: Views, films: Views, whole: Views) -> Views:
+    """Return how much more of a line integral the films show than the CT has, up to the curve of each film: -Q A x.
 
     Args:
       projected: line integrals of the CT, (B, V, h, w, 1).
-      films: on any scale, (B, V, h, w, 1). A flat film explains nothing but the mean.
+      films: on any scale and under any cubic curve, (B, V, h, w, 1).
+      whole: 1 for rays that count and 0 for the others, (B, V, h, w, 1).
     """
-    return -_unexplained(projected, films)
+    return -unexplained(projected, curves(films, whole), whole)
 
 
 def fit_films(
     projector: Projector, geometry: ConeBeamGeometry, ct: Volumes, films: Views, angles: Angles, fit: Fit = Fit()
 ) -> Volumes:
-    """Return the nearest CTs whose X-rays are the films, up to scale and offset of each, clipped to [0, 1].
+    """Return the nearest CTs whose X-rays are the films, up to the curve of each, clipped to [0, 1].
 
     Each case is solved by itself, so that its result does not depend on the batch. Differentiable in reverse.
 
@@ -66,7 +76,7 @@ def fit_films(
       projector: one of ``PROJECTORS``; its forward form is A.
       geometry: of source, volume and detector.
       ct: the CTs to start from, (B, D, H, W, 1), [0, 1].
-      films: (B, V, h, w, 1), on any scale.
+      films: (B, V, h, w, 1), on any scale and under any cubic curve.
       angles: of the films in degrees: of all cases, or a set for each.
       fit: how closely the films are followed.
     """
@@ -88,40 +98,112 @@ def _fit(
     weight = fit.strength * ray_energy(projector, geometry)
 
     def case(ct: Array, films: Array, own: ViewSets | None) -> Array:
-        def project(x: Array) -> Array:
-            if own is None:
-                return project_views(projector, geometry, x[None], angles)[0]
-            views = project_views(projector, geometry, x[None], jax.tree.map(lambda part: part[None], own))[0]
-            return jnp.where(own.weights[:, None, None, None] > 0, views, 0)  # the others are padding
+        one = None if own is None else jax.tree.map(lambda part: part[None], own)
+        known = angles if one is None else one
+        whole = whole_rays(projector, geometry, known, 1)[0]
 
-        return jnp.clip(ct + _change(project, ct, films, weight, fit.iterations), 0, 1)
+        def project(x: Array) -> Array:
+            return project_views(projector, geometry, x[None], known)[0]
+
+        return jnp.clip(ct + _change(project, ct, films, whole, weight, fit.iterations), 0, 1)
 
     return jax.vmap(case)(ct, films, sets)
 
 
+def whole_rays(projector: Projector, geometry: ConeBeamGeometry, angles: Angles, cases: int) -> Views:
+    """Return 1 for rays that cross the whole cube, and 0 for those near its edges and for the padding of sets.
+
+    Args:
+      projector: one of ``PROJECTORS``.
+      geometry: of source, volume and detector.
+      angles: of the views in degrees: of all cases, or a set for each.
+      cases: B, the number of cases.
+    """
+    path = project_views(
+        projector, geometry, jnp.ones((1 if isinstance(angles, tuple) else cases, *geometry.volume_shape, 1)), angles
+    )
+    whole = path >= WHOLE * jnp.max(path, (2, 3), keepdims=True)
+    if isinstance(angles, ViewSets):
+        whole &= angles.weights[..., None, None, None] > 0
+    return jnp.broadcast_to(whole, (cases, *whole.shape[1:])).astype(jnp.float32)
+
+
 def _change(
-    project: Callable[[Array], Array], ct: Array, films: Float[Array, "V h w 1"], weight: float, iterations: int
+    project: Callable[[Array], Array],
+    ct: Array,
+    films: Float[Array, "V h w 1"],
+    whole: Float[Array, "V h w 1"],
+    weight: float,
+    iterations: int,
 ) -> Array:
     """Return v = A^T Q u of one case, (D, H, W, 1)."""
     projected, spread = jax.vjp(project, ct)
+    explained = curves(films[None], whole[None])
 
-    def unexplained(images: Array) -> Array:
-        return _unexplained(images[None], films[None])[0]
+    def left(images: Array) -> Array:
+        return unexplained(images[None], explained, whole[None])[0]
 
     def normal(u: Array) -> Array:
-        return unexplained(project(*spread(unexplained(u)))) + weight * u
+        return left(project(*spread(left(u)))) + weight * u
 
-    u, _ = cg(normal, -unexplained(projected), tol=0.0, maxiter=iterations)
-    return spread(unexplained(u))[0]
+    u, _ = cg(normal, -left(projected), tol=0.0, maxiter=iterations)
+    return spread(left(u))[0]
 
 
-def _unexplained(images: Views, films: Views) -> Views:
-    """Apply Q: remove mean and multiples of the film from each view."""
-    images = images - images.mean((2, 3), keepdims=True)
-    films = films - films.mean((2, 3), keepdims=True)
-    square = jnp.sum(films**2, (2, 3), keepdims=True)
-    share = jnp.sum(images * films, (2, 3), keepdims=True) / jnp.where(square > 0, square, 1)
-    return images - share * films
+def curves(films: Views, whole: Views) -> list[Views]:
+    """Return an orthonormal basis of the cubics of each film's values, over the rays that count.
+
+    Args:
+      films: (B, V, h, w, 1).
+      whole: 1 for rays that count and 0 for the others, (B, V, h, w, 1).
+    """
+    count = jnp.maximum(jnp.sum(whole, (2, 3), keepdims=True), 1)
+    centred = films - jnp.sum(films * whole, (2, 3), keepdims=True) / count
+    centred = whole * centred / jnp.maximum(jnp.max(jnp.abs(whole * centred), (2, 3), keepdims=True), TINY)
+    basis: list[Views] = []
+    for power in range(DEGREE + 1):
+        rest = whole * centred**power
+        for _ in range(2):  # once more, against rounding
+            rest = _without(rest, basis)
+        norm = jnp.sqrt(jnp.sum(rest**2, (2, 3), keepdims=True))
+        # Of a film of few values the higher powers are nothing but rounding.
+        basis.append(jnp.where(norm > ROUNDING * jnp.sqrt(count), rest / jnp.maximum(norm, TINY), 0))
+    return basis
+
+
+def film_curves(projected: Views, films: Views, whole: Views, levels: Sequence[float]) -> Float[Array, "B V n"]:
+    """Return each film's curve, from its values to line integrals: the cubic that explains these best.
+
+    Args:
+      projected: line integrals of the CT, (B, V, h, w, 1).
+      films: (B, V, h, w, 1).
+      whole: 1 for rays that count and 0 for the others, (B, V, h, w, 1).
+      levels: values of the films, n of them.
+
+    Returns:
+      The curve at the levels, as shares of its rise from the first to the last.
+    """
+
+    def curve(projected: Array, film: Array, whole: Array) -> Array:
+        powers = [jnp.stack([x**n for n in range(DEGREE + 1)], axis=-1) for x in (film.reshape(-1), jnp.array(levels))]
+        weight = whole.reshape(-1)
+        cubic, *_ = jnp.linalg.lstsq(powers[0] * weight[:, None], projected.reshape(-1) * weight)
+        found = powers[1] @ cubic
+        return (found - found[0]) / (found[-1] - found[0])
+
+    return jax.vmap(jax.vmap(curve))(projected, films, whole)
+
+
+def unexplained(images: Views, explained: list[Views], whole: Views) -> Views:
+    """Apply Q: leave what no curve of the film explains, of the rays that count."""
+    return _without(whole * images, explained)
+
+
+def _without(images: Views, basis: list[Views]) -> Views:
+    """Remove each view's components along a basis."""
+    for one in basis:
+        images = images - jnp.sum(images * one, (2, 3), keepdims=True) * one
+    return images
 
 
 @cache

@@ -24,9 +24,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dvg_jax.alignment import Alignment, align
 from dvg_jax.consistency import Fit, fit_films
 from dvg_jax.diffusion import Sampler, Schedule, add_noise, sample
 from dvg_jax.diffusion.samplers import Progress
+from dvg_jax.imperfections import Imperfections
+from dvg_jax.keys import named
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
@@ -40,6 +43,7 @@ from dvg_jax.xray.views import (
     minmax,
     project_views,
     random_view_sets,
+    table_of,
 )
 
 Condition = tuple[jax.Array, ...]
@@ -98,14 +102,27 @@ class DVG:
     decode_quantized: bool
     head_first: bool
     floor: float
+    imperfections: Imperfections
     refinement: Refinement
     consistency: str
     fit: Fit
 
     def input_views(self, ct: Volumes, key: Key) -> tuple[Views, Angles]:
-        """Render the X-rays of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
+        """Make the films of a CT that a stage learns from: those at ``angles``, or a set drawn for each CT."""
         angles = random_view_sets(key, len(ct), self.random_views) if self.random_views else self.angles
-        return self.render(ct, angles), angles
+        return self.films(ct, angles, named(key, "films")), angles
+
+    def films(self, ct: Volumes, angles: Angles, key: Key) -> Views:
+        """Make films of a CT as training sees them: rendered, with the imperfections that the key decides, if any.
+
+        Args:
+          ct: volumes, (B, D, H, W, 1), [0, 1].
+          angles: of the views, in degrees.
+          key: decides the imperfections.
+        """
+        if not self.imperfections:
+            return self.render(ct, angles)
+        return self.imperfections.films(ct, table_of(angles, len(ct)), key, self.geometry)
 
     def render(self, ct: Volumes, angles: Angles, normalize: bool = True) -> Views:
         """Render X-rays of a CT, Eq. (9).
@@ -242,6 +259,24 @@ class DVG:
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
         z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
         return self.finish(self.decode(variables, z))
+
+    def align(self, variables: VariablesByStage, views: Views, angles: Angles, key: Key) -> Alignment:
+        """Find how films were taken otherwise than at their angles, and bring them there: ``dvg_jax.alignment``.
+
+        Args:
+          variables: of all stages, by name.
+          views: films of each patient, (B, V, h, w, 1), [0, 1].
+          angles: of the nominal views, in degrees.
+          key: decides the noise of the CTs that films are compared with.
+        """
+
+        def model(films: Views) -> Volumes:
+            made = self.estimates(variables, films, angles, key)
+            if self.consistency != "refine":
+                return made.blended
+            return self.finish(self.refine(variables["refine"]["params"], made.blended, films, angles)[-1])
+
+        return align(views, table_of(angles, len(views)), self.geometry, model)
 
     def agree(self, variables: VariablesByStage, made: Estimates, views: Views, angles: Angles) -> SampledVolumes:
         """Make CTs agree with their X-rays, by any method: as ``consistency`` asks, ``none``, ``films`` or ``refine``.

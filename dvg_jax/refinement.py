@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dvg_jax.consistency import film_residual
+from dvg_jax.consistency import film_residual, whole_rays
 from dvg_jax.networks.refiner import Refiner
 from dvg_jax.shapes import Features, Variables, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry
@@ -47,7 +47,8 @@ class Refinement:
           films: (B, V, h, w, 1), [0, 1].
           angles: of the films in degrees.
         """
-        missing = film_residual(project_views(self.projector, self.geometry, ct, angles), films)
+        whole = whole_rays(self.projector, self.geometry, angles, len(ct))
+        missing = film_residual(project_views(self.projector, self.geometry, ct, angles), films, whole)
         missing *= GAIN / self.geometry.extent_mm[1]
         crossed = self._lift(jnp.ones_like(films), angles).max(-1, keepdims=True) > 0
         parts = [ct, self._lift(films, angles), self._lift(missing, angles)]

@@ -14,7 +14,7 @@ LAYERS = (
     ("ct",),
     ("viz", "xray"),
     ("networks",),
-    ("diffusion", "consistency", "refinement"),
+    ("diffusion", "imperfections", "alignment", "consistency", "refinement"),
     ("dvg",),
     ("data",),
     ("metrics",),

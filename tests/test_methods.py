@@ -130,7 +130,7 @@ def test_dvg_net_is_applied_once_for_a_result_and_for_its_row_after_the_refiner(
     dvg = replace(model.dvg, consistency="refine")
     truth = np.random.default_rng(0).random((2, *dvg.geometry.volume_shape, 1), np.float32)
     films = dvg.render(jnp.asarray(truth), dvg.angles)
-    params = init_rounds(dvg.refinement, jax.random.key(0), truth, films, dvg.angles)
+    params = init_rounds(dvg, jax.random.key(0), truth, dvg.angles)
     variables = model.variables | {"refine": {"params": params}}
     applied, new_view = [], DVG._new_view
     monkeypatch.setattr(DVG, "_new_view", lambda self, *given: applied.append(1) or new_view(self, *given))

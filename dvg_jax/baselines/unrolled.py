@@ -17,7 +17,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.networks.refiner import Refiner
 from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
-from dvg_jax.stages.refine import RefineWeights, Wear, init_rounds, rounds_loss
+from dvg_jax.stages.refine import RefineWeights, init_rounds, rounds_loss
 
 NAME = "unrolled"
 
@@ -32,13 +32,12 @@ class UnrolledTask:
 
     dvg: DVG
     weights: RefineWeights
-    wear: Wear
 
     def constants(self, frozen: VariablesByStage) -> Variables:
         return self.weights.constants()
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
-        params = init_rounds(self.dvg.refinement, key, example["ct"], example["views"], self.dvg.angles)
+        params = init_rounds(self.dvg, key, example["ct"], self.dvg.angles)
         mean = jnp.zeros(example["ct"].shape[1:])
         return {"model": params}, {"start": {"mean": mean, "count": jnp.zeros((), jnp.float32)}}
 
@@ -49,13 +48,13 @@ class UnrolledTask:
         """Return the error after each round: see :meth:`dvg_jax.stages.base.Task.loss`.
 
         Args:
-          example: ``ct`` (B, D, H, W, 1) and its X-rays ``views`` (B, V, h, w, 1).
+          example: ``ct`` (B, D, H, W, 1).
         """
         ct, mean, count = example["ct"], *(model_state["start"][name] for name in ("mean", "count"))
         count += len(ct)
         mean += jnp.sum(ct - mean, axis=0) / count
-        key_wear, key_slice = jax.random.split(key)
-        views = self.wear(example["views"], key_wear)
+        key_films, key_slice = jax.random.split(key)
+        views = self.dvg.films(ct, self.dvg.angles, key_films)
         rounds = self.dvg.refine(params["model"], start_from(mean, ct), views, self.dvg.angles)
         loss, metrics = rounds_loss(rounds, ct, self.weights, constants, key_slice)
         return loss, ({"start": {"mean": mean, "count": count}}, metrics)
@@ -75,7 +74,7 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
     own = replace(dvg, refinement=replace(dvg.refinement, refiner=refiner, rounds=settings.rounds))
 
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
-        return {"ct": ct, "views": dvg.render(ct, dvg.angles)}
+        return {"ct": ct}
 
     def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         learned = variables[NAME]
@@ -83,5 +82,5 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
             own.refine(learned["params"], start_from(learned["start"]["mean"], views), views, dvg.angles)[-1], 0, 1
         )
 
-    task = UnrolledTask(own, RefineWeights(**settings.loss), Wear(**settings.wear))
+    task = UnrolledTask(own, RefineWeights(**settings.loss))
     return Baseline(NAME, "Unrolled", task, prepare, predict, in_view_table=True)

@@ -19,7 +19,7 @@ from dvg_jax.baselines.reconnet import ReconNet
 from dvg_jax.baselines.residual_unet import ResidualUNet
 from dvg_jax.baselines.x2ct import GANWeights, Generator
 from dvg_jax.networks.refiner import Refiner
-from dvg_jax.stages.refine import RefineWeights, Wear
+from dvg_jax.stages.refine import RefineWeights
 
 
 def baseline_settings(defaults: Callable[..., dict[str, Any]], train: Callable[..., ConfigDict]) -> ConfigDict:
@@ -84,7 +84,6 @@ def baseline_settings(defaults: Callable[..., dict[str, Any]], train: Callable[.
                 "network": defaults(Refiner),
                 "rounds": 2,
                 "loss": defaults(RefineWeights),
-                "wear": defaults(Wear),
                 "train": train(50_000, 2, 1e-3, schedule="cosine", beta2=0.99, clip_norm=1.0),
             },
         }

@@ -10,6 +10,7 @@ from dvg_jax.data.sources import Source
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
+from dvg_jax.imperfections import Imperfections
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.refiner import Refiner
@@ -53,6 +54,7 @@ def build_dvg(config: ConfigDict) -> DVG:
         decode_quantized=config.decode_quantized,
         head_first=config.head_first,
         floor=config.floor,
+        imperfections=Imperfections(**config.films),
         refinement=Refinement(
             PROJECTORS[config.projector],
             build_geometry(config),

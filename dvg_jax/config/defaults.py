@@ -18,12 +18,13 @@ from dvg_jax.consistency import Fit
 from dvg_jax.diffusion import Sampler, Schedule
 from dvg_jax.errors import UserError
 from dvg_jax.files.atomic import replacing
+from dvg_jax.imperfections import Imperfections
 from dvg_jax.networks.refiner import Refiner
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.stages.adversary import Weights
 from dvg_jax.stages.latent import LatentWeights
-from dvg_jax.stages.refine import RefineWeights, Wear
+from dvg_jax.stages.refine import RefineWeights
 
 GIVEN = ("angles", "out_dim", "dtype", "param_dtype", "parent", "name")
 """Fields of networks that follow from the rest of a config."""
@@ -136,6 +137,8 @@ def default_config() -> ConfigDict:
                 "test_count": 64,  # phantoms
                 "augment": False,  # move, bend and scale the folders' training chests: dvg_jax/data/augment.py
             },
+            # Not in the paper: films in training differ from ideal ones, each number up to a bound (docs/films.md)
+            "films": defaults(Imperfections),
             "ct_vqgan": _vqgan(45_800),
             "view_vqgan": _vqgan(22_900),
             "new_view_vqgan": _vqgan(22_900),
@@ -146,7 +149,6 @@ def default_config() -> ConfigDict:
                 "network": defaults(Refiner),
                 "rounds": 1,  # networks that correct the CT one after another
                 "loss": defaults(RefineWeights),
-                "wear": defaults(Wear),
                 # A choice, as all of this stage. At twice the rate it can end as the identity.
                 "train": training(50_000, batch_size=2, learning_rate=1e-3, beta2=0.99, clip_norm=1.0, cache=True),
             },
@@ -164,6 +166,7 @@ def default_config() -> ConfigDict:
                 "lpips": "vgg",  # of hu: vgg | alex (60 times faster on a CPU) | "" for none; that of dvg is always vgg
                 "lpips_range": "unit",  # of hu: unit, images in [0, 1] as published | signed, [-1, 1] as LPIPS was made
                 "pictures": 4,
+                "stress": "",  # standard | height_mm:10,curve:0.3 and the like: a table of what imperfect films cost
                 "also": "",  # phantom | a folder made by dvg_jax.data.prepare: its test cases are measured too
             },
         }

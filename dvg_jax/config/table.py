@@ -118,7 +118,6 @@ REFINER: Table = {
     "network": {"widths": Several(COUNT, least=1, example="(24, 48, 72)"), "num_groups": COUNT, "remat": SWITCH},
     "rounds": COUNT,
     "loss": marked({"l1": WEIGHT, "perceptual": WEIGHT}, changes_examples=False),
-    "wear": marked({"noise": WEIGHT, "gamma": WEIGHT}, changes_examples=False),
     "train": TRAIN,
 }
 
@@ -208,6 +207,16 @@ TABLE: Table = {
         },
         changes_examples=False,
     ),
+    "films": {
+        "height_mm": Number(0, 80),
+        "scale": Number(0, 0.3),
+        "rotation_deg": Number(0, 20),
+        "distance": Number(0, 0.3),
+        "curve": Number(0, 1),
+        "noise": SHARE,
+        "letters": SHARE,
+        "collimation": Number(0, 0.4),
+    },
     "ct_vqgan": VQGAN,
     "view_vqgan": VQGAN,
     "new_view_vqgan": VQGAN,
@@ -234,6 +243,7 @@ TABLE: Table = {
             "lpips_range": OneOf(("unit", "signed")),
             "pictures": COUNT_OR_NONE,
             "also": Text("phantom, or a folder written by dvg_jax.data.prepare, or nothing", empty=True),
+            "stress": Text("standard, or imperfections of films as NAME:SIZE,NAME:SIZE, or nothing", empty=True),
         },
         free=True,
         changes_examples=False,

@@ -9,8 +9,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from dvg_jax.alignment import align
 from dvg_jax.config import BASELINES
-from dvg_jax.config.build import build_also, build_dvg, build_source, estimate_stages
+from dvg_jax.config.build import build_also, build_dvg, build_source, estimate_stages, required_stages
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
@@ -19,12 +20,15 @@ from dvg_jax.evaluate.cases import Procedure, build_procedure
 from dvg_jax.evaluate.measure import Measured, measure
 from dvg_jax.evaluate.page import EvaluationPage
 from dvg_jax.evaluate.scores import Scores
+from dvg_jax.evaluate.stress import stress, trials_of
 from dvg_jax.files.atomic import removal_notes, together
 from dvg_jax.methods import build_method, own_methods, with_refiner, yardsticks
 from dvg_jax.methods.base import CODEC, DVG_FULL, DVG_NET, MEAN, Method, agreeing
-from dvg_jax.shapes import VariablesByStage
+from dvg_jax.metrics.tables import write_table
+from dvg_jax.shapes import Key, VariablesByStage, Views
 from dvg_jax.training.workdir import finished_steps, has_refiner, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
+from dvg_jax.xray.views import table_of
 
 
 def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, report: Path | None = None) -> str:
@@ -57,6 +61,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
 def _evaluate(config: ConfigDict, workdir: Path, show_progress: bool, report: Path | None) -> str:
     if report is not None and config.evaluate.pictures < 1:
         raise UserError(f"config.evaluate.pictures is {config.evaluate.pictures}; allowed with a page: 1 or more")
+    trials = trials_of(config.evaluate.stress) if config.evaluate.stress else []
     dvg, procedure, folder = build_dvg(config), build_procedure(config), workdir / files.FOLDER
     trained = methods_of(config, workdir, dvg)
     names = dict.fromkeys(name for method in trained for name in method.requires)
@@ -77,6 +82,11 @@ def _evaluate(config: ConfigDict, workdir: Path, show_progress: bool, report: Pa
                     rows = {title: rows[case] for title, rows in scores.volumes.items() if title in (MEAN, *shown)}
                     page.add(batch, i, rows)
 
+    def straighten(films: Views, key: Key) -> Views:
+        if set(required_stages(config)) <= set(variables):
+            return dvg.align(variables, films, dvg.angles, key).films
+        return align(films, table_of(dvg.angles, len(films)), dvg.geometry).films
+
     text = []
     for name, source, place in tests:
         scores = Scores(dvg, procedure.measures, main)
@@ -86,6 +96,9 @@ def _evaluate(config: ConfigDict, workdir: Path, show_progress: bool, report: Pa
         if report is not None and place == folder:
             page.write(report, title, config, workdir, scores)
         text.append(scores.write(place, title))
+        if trials:
+            rows = stress(trials, methods, variables, dvg, source, procedure, straighten, show_progress)
+            text.append(write_table(rows, place / "stress", f"Imperfect films: {title}"))
     return "\n\n".join(text)
 
 

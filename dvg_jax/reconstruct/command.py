@@ -14,6 +14,7 @@ from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 from dvg_jax.reconstruct.films import FRAMES, INTENSITIES, parse_film_request
+from dvg_jax.reconstruct.placement import ALIGNMENTS
 from dvg_jax.reconstruct.reconstructor import BATCH
 from dvg_jax.reconstruct.run import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
 from dvg_jax.training.compilation import enable_compilation_cache
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         compare=bool(options.truth),
         frame=options.frame,
         intensity=options.intensity,
+        align=options.align,
         strict=options.strict,
     )
     runtime.check_platform()
@@ -59,6 +61,11 @@ def _parser() -> Parser:
     )  # fmt: skip
     flag("--frame", choices=FRAMES, default="auto", help="auto finds the thorax, none crops the centre")
     flag("--intensity", choices=INTENSITIES, help="default: match, greys as in training, with --frame auto; else none")
+    flag(
+        "--align", choices=ALIGNMENTS, default="auto",
+        help="bring films to their nominal views: rows by the sums of their rows, model by the model's CT after that; "
+        "auto is none for films that dvg_jax.data.drr rendered, else model (default %(default)s)",
+    )  # fmt: skip
     flag("--strict", action="store_true", help="refuse films that give a warning")
     flag("--output", type=Path, required=True, help="NIfTI to write: .nii or .nii.gz, with all settings in a .json")
     flag("--dicom", default="", help="folder, new or empty, for the same CT as a DICOM series")

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from dvg_jax.data.films.template import LEVELS, WHOLE, Greys
+from dvg_jax.data.films.template import LEVELS, Greys
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
+from dvg_jax.xray.placement import WHOLE
 
 CASES = 16
 """Grey levels are the mean of this many cases, or of all if there are fewer."""

@@ -38,6 +38,7 @@ class Request:
     compare: bool = False
     frame: str = "auto"
     intensity: str | None = None
+    align: str = "auto"
     strict: bool = False
 
     @property

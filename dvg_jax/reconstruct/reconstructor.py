@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from ml_collections import ConfigDict
 
+from dvg_jax.alignment import Alignment, align
 from dvg_jax.config.build import build_dvg, estimate_stages
-from dvg_jax.consistency import MODES
+from dvg_jax.consistency import MODES, film_curves, whole_rays
 from dvg_jax.diffusion.samplers import Progress, Sampler
 from dvg_jax.dvg import DVG, NewView
 from dvg_jax.errors import UserError
@@ -20,10 +21,13 @@ from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
 from dvg_jax.training.workdir import has_refiner, load_config, load_stages
-from dvg_jax.xray.views import minmax
+from dvg_jax.xray.views import PROJECTORS, minmax, table_of
 
 ANGLE_TOLERANCE = 20.0
 """Largest difference in degrees of a view from the angle that the model was trained for."""
+
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""A film's curve is stated at these values."""
 
 BATCH = 8
 """Samples drawn at a time: the paper's decoder takes 1.5 GiB a sample at 128^3."""
@@ -118,6 +122,39 @@ class Reconstructor:
             step = _shifted(progress, first // batch, calls)
             parts.append(np.asarray(dvg.reconstruct(variables, views, angles, rows, step)[..., 0]))
         return np.concatenate(parts)[:count]
+
+    def align(
+        self,
+        xrays: ArrayLike,
+        angles_deg: ArrayLike | Sequence[float],
+        mode: str = "model",
+        key: Key | None = None,
+        consistency: str | None = None,
+    ) -> Alignment:
+        """Find how films were taken otherwise than at their angles, and bring them there: ``dvg_jax.alignment``.
+
+        Args:
+          xrays, angles_deg, key, consistency: as in a call. The films of the result are in the model's order of views,
+            which :meth:`view_order` gives.
+          mode: ``rows``, by the sums of their rows alone, or ``model``, by the model's CT after that.
+        """
+        views, angles = self._checked(xrays, angles_deg)
+        if mode == "rows":
+            return align(views, table_of(angles, 1), self.dvg.geometry)
+        dvg = replace(self.dvg, consistency=self.consistency(consistency))
+        return dvg.align(self.variables, views, angles, jax.random.key(0) if key is None else key)
+
+    def curves(self, ct: Volume, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> np.ndarray:
+        """Return the curve of each film that a CT explains it by, (V, len(LEVELS)): ``consistency.film_curves``.
+
+        Args:
+          ct: the result, (D, H, W).
+          xrays, angles_deg: as in a call.
+        """
+        views, angles = self._checked(xrays, angles_deg)
+        lines = self.dvg.render(jnp.asarray(ct)[None, ..., None], angles, normalize=False)
+        whole = whole_rays(PROJECTORS["default"], self.dvg.geometry, angles, 1)
+        return np.asarray(film_curves(lines, views, whole, LEVELS))[0]
 
     def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
         """Return DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it, or None."""

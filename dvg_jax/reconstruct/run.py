@@ -20,6 +20,7 @@ from dvg_jax.reconstruct import dicom
 from dvg_jax.reconstruct import films as films_in
 from dvg_jax.reconstruct import outputs as results
 from dvg_jax.reconstruct.outcome import Outcome, ReadFilm, Request
+from dvg_jax.reconstruct.placement import align_films, with_curves
 from dvg_jax.reconstruct.reconstructor import load_reconstructor, sample_keys
 
 __all__ = ["MAX_SAMPLES", "NIFTI_SUFFIXES", "Request", "reconstruct"]
@@ -58,11 +59,8 @@ def _make(request: Request) -> Outcome:
     framed = films_in.frame_films(
         pictures, request.xrays, reconstructor, request.frame, request.intensity, request.field_mm, request.strict
     )
-    films = [
-        ReadFilm(xray, picture.image, film) for xray, picture, film in zip(request.xrays, pictures, framed, strict=True)
-    ]
-    for warning in (*(warning for film in framed for warning in film.warnings), *notes):
-        print(f"warning: {warning}", file=sys.stderr)
+    framed = align_films(framed, request.xrays, reconstructor, request.align, request.strict, request.consistency)
+    told = _tell([*(warning for film in framed for warning in film.warnings), *notes])
     with tqdm(desc="reconstruction", file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -79,8 +77,20 @@ def _make(request: Request) -> Outcome:
             request.batch,
             request.consistency,
         )
+    framed = with_curves(framed, request.xrays, reconstructor, samples[0])
+    _tell([warning for film in framed for warning in film.warnings if warning not in told])
+    films = [
+        ReadFilm(xray, picture.image, film) for xray, picture, film in zip(request.xrays, pictures, framed, strict=True)
+    ]
     truth = np.asarray(hu_to_intensity(scan.hu)) if scan and request.compare else None
     return Outcome(reconstructor, films, samples, affine, truth, notes)
+
+
+def _tell(warnings: list[str]) -> list[str]:
+    """Print warnings on stderr, and return them."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return warnings
 
 
 def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dvg_jax.dvg import DVG
+from dvg_jax.imperfections import Imperfections
 from dvg_jax.keys import named
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.lpips import load_lpips, lpips
-from dvg_jax.refinement import Refinement
-from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Views, Volume, Volumes
+from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.stages.latent import diffusion_requires, preview
-from dvg_jax.xray.views import Angles, ViewSets, minmax
+from dvg_jax.xray.views import Angles, ViewSets
 
 STEPS = 4
 """The CTs to be corrected are sampled in so many steps; more change them little."""
@@ -40,37 +40,17 @@ class RefineWeights:
 
 
 @dataclass(frozen=True)
-class Wear:
-    """Hold the fields of ``config.refine.wear``: how films in training differ from ideal ones, as real ones do."""
-
-    noise: float = 0.0  # standard deviation, of a film in [0, 1]
-    gamma: float = 0.0  # standard deviation of the logarithm of a power that a film is raised to
-
-    def __call__(self, views: Views, key: Key) -> Views:
-        """Wear films, (B, V, h, w, 1) in [0, 1], each by itself, and normalise them again."""
-        if not (self.noise or self.gamma):
-            return views
-        key_gamma, key_noise = jax.random.split(key)
-        power = jnp.exp(self.gamma * jax.random.normal(key_gamma, (*views.shape[:2], 1, 1, 1)))
-        # The gradient of a power is infinite at 0, but films are no variables.
-        worn = views**power + self.noise * jax.random.normal(key_noise, views.shape)
-        return minmax(worn[..., 0])[..., None]
-
-
-@dataclass(frozen=True)
 class RefineTask:
     """Train the refiner on DVG-Net's CTs, and on their means with those of the diffusion model."""
 
     dvg: DVG
     weights: RefineWeights
-    wear: Wear = Wear()
 
     def constants(self, frozen: VariablesByStage) -> Variables:
         return self.weights.constants()
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
-        views, angles = example["views"], self._angles(example)
-        return {"model": init_rounds(self.dvg.refinement, key, example["ct"], views, angles)}, {}
+        return {"model": init_rounds(self.dvg, key, example["ct"], self._angles(example))}, {}
 
     def loss(
         self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
@@ -79,16 +59,15 @@ class RefineTask:
         """Return the error after each round; all but the last count half: see :meth:`dvg_jax.stages.base.Task.loss`.
 
         Args:
-          example: ``ct`` (B, D, H, W, 1), its X-rays ``views`` (B, V, h, w, 1), and the CTs to be corrected,
-            ``starts`` (B, S, D, H, W, 1), of which one is drawn at each step; with drawn views ``angles`` and
-            ``weights``, (B, V).
+          example: ``ct`` (B, D, H, W, 1), and the CTs to be corrected, ``starts`` (B, S, D, H, W, 1), of which one is
+            drawn at each step, as its films are; with drawn views ``angles`` and ``weights``, (B, V).
         """
-        key_start, key_slice, key_wear = jax.random.split(key, 3)
+        key_start, key_slice, key_films = jax.random.split(key, 3)
         ct, starts = example["ct"], example["starts"]
         choice = jax.random.randint(key_start, (len(ct),), 0, starts.shape[1])
         start = jax.vmap(lambda cts, i: cts[i])(starts, choice)
-        views = self.wear(example["views"], key_wear)
-        rounds = self.dvg.refine(params["model"], start, views, self._angles(example))
+        angles = self._angles(example)
+        rounds = self.dvg.refine(params["model"], start, self.dvg.films(ct, angles, key_films), angles)
         loss, metrics = rounds_loss(rounds, ct, self.weights, constants, key_slice)
         return loss, (model_state, {"before": jnp.mean((start - ct) ** 2), **metrics})
 
@@ -96,17 +75,17 @@ class RefineTask:
         return ViewSets(example["angles"], example["weights"]) if "angles" in example else self.dvg.angles
 
 
-def init_rounds(refinement: Refinement, key: Key, ct: Volumes, views: Views, angles: Angles) -> Variables:
-    """Draw the networks of all rounds.
+def init_rounds(dvg: DVG, key: Key, ct: Volumes, angles: Angles) -> Variables:
+    """Draw the networks of all rounds of a method's refinement.
 
     Args:
-      refinement: gives network and rounds.
+      dvg: the method.
       key: decides the weights.
       ct: (B, D, H, W, 1); only its shape counts.
-      views: its X-rays, (B, V, h, w, 1); only their shape counts.
-      angles: of the views, in degrees.
+      angles: of its X-rays, in degrees.
     """
-    x = jax.eval_shape(lambda ct, views: refinement.features(ct, views, angles), ct, views)
+    refinement = dvg.refinement
+    x = jax.eval_shape(lambda ct: refinement.features(ct, dvg.render(ct, angles), angles), ct)
     names = [f"round_{i}" for i in range(refinement.rounds)]
     return {name: init_variables(refinement.refiner, named(key, name), x)["params"] for name in names}
 
@@ -147,7 +126,7 @@ def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
         made = quick.estimates(frozen, views, angles, key_sample)
         starts = [made.blended] if made.first is None else [made.blended, made.first]
         drawn = angles._asdict() if isinstance(angles, ViewSets) else {}
-        return {"ct": ct, "views": views, "starts": jnp.stack(starts, 1), **drawn}
+        return {"ct": ct, "starts": jnp.stack(starts, 1), **drawn}
 
     def export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
         _warn_of_identity(task, params, examples)
@@ -160,7 +139,7 @@ def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
         psnr = jnp.mean(jax.vmap(psnr_volume)(ct[..., 0], result[..., 0]))
         return {"psnr": psnr}, {"truth": ct[0, ..., 0], "refine": result[0, ..., 0]}
 
-    task = RefineTask(dvg, RefineWeights(**config.refine.loss), Wear(**config.refine.wear))
+    task = RefineTask(dvg, RefineWeights(**config.refine.loss))
     return Stage("refine", task, requires, prepare, export, show)
 
 
@@ -186,5 +165,6 @@ def _say_identity(share: str) -> None:
 
 @partial(jax.jit, static_argnums=0)
 def _errors(task: RefineTask, params: Variables, example: Example) -> Metrics:
-    quiet = replace(task, weights=RefineWeights(), wear=Wear())
+    ideal = replace(task.dvg, imperfections=Imperfections())
+    quiet = replace(task, weights=RefineWeights(), dvg=ideal)
     return quiet.loss({"model": params}, {}, {}, example, jax.random.key(0), jnp.zeros((), jnp.int32))[1][1]

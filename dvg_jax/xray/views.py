@@ -69,6 +69,13 @@ def spread(count: int, degrees: int = 90) -> tuple[float, ...]:
     return tuple(degrees * i / steps for i in range(count))
 
 
+def table_of(angles: Angles, cases: int) -> Float[Array, "B V"]:
+    """Return the angles of each of so many cases, in degrees."""
+    if isinstance(angles, ViewSets):
+        return angles.angles
+    return jnp.broadcast_to(jnp.asarray(angles, jnp.float32), (cases, len(angles)))
+
+
 def random_view_sets(key: Key, cases: int, most: int) -> ViewSets:
     """Draw 1 to ``most`` views for each case, over 90 or 360 degrees; all counts and both ranges are equally likely.
 

@@ -153,7 +153,7 @@ def test_training_goes_on_with_the_head_first_and_shows_the_foot_first(dvg, mode
 def test_results_are_made_to_agree_the_same_way_up(dvg, model, chests, mode):
     ours, theirs = (replace(method, consistency=mode) for method in dvg)
     films = ours.render(chests, ours.angles)
-    params = init_rounds(ours.refinement, KEY, chests, films, ours.angles)
+    params = init_rounds(ours, KEY, chests, ours.angles)
     variables = model.variables | {"refine": {"params": params}}
     start = Estimates(0.8 * chests, 0.7 * chests)
     found = ours.agree(variables, start, films, ours.angles)

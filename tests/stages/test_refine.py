@@ -13,7 +13,7 @@ from dvg_jax.dvg import DVG, Estimates
 from dvg_jax.errors import UserError
 from dvg_jax.refinement import GAIN
 from dvg_jax.stages import build_stage
-from dvg_jax.stages.refine import RefineWeights, Wear, _warn_of_identity, init_rounds, rounds_loss
+from dvg_jax.stages.refine import RefineWeights, _warn_of_identity, init_rounds, rounds_loss
 from dvg_jax.training.checkpoint import save_model
 from dvg_jax.training.optim import Training
 from dvg_jax.training.state import Fixed, Step, create, update
@@ -46,7 +46,7 @@ def dvg():
 @pytest.fixture(scope="module")
 def example(dvg, cts):
     """Return CTs of which one is too dense everywhere and the other not dense enough."""
-    return {"ct": cts, "views": dvg.render(cts, dvg.angles), "starts": jnp.stack([cts + 0.1, 0.7 * cts], 1)}
+    return {"ct": cts, "starts": jnp.stack([cts + 0.1, 0.7 * cts], 1)}
 
 
 def test_it_comes_last_and_only_where_it_is_asked_for():
@@ -128,7 +128,7 @@ def test_the_mean_of_a_sample_and_of_dvg_nets_ct_is_corrected_in_training_and_af
     starts = build_stage("refine", config_of(), dvg).prepare({}, cts, jax.random.key(0))["starts"]
     np.testing.assert_allclose(starts, jnp.stack([0.8 * cts, first], 1), atol=1e-6)
     films = dvg.render(cts, dvg.angles)
-    params = init_rounds(dvg.refinement, jax.random.key(0), cts, films, dvg.angles)
+    params = init_rounds(dvg, jax.random.key(0), cts, dvg.angles)
     variables = {"refine": {"params": params}}
     expected, one = (dvg.agree(variables, Estimates(ct), films, dvg.angles) for ct in (0.8 * cts, sampled))
     found = dvg.reconstruct(variables, films, dvg.angles, jax.random.key(0))
@@ -138,7 +138,7 @@ def test_the_mean_of_a_sample_and_of_dvg_nets_ct_is_corrected_in_training_and_af
 
 def test_identity_is_said(dvg, example, capsys):
     task = build_stage("refine", config_of(), dvg).task
-    params = init_rounds(dvg.refinement, jax.random.key(0), example["ct"], example["views"], dvg.angles)
+    params = init_rounds(dvg, jax.random.key(0), example["ct"], dvg.angles)
     silent = jax.tree.map(jnp.zeros_like, params)
     _warn_of_identity(task, silent, iter([example]))
     assert "changes nothing" in capsys.readouterr().err
@@ -153,15 +153,6 @@ def test_every_round_but_the_last_counts_half(cts):
     loss, metrics = rounds_loss(rounds, cts, RefineWeights(l1=0.5), {}, jax.random.key(0))
     assert float(loss) == pytest.approx((0.01 + 2 * 0.04) / 2 + 0.5 * 0.2, rel=1e-4)
     assert float(metrics["after"]) == pytest.approx(0.04, rel=1e-4)
-
-
-def test_worn_films_are_films(dvg, cts):
-    films = dvg.render(cts, dvg.angles)
-    assert Wear()(films, jax.random.key(0)) is films
-    worn = Wear(noise=0.01, gamma=0.2)(films, jax.random.key(0))
-    assert (float(worn.min()), float(worn.max())) == (0, 1)
-    assert 0.005 < float(jnp.abs(worn - films).mean()) < 0.1
-    np.testing.assert_array_equal(worn, Wear(noise=0.01, gamma=0.2)(films, jax.random.key(0)))
 
 
 def test_any_views_share_one_feature(cts):

@@ -14,6 +14,7 @@ from dvg_jax.data.films.search import Layer, Template, blurred
 from dvg_jax.data.scans.body import body_mask
 from dvg_jax.data.sources import PhantomSource
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
+from dvg_jax.xray.placement import WHOLE
 
 TEMPLATE_SIZE = 64
 """Voxels along each axis. At 32 the chest wall is not resolved: scores of real frontal films fall from 0.6 to 0.45."""
@@ -25,8 +26,6 @@ LUNG_SHARE = 0.15
 """Least thickness of a pixel of the lungs, as a share of the largest mean thickness."""
 LEVELS = np.array([0.01, 0.25, 0.5, 0.75, 0.99])
 """Quantiles that are matched. More of them would also remove how one patient's greys differ from the mean."""
-WHOLE = 0.97
-"""Least path of a ray that crosses the whole cube, as a share of the longest path."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,213 @@
+"""Find how films were taken otherwise than their nominal views, and bring them there.
+
+    films --row sums--> heights and sizes against each other --straightened--> films --model--> CT
+      '------------------------- X-rays of the CT, by gradients of the pose -------------------'
+
+Without a model: line integrals along a row add up to the integral over the row's plane, which films from all sides
+share. It is order 0 of the consistency conditions (for a cone beam: Aichert et al. 2015, IEEE Trans Med Imaging
+34:2205); divergence within a chest is neglected. With a model: the placement at which the X-rays of its CT are most
+like the films, whatever curve each film has, and which is not far from the one that the sums gave.
+
+The patient's place is where the first film shows it, and the patient's size is the mean of what the films show.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from dvg_jax.consistency import curves, unexplained
+from dvg_jax.ct.frame import FIELD_MM
+from dvg_jax.shapes import Views, Volumes
+from dvg_jax.xray import ConeBeamGeometry
+from dvg_jax.xray.placement import DIM, WHOLE, Placement, film_of_patient, nominal_silhouette, straightened
+from dvg_jax.xray.views import minmax
+
+HEIGHTS_MM = np.arange(-45.0, 45.5, 1.0)
+"""Heights of one film against the first are searched on this grid."""
+
+SIZES = np.linspace(-0.16, 0.16, 33)
+"""So are logarithms of sizes."""
+
+FAR_MM, FAR_SIZE, PULL = 30.0, 0.1, 0.02
+"""At these heights and sizes the likeness of the row sums, 1 at best, counts for so much less than at 0."""
+
+FINER, BLUR_MM = 8, 5.0
+"""Row sums are interpolated to so many values a row, and blurred by a Gaussian of this standard deviation."""
+
+UNIT = Placement(*(jnp.asarray(unit) for unit in (5.0, 0.03, 2.0, 2.0)))
+"""Standard deviations of what the row sums leave to be found."""
+
+RAYS, STEPS, ROUNDS = 60.0, 20, 2
+"""A film's rays count as so many independent ones; more trust the CT more. Steps of L-BFGS, and CTs that are made."""
+
+
+class Alignment(NamedTuple):
+    """Hold films at their nominal views, and how they were taken.
+
+    Attributes:
+      films: (B, V, h, w, 1), [0, 1].
+      placement: of each film as it was given, (B, V).
+      likeness: correlation of the row sums' slopes with the first film's, (B, V), 1 at most.
+    """
+
+    films: Views
+    placement: Placement
+    likeness: Array
+
+
+def align(
+    films: Views,
+    angles: Float[Array, "B V"],
+    geometry: ConeBeamGeometry,
+    model: Callable[[Views], Volumes] | None = None,
+) -> Alignment:
+    """Bring films to their nominal views.
+
+    Args:
+      films: of the same patient in a row, (B, V, h, w, 1), [0, 1].
+      angles: of the nominal views, in degrees.
+      geometry: of source and detector.
+      model: makes CTs of films at their nominal views; row sums alone decide without.
+    """
+    place, likeness = compare_rows(films, angles, geometry)
+    for _ in range(ROUNDS if model else 0):
+        place = register(model(straighten(films, place, angles, geometry)), films, place, angles, geometry)
+    return Alignment(straighten(films, place, angles, geometry), place, likeness)
+
+
+@partial(jax.jit, static_argnums=3)
+def straighten(films: Views, placement: Placement, angles: Float[Array, "B V"], geometry: ConeBeamGeometry) -> Views:
+    """Bring films whose placements are known to their nominal views, and normalise them.
+
+    Args:
+      films: (B, V, h, w, 1), [0, 1].
+      placement: of each film, (B, V).
+      angles: of the nominal views, in degrees.
+      geometry: of source and detector.
+    """
+    each = jax.vmap(jax.vmap(lambda film, place, angle: straightened(film, place, angle, geometry)))
+    return minmax(each(films[..., 0], placement, angles))[..., None]
+
+
+@partial(jax.jit, static_argnums=2)
+def compare_rows(
+    films: Views, angles: Float[Array, "B V"], geometry: ConeBeamGeometry
+) -> tuple[Placement, Float[Array, "B V"]]:
+    """Return height and size of each film by the sums of its rows, with rotations of 0, and their likeness.
+
+    Args:
+      films: (B, V, h, w, 1), on any scale.
+      angles: of the nominal views, in degrees.
+      geometry: of source and detector.
+    """
+    return jax.vmap(partial(_compare_rows, geometry=geometry))(films[..., 0], angles)
+
+
+def _compare_rows(
+    films: Float[Array, "V h w"], angles: Float[Array, "V"], geometry: ConeBeamGeometry
+) -> tuple[Placement, Float[Array, "V"]]:
+    rows, columns = (n // 2 for n in geometry.detector_shape)
+    dimmed = jax.vmap(lambda angle: nominal_silhouette(angle, geometry))(angles)
+    whole = dimmed >= WHOLE
+    sums = jnp.sum(films / jnp.maximum(dimmed, DIM) * whole[:, rows, None], axis=2)
+    mm = _row_mm(geometry) / FINER
+    slopes = jax.vmap(lambda profile: _slope(profile, mm))(sums)
+    inside = jnp.repeat(jnp.all(whole[:, :, columns], axis=0), FINER)
+    places = (jnp.arange(len(inside)) + 0.5 - len(inside) / 2) * mm
+    low, high = (end(jnp.where(inside, places, 0)) for end in (jnp.min, jnp.max))
+
+    def likeness(slope: Array, height: Array, size: Array) -> Array:
+        at = places * jnp.exp(size) - height
+        weight = inside * (at > low) * (at < high)
+        pair = (x - jnp.sum(weight * x) / jnp.sum(weight) for x in (slopes[0], jnp.interp(at, places, slope)))
+        a, b = (x / jnp.sqrt(jnp.sum(weight * x**2) + 1e-20) for x in pair)
+        return jnp.sum(weight * a * b)
+
+    by_size = jax.vmap(likeness, (None, None, 0))
+    found = jax.vmap(jax.vmap(by_size, (None, 0, None)), (0, None, None))(slopes, HEIGHTS_MM, SIZES)
+    pull = PULL * ((HEIGHTS_MM[:, None] / FAR_MM) ** 2 + (SIZES / FAR_SIZE) ** 2)
+    best = jnp.argmax((found - pull).reshape(len(films), -1), axis=1)
+    height, size = jnp.divmod(best, len(SIZES))
+    zero = jnp.zeros(len(films))
+    place = Placement(jnp.asarray(HEIGHTS_MM)[height], jnp.asarray(SIZES)[size], zero, zero)
+    others = jax.tree.map(lambda x: x.at[0].set(0.0), place)
+    return _without_patient(others), jnp.take_along_axis(found.reshape(len(films), -1), best[:, None], axis=1)[:, 0]
+
+
+def _slope(profile: Float[Array, "h"], mm: float) -> Float[Array, "n"]:
+    """Return the derivative of row sums, blurred, on the finer grid, whose values are ``mm`` apart."""
+    fine = jax.image.resize(profile, (len(profile) * FINER,), "cubic")
+    reach = int(3 * BLUR_MM / mm) + 1
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * mm / BLUR_MM) ** 2)
+    return jnp.gradient(jnp.convolve(jnp.pad(fine, reach, mode="edge"), kernel / kernel.sum(), mode="valid"))
+
+
+def _row_mm(geometry: ConeBeamGeometry) -> float:
+    """Return what a row covers at the isocentre, in mm of the patient."""
+    own = geometry.pixel_mm[0] * geometry.source_isocentre_mm / geometry.source_detector_mm
+    return own * FIELD_MM / geometry.extent_mm[0]
+
+
+def _without_patient(found: Placement) -> Placement:
+    """Leave out what is the patient's: the first film's height, and the mean size. Films are the last axis."""
+    height, scale = found.height_mm, found.scale
+    return found._replace(height_mm=height - height[..., :1], scale=scale - scale.mean(axis=-1, keepdims=True))
+
+
+def register(
+    ct: Volumes, films: Views, start: Placement, angles: Float[Array, "B V"], geometry: ConeBeamGeometry
+) -> Placement:
+    """Return the placements near ``start`` at which the X-rays of CTs are most like the films, up to each film's curve.
+
+    Args:
+      ct: (B, D, H, W, 1), [0, 1].
+      films: as they were given, (B, V, h, w, 1).
+      start: placements, (B, V).
+      angles: of the nominal views, in degrees.
+      geometry: of source, volume and detector.
+    """
+    return _register(ct, films, start, angles, geometry, RAYS)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _register(
+    ct: Volumes, films: Views, start: Placement, angles: Float[Array, "B V"], geometry: ConeBeamGeometry, rays: float
+) -> Placement:
+    def case(ct: Array, films: Array, start: Placement, angles: Array) -> Placement:
+        dimmed = jax.vmap(lambda angle: nominal_silhouette(angle, geometry))(angles)
+        whole = (dimmed >= WHOLE).astype(jnp.float32)[None, ..., None]
+        basis = curves(films[None], whole)
+
+        def moved(change: Placement) -> Placement:
+            return jax.tree.map(lambda start, change, unit: start + unit * change, start, change, UNIT)
+
+        def loss(change: Placement) -> Array:
+            poses = jax.vmap(lambda place, angle: place.pose(angle, geometry))(moved(change), angles)
+            lines = jax.vmap(lambda pose: film_of_patient(ct[..., 0], pose, geometry))(poses)[None, ..., None]
+            left, all_of_it = (jnp.sum(unexplained(lines, by, whole) ** 2, (2, 3, 4)) for by in (basis, basis[:1]))
+            far = sum(jnp.sum(x**2) for x in change)
+            return rays / 2 * jnp.sum(jnp.log(left / all_of_it + 1e-6)) + far / 2
+
+        return _without_patient(moved(_least(loss, Placement.nominal(len(angles)))))
+
+    return jax.vmap(case)(ct, films, start, angles)
+
+
+def _least(loss: Callable[[Any], Array], start: Any) -> Any:
+    """Return where a function is least, by ``STEPS`` of L-BFGS."""
+    solver, value_and_grad = optax.lbfgs(), optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+        x, state = carry
+        value, gradient = value_and_grad(x, state=state)
+        update, state = solver.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
+        return (optax.apply_updates(x, update), state), None
+
+    return jax.lax.scan(step, (start, solver.init(start)), None, length=STEPS)[0][0]

@@ -1,0 +1,106 @@
+"""Bring framed films to their nominal views, and record and warn of what was found about them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dvg_jax.ct.frame import HostVolume
+from dvg_jax.errors import UserError
+from dvg_jax.reconstruct.films import FilmRequest, FramedFilm
+from dvg_jax.reconstruct.reconstructor import LEVELS, Reconstructor
+
+ALIGNMENTS = ("auto", "none", "rows", "model")
+
+LARGE = {"height_mm": 15.0, "size": 0.05, "roll_deg": 4.0, "tilt_deg": 4.0}
+"""Larger differences from the nominal view are warned of."""
+
+UNLIKE = 0.5
+"""Row sums that are less alike are warned of: views of one CT have 0.8 and more at the right height."""
+
+FALL = -0.05
+"""Between two levels a film's curve may change by no less than this share of its whole rise without a warning."""
+
+
+def align_films(
+    framed: Sequence[FramedFilm],
+    requests: Sequence[FilmRequest],
+    reconstructor: Reconstructor,
+    mode: str = "auto",
+    strict: bool = False,
+    consistency: str | None = None,
+) -> list[FramedFilm]:
+    """Return films at their nominal views, each with a record ``alignment``.
+
+    Args:
+      framed: the films, in the model's order of views.
+      requests: path and angle of each.
+      reconstructor: the model.
+      mode: one of ``ALIGNMENTS``; ``auto`` is ``none`` where all films are rendered ones, and ``model`` elsewhere.
+      strict: True to refuse a film that gives a warning.
+      consistency: mode of the CTs that films are compared with; the model's unless given.
+
+    Raises:
+      UserError: there is a warning under ``strict``.
+    """
+    if mode == "auto":
+        mode = "none" if all(film.record["facts"].get("rendered") for film in framed) else "model"
+    if mode == "none":
+        return list(framed)
+    images = np.stack([film.image for film in framed])
+    found = reconstructor.align(images, [request.angle for request in requests], mode, consistency=consistency)
+    place = found.placement
+    aligned = []
+    for v, film in enumerate(framed):
+        numbers = {
+            "height_mm": float(place.height_mm[0, v]),
+            "size": float(np.expm1(place.scale[0, v])),
+            "roll_deg": float(place.roll_deg[0, v]),
+            "tilt_deg": float(place.tilt_deg[0, v]),
+        }
+        likeness = float(found.likeness[0, v])
+        record = {"by": mode, **{name: round(x, 4) for name, x in numbers.items()}, "likeness": round(likeness, 3)}
+        file, first = requests[v].path.name, requests[0].path.name
+        warnings = [f"{file}: {line}" for line in _warnings(numbers, likeness, first, alone=len(framed) == 1)]
+        if strict and warnings:
+            raise UserError(f"{warnings[0]} (--strict)")
+        whole = {**film.record, "alignment": record, "warnings": [*film.record["warnings"], *warnings]}
+        aligned.append(replace(film, image=np.asarray(found.films[0, v, ..., 0]), record=whole))
+    return aligned
+
+
+def _warnings(numbers: dict[str, float], likeness: float, first: str, alone: bool) -> list[str]:
+    """Return what is so far from the nominal view that a reader should look at the film."""
+    found = {
+        "height_mm": f"shows the patient {-numbers['height_mm']:+.0f} mm from where {first} does; it was moved there",
+        "size": f"shows the patient {100 * numbers['size']:+.0f} % larger than the films' mean; it was resized",
+        "roll_deg": f"is turned by {numbers['roll_deg']:+.0f} degrees; it was turned back",
+        "tilt_deg": f"is tilted by {numbers['tilt_deg']:+.0f} degrees about its rows; it was straightened",
+    }
+    lines = [line for name, line in found.items() if abs(numbers[name]) > LARGE[name]]
+    if likeness < UNLIKE and not alone:
+        lines.append(f"rows are unlike those of {first} (likeness {likeness:.2f}); are both films of one patient?")
+    return lines
+
+
+def with_curves(
+    films: Sequence[FramedFilm], requests: Sequence[FilmRequest], reconstructor: Reconstructor, ct: HostVolume
+) -> list[FramedFilm]:
+    """Return films with the curve by which the result explains each in its record.
+
+    Args:
+      films: the films, in the model's order of views.
+      requests: path and angle of each.
+      reconstructor: the model.
+      ct: the result, (D, H, W).
+    """
+    angles = [request.angle for request in requests]
+    curves = reconstructor.curves(ct, np.stack([film.image for film in films]), angles)
+    found = []
+    for film, request, curve in zip(films, requests, curves, strict=True):
+        record = {**film.record, "curve": {"from": list(LEVELS), "to": [round(float(x), 4) for x in curve]}}
+        if np.diff(curve).min() < FALL:
+            line = f"{request.path.name}: its greys do not rise with the CT's line integrals; is it a negative?"
+            record["warnings"] = [*record["warnings"], line]
+        found.append(replace(film, record=record))
+    return found

@@ -1,0 +1,88 @@
+"""Planted heights, sizes and turns of films are found again; the CT they are compared with is the truth here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvg_jax.alignment import align, compare_rows, register, straighten
+from dvg_jax.consistency import film_curves, whole_rays
+from dvg_jax.data.phantom import chest
+from dvg_jax.imperfections import Faults, Imperfections
+from dvg_jax.xray import ConeBeamGeometry
+from dvg_jax.xray.placement import Placement
+from dvg_jax.xray.views import PROJECTORS
+
+GEOMETRY = ConeBeamGeometry.covering(32)
+CASES = 3
+ANGLES = jnp.tile(jnp.array([[0.0, 90.0]]), (CASES, 1))
+HEIGHTS = jnp.array([[0.0, 12.0], [0.0, -9.0], [0.0, 4.0]])
+SIZES = jnp.array([[0.02, -0.02], [0.0, 0.0], [-0.01, 0.01]])
+TURNS = jnp.array([[2.0, 0.0], [-1.5, 2.0], [0.0, -2.0]])
+
+
+@pytest.fixture(scope="module")
+def cts():
+    return jnp.stack([chest(jax.random.key(i), 32) for i in range(CASES)])[..., None]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    zero = jnp.zeros((CASES, 2))
+    return Faults(Placement(HEIGHTS, SIZES, TURNS, zero), zero, jnp.full((CASES, 2), 0.3), zero + 0.1)
+
+
+@pytest.fixture(scope="module")
+def films(cts, planted):
+    """Return films out of place, under a curve, with noise."""
+    return Imperfections(noise=0.01).films_of(cts, ANGLES, planted, jax.random.key(0), GEOMETRY)
+
+
+def test_rows_alone_find_heights_and_sizes(films):
+    place, likeness = compare_rows(films, ANGLES, GEOMETRY)
+    np.testing.assert_allclose(place.height_mm, HEIGHTS, atol=4)
+    np.testing.assert_allclose(place.scale, SIZES, atol=0.02)
+    assert float(likeness.min()) > 0.6
+    np.testing.assert_array_equal(place.roll_deg, 0)
+
+
+def test_rows_of_another_patient_are_less_alike(films):
+    exchanged = jnp.stack([films[:, 0], jnp.roll(films[:, 1], 1, axis=0)], axis=1)
+    own, others = (compare_rows(f, ANGLES, GEOMETRY)[1][:, 1] for f in (films, exchanged))
+    assert float(others.mean()) < float(own.mean()) - 0.05
+
+
+def test_a_ct_finds_the_placement_that_its_films_have(cts, films):
+    start, _ = compare_rows(films, ANGLES, GEOMETRY)
+    place = register(cts, films, start, ANGLES, GEOMETRY)
+    np.testing.assert_allclose(place.height_mm, HEIGHTS, atol=0.7)
+    np.testing.assert_allclose(place.scale, SIZES, atol=0.007)
+    np.testing.assert_allclose(place.roll_deg, TURNS, atol=0.5)
+
+
+def test_aligned_films_are_nearer_to_the_nominal_ones(cts, films, planted):
+    """Under their curves, which alignment leaves alone."""
+    level = planted._replace(placement=Placement.nominal(CASES, 2))
+    nominal = Imperfections().films_of(cts, ANGLES, level, jax.random.key(0), GEOMETRY)
+    found = align(films, ANGLES, GEOMETRY, model=lambda _: cts)
+    assert float(found.films.min()) == 0
+    inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
+    before, after = (float(jnp.abs(x - nominal)[inner].mean()) for x in (films, found.films))
+    assert after < 0.7 * before
+
+
+def test_one_film_has_no_height(films):
+    place, _ = compare_rows(films[:, :1], ANGLES[:, :1], GEOMETRY)
+    for number in place:
+        np.testing.assert_array_equal(number, 0)
+    alone = straighten(films[:, :1], place, ANGLES[:, :1], GEOMETRY)
+    np.testing.assert_allclose(alone, films[:, :1], atol=0.01)
+
+
+def test_the_curve_of_a_film_is_found():
+    whole = whole_rays(PROJECTORS["default"], GEOMETRY, (0.0, 90.0), CASES)
+    film = jnp.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32, 1) * jnp.ones((CASES, 2, 1, 1, 1))
+    levels = (0.0, 0.25, 0.5, 0.75, 1.0)
+    found = film_curves(5 + 3 * film + 2 * film**2, film, whole, levels)
+    x = np.array(levels)
+    np.testing.assert_allclose(found, np.broadcast_to((3 * x + 2 * x**2) / 5, found.shape), atol=1e-3)
