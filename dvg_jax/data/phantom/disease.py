@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dvg_jax.data.phantom.person import Person, skewed_size
+from dvg_jax.data.phantom.person import Person, Sizes, skewed_size
 from dvg_jax.data.phantom.solids import Distance, Points, common, ellipsoid, paint, smooth
 
 FLUID, AIR, SOLID, CALCIUM, GLASS, BULLA, WALL_HU = 8.0, -1000.0, 35.0, 500.0, -560.0, -985.0, 25.0
@@ -49,7 +49,7 @@ def _lesions(person: Person, voxel: float) -> Array:
 
 
 def _several(
-    person: Person, finding: str, most: int, diameter: tuple[float, float, float], rough: float, edge: float, value: float
+    person: Person, finding: str, most: int, diameter: Sizes, rough: float, edge: float, value: float
 ) -> list[Array]:
     """Return one lesion, and each further one with half the chance of the one before.
 
@@ -67,7 +67,7 @@ def _several(
     for i, v in enumerate(u):
         if i:
             there = there * (v[8] < 0.5)
-        radius = skewed_size(v[0], *diameter) / 2
+        radius = skewed_size(v[0], diameter) / 2
         side = jnp.where(v[1] < 0.55, -1.0, 1.0)  # the right lung is the larger one
         # A circle of the axial plane, in which the square root makes places as frequent near the wall as inside.
         out, angle = jnp.sqrt(v[2]), 2 * jnp.pi * v[3]
@@ -77,7 +77,11 @@ def _several(
         w = side * (68.0 + 42.0 * out * jnp.sin(angle)) * (0.4 + 0.6 * narrow)
         hard = jnp.where((v[7] < 0.2) & (value == SOLID) & (radius < 8.0), CALCIUM, value)
         shape = 0.7 + 0.6 * v[5:7]
-        rows.append(jnp.stack([d, h, w, radius, radius * shape[0], radius * shape[1], *map(jnp.float32, (rough, edge)), hard, there]))
+        rows.append(
+            jnp.stack(
+                [d, h, w, radius, radius * shape[0], radius * shape[1], *map(jnp.float32, (rough, edge)), hard, there]
+            )
+        )
     return rows
 
 
@@ -98,14 +102,14 @@ def pleura(hu: Array, person: Person, p: Points, cage: Distance, lung: Distance,
     both = u[1] < 1 / 3
     # Height of the fluid in mm above the lowest place of a lung; a deep layer reaches higher at the wall.
     sides = [
-        jnp.where(both | (person.side("effusion") == side), skewed_size(u[i], 18.0, 45.0, 150.0), -50.0)
+        jnp.where(both | (person.side("effusion") == side), skewed_size(u[i], (18.0, 45.0, 150.0)), -50.0)
         for side, i in ((-1.0, 2), (1.0, 3))
     ]
     height = jnp.where(w < 0, sides[0], sides[1])
     lowest = up * (d - person.base - 12.0) + (1 - up) * (0.8 * (78.0 - h) + 0.35 * (d - person.base - 40.0))
     hu = paint(hu, common(lung, lowest - height), FLUID, voxel, person.has["effusion"])
     u = person.draws("pneumothorax", 2)
-    rim = skewed_size(u[1], 8.0, 20.0, 70.0)
+    rim = skewed_size(u[1], (8.0, 20.0, 70.0))
     rise = up * smooth(d, -60.0, person.top) + (1 - up) * smooth(-h, -60.0, 60.0)
     air = common(lung, -7.0 - rim * (0.25 + rise) - cage, -person.side("pneumothorax") * w)
     return paint(hu, air, AIR, voxel, person.has["pneumothorax"])
@@ -120,7 +124,7 @@ def hernia(hu: Array, person: Person, p: Points, voxel: float) -> Array:
       p: voxel centres (d, h, w) in mm.
       voxel: voxel size in mm.
     """
-    r = skewed_size(person.draws("hernia", 2)[1], 14.0, 24.0, 55.0)
+    r = skewed_size(person.draws("hernia", 2)[1], (14.0, 24.0, 55.0))
     up = person.has["upright"]
     centre = (person.left_dome + 0.4 * r, 24.0, 4.0)
     sac = ellipsoid(p, centre, (1.1 * r, 0.8 * r, r))

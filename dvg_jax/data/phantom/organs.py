@@ -90,7 +90,8 @@ def lungs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) ->
     emphysema, fibrosis = person.has["emphysema"], person.has["fibrosis"]
     air = person.lung_hu - emphysema * 0.6 * (person.lung_hu + 950.0)
     # Scars of the lung are a net below the pleura, denser towards the bases.
-    net = smooth(cage, -WALL - 32.0, -WALL) * smooth(-d, -70.0, 60.0) * (250.0 + 330.0 * texture)
+    mesh = jnp.sin(d / 4.0 + a) * jnp.sin(h / 3.5 + b) * jnp.sin(w / 4.0 + c)
+    net = smooth(cage, -WALL - 32.0, -WALL) * smooth(-d, -70.0, 60.0) * (250.0 + 400.0 * mesh)
     value = air + person.gradient * settle + person.texture * (1 + emphysema) * texture + fibrosis * net
     hu = paint(hu, lung, jnp.clip(value, -980.0, 0.0), voxel)
     return paint(hu, common(_vessels(person, p), lung + 1.0), BLOOD, voxel), lung

@@ -12,18 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from dvg_jax.shapes import Key
 
-NUMBERS: dict[str, tuple[float, float, float]] = {
-    # What 2.5, 50 and 97.5 % of people stay below.
+Sizes = tuple[float, float, float]
+"""What 2.5, 50 and 97.5 % stay below."""
+
+NUMBERS: dict[str, Sizes] = {
     "scale": (0.9, 1.0, 1.1),
-    "turn": (-0.12, 0.0, 0.12),  # radians about the foot-head axis
+    "turn": (-0.15, 0.0, 0.15),  # radians about the foot-head axis
     "tilt": (-0.08, 0.0, 0.1),  # about the right-left axis
     "roll": (-0.04, 0.0, 0.04),  # about the front-back axis
-    "shift_d": (-14.0, 0.0, 14.0),
-    "shift_h": (-12.0, 0.0, 12.0),
-    "shift_w": (-10.0, 0.0, 10.0),
+    "shift_d": (-18.0, 0.0, 18.0),
+    "shift_h": (-16.0, 0.0, 16.0),
+    "shift_w": (-16.0, 0.0, 16.0),
     "fat": (4.0, 14.0, 40.0),  # subcutaneous, mm
     "muscle": (6.0, 10.0, 17.0),  # over the rib cage, mm
     "breast": (12.0, 24.0, 52.0),  # thickness of a woman's, mm
@@ -82,8 +85,8 @@ FINDINGS: dict[str, float] = {
 LOADS: dict[str, dict[str, float]] = {
     # Correlation of what is drawn with three things that are not shown themselves.
     "habitus": {
-        "fat": 0.85, "breast": 0.5, "cage_w": 0.4, "cage_h": 0.5, "lung_length": -0.45, "heart": 0.4, "cardiomegaly": 0.3,
-        "hernia": 0.3, "muscle": 0.3,
+        "fat": 0.85, "breast": 0.5, "cage_w": 0.4, "cage_h": 0.5, "lung_length": -0.45, "heart": 0.4,
+        "cardiomegaly": 0.3, "hernia": 0.3, "muscle": 0.3,
     },
     "age": {
         "kyphosis": 0.6, "bone": -0.7, "aorta": 0.6, "calcification": 0.7, "emphysema": 0.3, "nodules": 0.3,
@@ -137,17 +140,23 @@ def draw_person(key: Key) -> Person:
     loads = np.array([[LOADS[factor].get(name, 0.0) for name in _NAMES] for factor in LOADS])
     normal = jax.random.normal(key_normal, (len(LOADS) + len(_NAMES),))
     normal = normal[: len(LOADS)] @ loads + normal[len(LOADS) :] * np.sqrt(1 - (loads**2).sum(axis=0))
-    numbers = dict(zip(NUMBERS, _skewed(normal[: len(NUMBERS)]), strict=True))
+    percentiles = np.array(list(NUMBERS.values()), np.float32).T
+    numbers = _skewed(jnp.clip(normal[: len(NUMBERS)], -LIMIT, LIMIT), percentiles)
     least = np.array([NormalDist().inv_cdf(1 - share) for share in FINDINGS.values()])
     has = dict(zip(FINDINGS, (normal[len(NUMBERS) :] > least).astype(jnp.float32), strict=True))
-    return with_findings(Person(numbers, has, jax.random.bernoulli(key_sex).astype(jnp.float32), key_rest), has)
+    return with_findings(
+        Person(
+            dict(zip(NUMBERS, numbers, strict=True)), has, jax.random.bernoulli(key_sex).astype(jnp.float32), key_rest
+        ),
+        has,
+    )
 
 
 def with_findings(person: Person, has: dict[str, Array]) -> Person:
     """Return a person as drawn, with other findings and all that follows from these and from sex."""
     drawn, person = person.numbers, person._replace(has=has)
-    moved = _size(person, "collapse", 14.0, 30.0, 60.0)
-    raised = _size(person, "raised_dome", 20.0, 34.0, 70.0)
+    moved = _size(person, "collapse", (14.0, 30.0, 60.0))
+    raised = _size(person, "raised_dome", (20.0, 34.0, 70.0))
     depth = drawn["dome_depth"] * (1 - 0.4 * has["emphysema"])
     base = -drawn["lung_length"] / 2
     dome = base + 1.6 * depth
@@ -160,7 +169,7 @@ def with_findings(person: Person, has: dict[str, Array]) -> Person:
         "left_dome": dome - drawn["dome_drop"] + _on(1.0, person, "collapse", moved)
         + _on(1.0, person, "raised_dome", raised),
         "shift": 0.6 * moved * person.side("collapse"),  # of the mediastinum, mm to the left
-        "bend": _size(person, "scoliosis", 6.0, 12.0, 32.0) * person.side("scoliosis"),  # mm to the left
+        "bend": _size(person, "scoliosis", (6.0, 12.0, 32.0)) * person.side("scoliosis"),  # mm to the left
         "heart_size": drawn["heart"] * (1 + has["cardiomegaly"] * (0.14 + 0.22 * person.draws("cardiomegaly", 2)[1])),
         "contrast": has["contrast"] * drawn["enhancement"],
         "arm": 1 - has["arms_down"],
@@ -168,29 +177,22 @@ def with_findings(person: Person, has: dict[str, Array]) -> Person:
     return person._replace(numbers=numbers)
 
 
-def skewed_size(share: Array, low: float, typical: float, high: float) -> Array:
-    """Return the size below which a share of findings stays, 2.5, 50 and 97.5 % of them below the three sizes."""
-    normal = jax.scipy.special.ndtri(jnp.clip(share, 0.005, 0.995))
-    return _through(normal, np.float32(low), np.float32(typical), np.float32(high))
+def skewed_size(share: Array, sizes: Sizes) -> Array:
+    """Return the size below which a share of findings stays, 2.5, 50 and 97.5 % of them below ``sizes``."""
+    return _skewed(jax.scipy.special.ndtri(jnp.clip(share, 0.005, 0.995)), np.array(sizes, np.float32))
 
 
-def _size(person: Person, finding: str, low: float, typical: float, high: float) -> Array:
-    return person.has[finding] * skewed_size(person.draws(finding, 2)[1], low, typical, high)
+def _size(person: Person, finding: str, sizes: Sizes) -> Array:
+    return person.has[finding] * skewed_size(person.draws(finding, 2)[1], sizes)
 
 
 def _on(side: float, person: Person, finding: str, size: Array) -> Array:
     return jnp.where(person.side(finding) == side, size, 0.0)
 
 
-def _skewed(normal: Array) -> Array:
-    """Return log-normal numbers with the percentiles of ``NUMBERS`` for standard normal ones."""
-    low, typical, high = np.array(list(NUMBERS.values()), np.float32).T
-    return _through(jnp.clip(normal, -LIMIT, LIMIT), low, typical, high)
-
-
-def _through(normal: Array, low: np.ndarray, typical: np.ndarray, high: np.ndarray) -> Array:
-    """Return the shifted log-normal numbers through three percentiles; normal ones where these lie evenly."""
-    end = 1.96
+def _skewed(normal: Array, percentiles: Float[np.ndarray, "3 *numbers"]) -> Array:
+    """Return shifted log-normal numbers with these 2.5, 50 and 97.5 percentiles for standard normal ones."""
+    end, (low, typical, high) = 1.96, percentiles
     skew = np.log((high - typical) / (typical - low)) / end
-    skew = np.where(np.abs(skew) < 1e-3, 1e-3, skew)
+    skew = np.where(np.abs(skew) < 1e-3, np.float32(1e-3), skew)  # percentiles that lie evenly
     return typical + (high - typical) * jnp.expm1(skew * normal) / np.expm1(skew * end)

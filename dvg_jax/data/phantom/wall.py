@@ -8,6 +8,7 @@ from dvg_jax.data.phantom.solids import Distance, Points, capsule, ellipse, elli
 
 FAT, MUSCLE, SKIN, GLAND = -100.0, 50.0, 10.0, 15.0
 
+
 def spine_h(person: Person, d: Array) -> Array:
     """Return the place h in mm of the middle of the vertebral bodies at heights d: it bows with the back."""
     return person.cage_h - 48.0 + person.kyphosis * (1 - ((d + 10.0) / 150.0) ** 2)
