@@ -22,9 +22,15 @@ from dvg_jax.shapes import Key, Volume
 AIR = -1000.0
 
 
-def chest_hu(key: Key, size: int = 128) -> Volume:
-    """Draw a chest in HU, (size, size, size). The function is pure and can be jitted for a fixed ``size``."""
-    person = draw_person(key)
+def chest_hu(key: Key, size: int = 128, plain: bool = False) -> Volume:
+    """Draw a chest in HU, (size, size, size). The function is pure and can be jitted for a fixed ``size``.
+
+    Args:
+      key: of all that is drawn.
+      size: voxels along each edge.
+      plain: draw a person without findings, straight in the middle of the cube.
+    """
+    person = draw_person(key, plain)
     hu = person_hu(person, size)
     voxel = FIELD_MM / size
     noise = jax.random.normal(jax.random.fold_in(key, size), hu.shape)
@@ -52,9 +58,9 @@ def person_hu(person: Person, size: int) -> Volume:
     return paint(hu, -_scanned(person, size), AIR, voxel, person.has["scanned"])
 
 
-def chest(key: Key, size: int = 128) -> Volume:
-    """Draw a chest (size, size, size) as intensity in [0, 1]."""
-    return hu_to_intensity(chest_hu(key, size))
+def chest(key: Key, size: int = 128, plain: bool = False) -> Volume:
+    """Draw a chest (size, size, size) as intensity in [0, 1]; see :func:`chest_hu`."""
+    return hu_to_intensity(chest_hu(key, size, plain))
 
 
 def _axes(size: int) -> Points:

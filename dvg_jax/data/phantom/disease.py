@@ -39,19 +39,19 @@ def lesions(hu: Array, person: Person, p: Points, lung: Distance, voxel: float) 
 def _lesions(person: Person, voxel: float) -> Array:
     """Return a row for each lesion: centre, radii, roughness, width of the edge in mm, HU, 0 or 1."""
     rows = [
-        *_several(person, "nodules", NODULES, (4.0, 9.0, 26.0), 0.0, voxel, SOLID),
-        *_several(person, "mass", 1, (30.0, 44.0, 90.0), 2.5, voxel, SOLID),
-        *_several(person, "consolidation", 2, (40.0, 75.0, 150.0), 8.0, 12.0, 20.0),
-        *_several(person, "ground_glass", PATCHES, (24.0, 46.0, 110.0), 7.0, 14.0, GLASS),
-        *_several(person, "bullae", BULLAE, (15.0, 32.0, 110.0), 0.0, voxel, BULLA),
+        _several(person, "nodules", NODULES, (4.0, 9.0, 26.0), 0.0, voxel, SOLID),
+        _several(person, "mass", 1, (30.0, 44.0, 90.0), 2.5, voxel, SOLID),
+        _several(person, "consolidation", 2, (40.0, 75.0, 150.0), 8.0, 12.0, 20.0),
+        _several(person, "ground_glass", PATCHES, (24.0, 46.0, 110.0), 7.0, 14.0, GLASS),
+        _several(person, "bullae", BULLAE, (15.0, 32.0, 110.0), 0.0, voxel, BULLA),
     ]
-    return jnp.stack(rows)
+    return jnp.concatenate(rows)
 
 
 def _several(
     person: Person, finding: str, most: int, diameter: Sizes, rough: float, edge: float, value: float
-) -> list[Array]:
-    """Return one lesion, and each further one with half the chance of the one before.
+) -> Array:
+    """Return rows of one lesion, and of each further one with half the chance of the one before.
 
     Args:
       person: the person's numbers.
@@ -62,27 +62,21 @@ def _several(
       edge: width in mm over which it reaches ``value``.
       value: HU inside.
     """
-    rows, u = [], person.draws(finding, most, 9)
-    there = person.has[finding]
-    for i, v in enumerate(u):
-        if i:
-            there = there * (v[8] < 0.5)
-        radius = skewed_size(v[0], diameter) / 2
-        side = jnp.where(v[1] < 0.55, -1.0, 1.0)  # the right lung is the larger one
-        # A circle of the axial plane, in which the square root makes places as frequent near the wall as inside.
-        out, angle = jnp.sqrt(v[2]), 2 * jnp.pi * v[3]
-        d = person.base + 30.0 + v[4] * (person.top - person.base - 55.0)
-        narrow = 1 - 0.5 * smooth(d, 20.0, person.top)
-        h = 8.0 + 62.0 * narrow * out * jnp.cos(angle)
-        w = side * (68.0 + 42.0 * out * jnp.sin(angle)) * (0.4 + 0.6 * narrow)
-        hard = jnp.where((v[7] < 0.2) & (value == SOLID) & (radius < 8.0), CALCIUM, value)
-        shape = 0.7 + 0.6 * v[5:7]
-        rows.append(
-            jnp.stack(
-                [d, h, w, radius, radius * shape[0], radius * shape[1], *map(jnp.float32, (rough, edge)), hard, there]
-            )
-        )
-    return rows
+    u = person.draws(finding, most, 9).T
+    there = person.has[finding] * jnp.cumprod((u[8] < 0.5).at[0].set(True))
+    radius = skewed_size(u[0], diameter) / 2
+    side = jnp.where(u[1] < 0.55, -1.0, 1.0)  # the right lung is the larger one
+    # A circle of the axial plane, in which the square root makes places as frequent near the wall as inside.
+    out, angle = jnp.sqrt(u[2]), 2 * jnp.pi * u[3]
+    d = person.base + 30.0 + u[4] * (person.top - person.base - 55.0)
+    narrow = 1 - 0.5 * smooth(d, 20.0, person.top)
+    h = 8.0 + 62.0 * narrow * out * jnp.cos(angle)
+    w = side * (68.0 + 42.0 * out * jnp.sin(angle)) * (0.4 + 0.6 * narrow)
+    hard = jnp.where((u[7] < 0.2) & (value == SOLID) & (radius < 8.0), CALCIUM, value)
+    same = (jnp.full((most,), rough), jnp.full((most,), edge))
+    return jnp.stack(
+        [d, h, w, radius, radius * (0.7 + 0.6 * u[5]), radius * (0.7 + 0.6 * u[6]), *same, hard, there], axis=-1
+    )
 
 
 def pleura(hu: Array, person: Person, p: Points, cage: Distance, lung: Distance, voxel: float) -> Array:

@@ -99,32 +99,29 @@ def lungs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) ->
 
 def _vessels(person: Person, p: Points) -> Distance:
     """Return the distance to branches from each hilum towards the lung's surface and to their twigs, which taper."""
-    first: list[Array] = []
-    wide = jnp.full((BRANCHES, 1), person.vessels)
-    for side in (-1.0, 1.0):
-        key = jax.random.fold_in(person.key, int(side) + 1)
-        keys = jax.random.split(key, 4)
-        n = BRANCHES
-        # Directions fan out from straight up to straight down in the coronal plane, forward and backward by chance.
-        fan = jnp.linspace(-0.42, 0.40, n) * jnp.pi + 0.15 * jax.random.normal(keys[0], (n,))
-        lean = 0.75 * jax.random.uniform(keys[1], (n,), minval=-1, maxval=1)
-        direction = jnp.stack([jnp.sin(fan), jnp.cos(fan) * jnp.sin(lean), side * jnp.cos(fan) * jnp.cos(lean)], -1)
-        length = 62.0 + 34.0 * jnp.abs(jnp.sin(fan))[:, None]
-        start = jnp.broadcast_to(jnp.asarray([2.0, 4.0, 34.0 * side]), (n, 3))
-        end = start + length * direction
-        first.append(jnp.concatenate([start, end, 4.6 * wide, 1.6 * wide], -1))
-        share = jax.random.uniform(keys[2], (n, TWIGS, 1), minval=0.3, maxval=0.85)
-        twig_start = start[:, None] + share * (end - start)[:, None]
-        twig_end = twig_start + 44.0 * direction[:, None] + 26.0 * jax.random.normal(keys[3], (n, TWIGS, 3))
-        radii = jnp.broadcast_to(jnp.asarray([2.6, 1.0]) * person.vessels, (n, TWIGS, 2))
-        first.append(jnp.concatenate([twig_start, twig_end, radii], -1).reshape(-1, 8))
+    keys = jax.random.split(person.key, 4)
+    n, side = BRANCHES, jnp.asarray([[-1.0], [1.0]])
+    # Directions fan out from straight up to straight down in the coronal plane, forward and backward by chance.
+    fan = jnp.linspace(-0.42, 0.40, n) * jnp.pi + 0.15 * jax.random.normal(keys[0], (2, n))
+    lean = 0.75 * jax.random.uniform(keys[1], (2, n), minval=-1, maxval=1)
+    direction = jnp.stack([jnp.sin(fan), jnp.cos(fan) * jnp.sin(lean), side * jnp.cos(fan) * jnp.cos(lean)], -1)
+    start = jnp.asarray([[[2.0, 4.0, -34.0]], [[2.0, 4.0, 34.0]]])
+    end = start + (62.0 + 34.0 * jnp.abs(jnp.sin(fan)))[..., None] * direction
+    share = jax.random.uniform(keys[2], (2, n, TWIGS, 1), minval=0.3, maxval=0.85)
+    twig_start = start[:, :, None] + share * (end - start)[:, :, None]
+    twig_end = twig_start + 44.0 * direction[:, :, None] + 26.0 * jax.random.normal(keys[3], (2, n, TWIGS, 3))
+
+    def sticks(start: Array, end: Array, radii: tuple[float, float]) -> Array:
+        start, radii = jnp.broadcast_to(start, end.shape), jnp.broadcast_to(jnp.asarray(radii), (*end.shape[:-1], 2))
+        return jnp.concatenate([start, end, radii * person.vessels], -1).reshape(-1, 8)
 
     def body(distance: Distance, s: Array) -> tuple[Distance, None]:
         stick = capsule(p, (s[0], s[1], s[2]), (s[3], s[4], s[5]), s[6], s[7])
         return jnp.minimum(distance, stick), None
 
+    tree = jnp.concatenate([sticks(start, end, (4.6, 1.6)), sticks(twig_start, twig_end, (2.6, 1.0))])
     shape = jnp.broadcast_shapes(*(x.shape for x in p))
-    return jax.lax.scan(body, jnp.full(shape, 1e3), jnp.concatenate(first), unroll=7)[0]
+    return jax.lax.scan(body, jnp.full(shape, 1e3), tree, unroll=7)[0]
 
 
 def heart_and_vessels(hu: Array, person: Person, p: Points, voxel: float) -> Array:

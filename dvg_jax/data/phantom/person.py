@@ -5,6 +5,7 @@ together: the old have bent spines and hard arteries, the obese short lungs, the
 findings are those of patients who are X-rayed or scanned, see ``docs/phantom.md``.
 """
 
+from math import prod
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -101,6 +102,9 @@ LOADS: dict[str, dict[str, float]] = {
 LIMIT = 2.6
 """Numbers stay within so many standard deviations before they are made skew, so that organs keep their order."""
 
+CHANCES = 36
+POSE = ("turn", "tilt", "roll", "shift_d", "shift_h", "shift_w")
+
 _NAMES = [*NUMBERS, *FINDINGS]
 
 
@@ -111,12 +115,14 @@ class Person(NamedTuple):
       numbers: those of ``NUMBERS`` and what follows from them, each a scalar, also an attribute each.
       has: 1 or 0 for each of ``FINDINGS``.
       female: 1 or 0.
+      chances: between 0 and 1, a row for each number and finding; see :meth:`draws`.
       key: for the rest of the drawing.
     """
 
     numbers: dict[str, Array]
     has: dict[str, Array]
     female: Array
+    chances: Float[Array, "names draws"]
     key: Key
 
     def __getattr__(self, name: str) -> Array:
@@ -127,29 +133,29 @@ class Person(NamedTuple):
 
     def draws(self, name: str, *shape: int) -> Array:
         """Return further numbers, between 0 and 1, that belong to one number or finding alone."""
-        return jax.random.uniform(jax.random.fold_in(self.key, _NAMES.index(name)), shape)
+        return self.chances[_NAMES.index(name), : prod(shape)].reshape(shape)
 
     def side(self, finding: str) -> Array:
         """Return the side of a finding: -1 right, 1 left, with equal chances."""
         return jnp.where(self.draws(finding, 1)[0] < 0.5, -1.0, 1.0)
 
 
-def draw_person(key: Key) -> Person:
-    """Draw a person, a woman with probability one half."""
-    key_normal, key_sex, key_rest = jax.random.split(key, 3)
+def draw_person(key: Key, plain: bool = False) -> Person:
+    """Draw a person, a woman with probability one half; with ``plain`` one without findings, straight and centred."""
+    key_normal, key_sex, key_chances, key_rest = jax.random.split(key, 4)
+    chances = jax.random.uniform(key_chances, (len(_NAMES), CHANCES))
     loads = np.array([[LOADS[factor].get(name, 0.0) for name in _NAMES] for factor in LOADS])
     normal = jax.random.normal(key_normal, (len(LOADS) + len(_NAMES),))
     normal = normal[: len(LOADS)] @ loads + normal[len(LOADS) :] * np.sqrt(1 - (loads**2).sum(axis=0))
     percentiles = np.array(list(NUMBERS.values()), np.float32).T
     numbers = _skewed(jnp.clip(normal[: len(NUMBERS)], -LIMIT, LIMIT), percentiles)
     least = np.array([NormalDist().inv_cdf(1 - share) for share in FINDINGS.values()])
-    has = dict(zip(FINDINGS, (normal[len(NUMBERS) :] > least).astype(jnp.float32), strict=True))
-    return with_findings(
-        Person(
-            dict(zip(NUMBERS, numbers, strict=True)), has, jax.random.bernoulli(key_sex).astype(jnp.float32), key_rest
-        ),
-        has,
-    )
+    found = (normal[len(NUMBERS) :] > least).astype(jnp.float32)
+    drawn, has = dict(zip(NUMBERS, numbers, strict=True)), dict(zip(FINDINGS, found, strict=True))
+    if plain:
+        drawn, has = drawn | dict.fromkeys(POSE, jnp.zeros(())), dict.fromkeys(FINDINGS, jnp.zeros(()))
+    female = jax.random.bernoulli(key_sex).astype(jnp.float32)
+    return with_findings(Person(drawn, has, female, chances, key_rest), has)
 
 
 def with_findings(person: Person, has: dict[str, Array]) -> Person:
