@@ -41,21 +41,22 @@ def chest_hu(key: Key, size: int = 128, plain: bool = False) -> Volume:
 def person_hu(person: Person, size: int) -> Volume:
     """Draw the chest of a person in HU, (size, size, size), without noise."""
     voxel = FIELD_MM / size
-    p = _points(person, size)
+    grid = _axes(size)
+    p = _points(person, grid)
     inner = _moved(person, p)
     cage = cage_distance(person, p)
     hu = jnp.full((size,) * 3, AIR)
     hu = body(hu, person, p, cage, voxel)
     hu = abdomen(hu, person, p, cage, voxel)
-    hu, lung = lungs(hu, person, inner, cage, voxel)
-    hu = lesions(hu, person, p, lung, voxel)
+    hu, lung = lungs(hu, person, inner, grid, cage, voxel)
+    hu = lesions(hu, person, p, grid, lung, voxel)
     hu = pleura(hu, person, p, cage, lung, voxel)
     hu = heart_and_vessels(hu, person, inner, voxel)
     hu = airways(hu, person, inner, voxel)
     hu = hernia(hu, person, inner, voxel)
     hu = skeleton(hu, person, p, cage, voxel)
     hu = devices(hu, person, p, cage, voxel)
-    return paint(hu, -_scanned(person, size), AIR, voxel, person.has["scanned"])
+    return paint(hu, -_scanned(person, grid), AIR, voxel, person.has["scanned"])
 
 
 def chest(key: Key, size: int = 128, plain: bool = False) -> Volume:
@@ -68,9 +69,9 @@ def _axes(size: int) -> Points:
     return axis[:, None, None], axis[None, :, None], axis[None, None, :]
 
 
-def _points(person: Person, size: int) -> Points:
+def _points(person: Person, grid: Points) -> Points:
     """Return voxel centres in the person's own coordinates: shifted, turned about all axes, scaled, bent sideways."""
-    d, h, w = _axes(size)
+    d, h, w = grid
     d, h, w = d - person.shift_d, h - person.shift_h, w - person.shift_w
     # The angles are small, but for the turn about d.
     cos, sin = jnp.cos(person.turn), jnp.sin(person.turn)
@@ -86,9 +87,9 @@ def _moved(person: Person, p: Points) -> Points:
     return d, h, w - person.shift * jnp.clip(1 - (w / person.cage_w) ** 2, 0, 1)
 
 
-def _scanned(person: Person, size: int) -> jax.Array:
+def _scanned(person: Person, grid: Points) -> jax.Array:
     """Return the distance in mm to what a scan shows: slices around the lungs, of which it reconstructs a circle."""
-    d, h, w = _axes(size)
+    d, h, w = grid
     middle, half = person.shift_d, person.size * person.top
     return common(
         d - middle - half - person.over, middle - half - person.under - d, jnp.sqrt(h**2 + w**2) - person.field

@@ -28,7 +28,7 @@ def devices(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) 
     pocket: Triple = (person.top - 68.0, front, 78.0 * side)
     box = common(ellipsoid((d, cage, w), (pocket[0], 14.0, pocket[2]), (24.0, 6.0, 21.0)), h)
     vein: Triple = (person.top - 50.0, -4.0, 30.0 * side)
-    lead = path(p, [pocket, vein, (40.0, -8.0, -26.0), (person.right_dome + 22.0, -40.0, 10.0)], 1.2)
+    lead = path(p, [pocket, vein, (40.0, -8.0, -26.0), (person.dome + 22.0, -40.0, 10.0)], 1.2)
     hu = paint(hu, box, METAL, voxel, person.has["pacemaker"])
     hu = paint(hu, lead, METAL, voxel, person.has["pacemaker"] * _thin(1.2, voxel))
 

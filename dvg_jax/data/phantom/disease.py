@@ -15,21 +15,23 @@ FLUID, AIR, SOLID, CALCIUM, GLASS, BULLA, WALL_HU = 8.0, -1000.0, 35.0, 500.0, -
 NODULES, PATCHES, BULLAE = 4, 3, 2
 
 
-def lesions(hu: Array, person: Person, p: Points, lung: Distance, voxel: float) -> Array:
+def lesions(hu: Array, person: Person, p: Points, grid: Points, lung: Distance, voxel: float) -> Array:
     """Paint nodules, a mass, consolidations, patches of ground glass and bullae, each clipped to the lungs.
 
     Args:
       hu: the volume so far, (D, H, W) HU.
       person: the person's numbers.
       p: voxel centres (d, h, w) in mm.
+      grid: voxel centres along the axes of the cube, which roughness follows.
       lung: signed distance in mm to the lungs.
       voxel: voxel size in mm.
     """
-    d, h, w = p
-    rough = jnp.sin(d / 6.0) * jnp.sin(h / 5.0) * jnp.sin(w / 5.5)
+    x, y, z = grid
+    rough = jnp.sin(x / 6.0) * jnp.sin(y / 5.0) * jnp.sin(z / 5.5)
 
     def body(hu: Array, s: Array) -> tuple[Array, None]:
-        blob = ellipsoid(p, (s[0], s[1], s[2]), (s[3], s[4], s[5])) + s[6] * rough
+        q = jnp.sqrt(sum(((a - c) / r) ** 2 for a, c, r in zip(p, s[:3], s[3:6], strict=True)))
+        blob = (q - 1) * jnp.min(s[3:6]) + s[6] * rough
         inside = jnp.where(lung < 0, jnp.clip(-blob / s[7], 0, 1) * s[9], 0)
         return hu + inside * (s[8] - hu), None
 

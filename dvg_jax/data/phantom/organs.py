@@ -67,13 +67,14 @@ def abdomen(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) 
     return paint(hu, common(bubble, stomach + 4.0), GAS, voxel)
 
 
-def lungs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> tuple[Array, Distance]:
+def lungs(hu: Array, person: Person, p: Points, grid: Points, cage: Distance, voxel: float) -> tuple[Array, Distance]:
     """Paint both lungs with their vessels.
 
     Args:
       hu: the volume so far, (D, H, W) HU.
       person: the person's numbers.
       p: voxel centres (d, h, w) in mm.
+      grid: voxel centres along the axes of the cube, which texture follows: it costs less there.
       cage: signed distance in mm to the rib cage.
       voxel: voxel size in mm.
 
@@ -85,12 +86,13 @@ def lungs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) ->
     gap = 6.0 + 11.0 * smooth(d, 20.0, 70.0) * smooth(h, -45.0, -15.0) * (1 - smooth(d, 118.0, 140.0))
     lung = common(cage + WALL, gap - jnp.abs(w), dome_height(person, p) - d)
     a, b, c = 6.3 * person.draws("texture", 3)
-    texture = jnp.sin(d / 9.0 + 2 * jnp.sin(w / 13.0) + a) * jnp.sin(h / 8.0 + 2 * jnp.sin(d / 11.0) + b)
-    texture = texture * jnp.sin(w / 7.0 + c)
+    x, y, z = grid
+    texture = jnp.sin(x / 9.0 + 2 * jnp.sin(z / 13.0) + a) * jnp.sin(y / 8.0 + 2 * jnp.sin(x / 11.0) + b)
+    texture = texture * jnp.sin(z / 7.0 + c)
     emphysema, fibrosis = person.has["emphysema"], person.has["fibrosis"]
     air = person.lung_hu - emphysema * 0.6 * (person.lung_hu + 950.0)
     # Scars of the lung are a net below the pleura, denser towards the bases.
-    mesh = jnp.sin(d / 4.0 + a) * jnp.sin(h / 3.5 + b) * jnp.sin(w / 4.0 + c)
+    mesh = jnp.sin(x / 4.0 + a) * jnp.sin(y / 3.5 + b) * jnp.sin(z / 4.0 + c)
     net = smooth(cage, -WALL - 32.0, -WALL) * smooth(-d, -70.0, 60.0) * (250.0 + 400.0 * mesh)
     value = air + person.gradient * settle + person.texture * (1 + emphysema) * texture + fibrosis * net
     hu = paint(hu, lung, jnp.clip(value, -980.0, 0.0), voxel)
@@ -139,7 +141,7 @@ def heart_and_vessels(hu: Array, person: Person, p: Points, voxel: float) -> Arr
     hu = paint(hu, upper + 4.0, 15.0, voxel, 0.85)
     behind = common(ellipse(h - spine_h(person, d) + 26.0, w - 4.0, 30.0, 20.0), d - 40.0)
     hu = paint(hu, behind, 30.0, voxel)
-    base = person.right_dome + 30.0 + person.heart_shift * 0.5
+    base = person.dome + 30.0 + person.heart_shift * 0.5
     size = person.heart_size
     centre: Triple = (base, -26.0, 22.0 + 0.5 * person.heart_shift)
     # The long axis points down, forward and to the left.

@@ -171,6 +171,7 @@ def with_findings(person: Person, has: dict[str, Array]) -> Person:
         "top": drawn["lung_length"] / 2,
         "base": base,
         "depth": depth,
+        "dome": dome,
         "right_dome": dome + _on(-1.0, person, "collapse", moved) + _on(-1.0, person, "raised_dome", raised),
         "left_dome": dome - drawn["dome_drop"] + _on(1.0, person, "collapse", moved)
         + _on(1.0, person, "raised_dome", raised),
