@@ -62,7 +62,7 @@ def abdomen(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) 
     stomach = common(ellipsoid(p, (left - 54.0, -8.0, 62.0), (50.0, 46.0, 40.0)), inside + 4.0)
     hu = paint(hu, stomach, STOMACH, voxel)
     # Lying on the back, the air in the stomach gathers at its front.
-    centre = (left - 8.0 - person.bubble, -26.0, 66.0)
+    centre = (left - 8.0 - person.bubble, -26.0 * (1 - person.has["upright"]), 66.0)
     bubble = ellipsoid(p, centre, (person.bubble, 0.8 * person.bubble, person.bubble))
     return paint(hu, common(bubble, stomach + 4.0), GAS, voxel)
 
