@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dvg_jax.data.phantom.organs import WALL
 from dvg_jax.data.phantom.person import Person, Sizes, skewed_size
 from dvg_jax.data.phantom.solids import Distance, Points, common, ellipsoid, paint, smooth
 
@@ -107,7 +108,7 @@ def pleura(hu: Array, person: Person, p: Points, cage: Distance, lung: Distance,
     u = person.draws("pneumothorax", 2)
     rim = skewed_size(u[1], (8.0, 20.0, 70.0))
     rise = up * smooth(d, -60.0, person.top) + (1 - up) * smooth(-h, -60.0, 60.0)
-    air = common(lung, -7.0 - rim * (0.25 + rise) - cage, -person.side("pneumothorax") * w)
+    air = common(lung, -WALL - rim * (0.25 + rise) - cage, -person.side("pneumothorax") * w)
     return paint(hu, air, AIR, voxel, person.has["pneumothorax"])
 
 

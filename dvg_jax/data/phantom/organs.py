@@ -114,8 +114,8 @@ def _vessels(person: Person, p: Points) -> Distance:
     twig_end = twig_start + 44.0 * direction[:, :, None] + 26.0 * jax.random.normal(keys[3], (2, n, TWIGS, 3))
 
     def sticks(start: Array, end: Array, radii: tuple[float, float]) -> Array:
-        start, radii = jnp.broadcast_to(start, end.shape), jnp.broadcast_to(jnp.asarray(radii), (*end.shape[:-1], 2))
-        return jnp.concatenate([start, end, radii * person.vessels], -1).reshape(-1, 8)
+        wide = jnp.broadcast_to(person.vessels * jnp.asarray(radii), (*end.shape[:-1], 2))
+        return jnp.concatenate([jnp.broadcast_to(start, end.shape), end, wide], -1).reshape(-1, 8)
 
     def body(distance: Distance, s: Array) -> tuple[Distance, None]:
         stick = capsule(p, (s[0], s[1], s[2]), (s[3], s[4], s[5]), s[6], s[7])

@@ -103,6 +103,8 @@ LIMIT = 2.6
 """Numbers stay within so many standard deviations before they are made skew, so that organs keep their order."""
 
 CHANCES = 36
+"""Number of further draws for each number and finding; four nodules need nine each."""
+
 POSE = ("turn", "tilt", "roll", "shift_d", "shift_h", "shift_w")
 
 _NAMES = [*NUMBERS, *FINDINGS]
