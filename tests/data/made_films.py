@@ -9,22 +9,22 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from dvg_jax.data.sources import PhantomSource
+from dvg_jax.data.films.template import TEMPLATE_CASES, TEMPLATE_SIZE, plain_chest
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
-SIZE = 64
+SIZE = TEMPLATE_SIZE
 ANGLES = (0.0, 90.0)
 
 
 @cache
 def phantom_views(case: int, pixels: int = 128) -> np.ndarray:
-    """(2, pixels, pixels) in [0, 1]: frontal and lateral view of a phantom that templates have not seen."""
+    """(2, pixels, pixels) in [0, 1]: frontal and lateral view of a plain phantom that templates have not seen."""
     covering = ConeBeamGeometry.covering(SIZE)
     pixel = covering.pixel_mm[0] * SIZE / pixels
     geometry = ConeBeamGeometry(
         covering.volume_shape, covering.voxel_mm, (pixels, pixels), (pixel, pixel), samples_per_ray=2 * SIZE
     )
-    volume = PhantomSource(case + 1, SIZE, split="test")[case]["ct"][..., 0]
+    volume = np.asarray(plain_chest(jax.random.key(TEMPLATE_CASES + case)))
     poses = np.stack([view_pose(angle) for angle in ANGLES])
     views = np.asarray(jax.jit(forward_project_views, static_argnums=2)(volume, poses, geometry))
     low, high = views.min(axis=(1, 2), keepdims=True), views.max(axis=(1, 2), keepdims=True)

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from dvg_jax.ct.frame import FIELD_MM, HostImage
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.data.films.search import Layer, Template, blurred
+from dvg_jax.data.phantom import chest
 from dvg_jax.data.scans.body import body_mask
-from dvg_jax.data.sources import PhantomSource
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 from dvg_jax.xray.placement import WHOLE
 
@@ -26,6 +26,9 @@ LUNG_SHARE = 0.15
 """Least thickness of a pixel of the lungs, as a share of the largest mean thickness."""
 LEVELS = np.array([0.01, 0.25, 0.5, 0.75, 0.99])
 """Quantiles that are matched. More of them would also remove how one patient's greys differ from the mean."""
+
+plain_chest = jax.jit(partial(chest, size=TEMPLATE_SIZE, plain=True))
+"""Draw a chest (D, H, W) without findings, with lungs in the place where prepared scans have them."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,9 @@ def field_share(geometry: ConeBeamGeometry) -> tuple[float, float]:
 def thorax_template(angle: float) -> tuple[Template, float]:
     """Return the template of a view, and the edge of its square as a share of the cube at the centre.
 
-    Templates are made from phantoms, whose lungs lie in the cube as ``prepare_volume`` places those of patients. There
-    are two layers. The mean view over the lungs and a wide margin distinguishes a chest from other pictures. The mean
-    thickness of lung over a narrow margin is precise; it is negated, since lungs are dark in films.
+    Templates are made from plain phantoms, whose lungs lie in the cube as ``prepare_volume`` places those of patients.
+    There are two layers. The mean view over the lungs and a wide margin distinguishes a chest from other pictures. The
+    mean thickness of lung over a narrow margin is precise; it is negated, since lungs are dark in films.
     """
     geometry = ConeBeamGeometry.covering(TEMPLATE_SIZE)
     project = jax.jit(partial(forward_project_views, poses=np.stack([view_pose(angle)]), geometry=geometry))
@@ -81,12 +84,11 @@ def thorax_template(angle: float) -> tuple[Template, float]:
 
 @cache
 def _mean_chest() -> tuple[np.ndarray, np.ndarray]:
-    """Return mean intensity and mean lungs of phantoms, (D, H, W).
+    """Return mean intensity and mean lungs of plain phantoms, (D, H, W).
 
-    Projection is linear, so the mean can be taken first.
+    Projection is linear, so the mean can be taken first. What a few persons have would be a blot in a mean of few.
     """
-    source = PhantomSource(TEMPLATE_CASES, TEMPLATE_SIZE)
-    volumes = [source[i]["ct"][..., 0] for i in range(TEMPLATE_CASES)]
+    volumes = [np.asarray(plain_chest(jax.random.key(i))) for i in range(TEMPLATE_CASES)]
     return np.mean(volumes, axis=0), np.mean([_lungs(volume) for volume in volumes], axis=0)
 
 

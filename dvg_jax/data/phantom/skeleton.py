@@ -16,7 +16,7 @@ from dvg_jax.data.phantom.solids import (
     smooth,
     union,
 )
-from dvg_jax.data.phantom.wall import SPINE_H
+from dvg_jax.data.phantom.wall import spine_h
 
 SHELL, MARROW, CARTILAGE, DISC, CORD = 560.0, 165.0, 120.0, 85.0, 30.0
 RIB_SPACING = 25.0
@@ -37,7 +37,7 @@ def skeleton(hu: Array, person: Person, p: Points, cage: Distance, voxel: float)
     hu = _shoulder(hu, person, p, cage, voxel)
     hu = _ribs(hu, person, p, cage, voxel)
     hu = _sternum(hu, person, p, cage, voxel)
-    return _spine(hu, person, p, voxel)
+    return _spine(hu, person, p, cage, voxel)
 
 
 def _bone(hu: Array, distance: Distance, person: Person, voxel: float, shell: float = 2.5) -> Array:
@@ -67,10 +67,9 @@ def _ribs(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) ->
     return paint(hu, rib + 2.0, MARROW * person.bone * (1 - front) + CARTILAGE * front, voxel)
 
 
-def _spine(hu: Array, person: Person, p: Points, voxel: float) -> Array:
+def _spine(hu: Array, person: Person, p: Points, cage: Distance, voxel: float) -> Array:
     d, h, w = p
-    bow = person.kyphosis * (1 - ((d - 20.0) / 150.0) ** 2)
-    y = h - SPINE_H - bow + 8.0
+    y = h - spine_h(person, d)
     turn = jnp.round((d + 6.0) / VERTEBRA)
     along = d + 6.0 - turn * VERTEBRA
     size = 1 - 0.0011 * (d + 20.0)
@@ -80,7 +79,8 @@ def _spine(hu: Array, person: Person, p: Points, voxel: float) -> Array:
     hu = _bone(hu, common(column + waist, jnp.abs(along) - 9.6), person, voxel, 1.6)
     arch = common(ellipse(y - 24.0, w, 13.0, 16.0), jnp.abs(along) - 8.0)
     across = common(jnp.abs(y - 24.0) - 5.0, jnp.abs(w) - 30.0, jnp.abs(along - 2.0) - 5.0)
-    spinous = common(jnp.abs(w) - 3.5, jnp.abs(y - 44.0) - 15.0, jnp.abs(along + 0.45 * (y - 30.0)) - 5.5)
+    skin = cage - person.muscle - 0.6 * person.fat
+    spinous = common(skin, jnp.abs(w) - 3.5, jnp.abs(y - 44.0) - 15.0, jnp.abs(along + 0.45 * (y - 30.0)) - 5.5)
     # The arches are spongy: a full shell would make a bright stripe of every frontal view.
     hu = paint(hu, union(arch, across, spinous), 260.0 * person.bone, voxel)
     return paint(hu, ellipse(y - 23.0, w, 8.0, 9.5), CORD, voxel)
@@ -126,7 +126,13 @@ def _shoulder(hu: Array, person: Person, p: Points, cage: Distance, voxel: float
         low - d,
     )
     ridge = path(q, [(high - 34.0, 62.0, 66.0), (high - 10.0, 56.0, 112.0), (high + 12.0, 28.0, 146.0)], 6.0)
-    humerus = ellipsoid(q, (high - 2.0 + 20.0 * person.arm, 20.0, 156.0), (25.0, 23.0, 23.0))
-    shaft = capsule(q, (high, 18.0, 164.0), (high + 90.0, 14.0, 176.0), 13.0)
+    humerus = humeral_head(person, p)
+    shaft = capsule(q, (high, 18.0, 164.0), (high - 160.0 + 250.0 * person.arm, 14.0, 178.0), 13.0)
     hu = _bone(hu, union(blade, ridge), person, voxel, 1.8)
     return _bone(hu, union(humerus, shaft), person, voxel, 3.0)
+
+
+def humeral_head(person: Person, p: Points) -> Distance:
+    """Return the distance in mm to the heads of both upper arms."""
+    d, h, w = p
+    return ellipsoid((d, h, jnp.abs(w)), (person.top - 34.0 + 20.0 * person.arm, 20.0, 156.0), (25.0, 23.0, 23.0))
