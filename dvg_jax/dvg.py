@@ -70,6 +70,7 @@ class DVG:
     """Combine geometry, networks and switches into the method. No learned numbers are stored here.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
+    With ``residual``, which is not the paper's, g_theta learns what DVG-Net's latent lacks of z_0, under that latent too.
     ``random_views`` is the largest number of views of a model for any number. ``projector``, ``normalize_new_view``,
     ``head_first`` and ``floor`` are where the released code departs from the paper; see ``config/defaults.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral. ``angles`` are the views that the model is
@@ -92,6 +93,7 @@ class DVG:
     sampler: Sampler
     use_vpge: bool
     use_diffusion: bool
+    residual: bool
     random_views: int
     projector: Projector
     normalize_new_view: bool
@@ -150,13 +152,13 @@ class DVG:
 
     def synthesize_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         """Apply DVG-Net: decode the first CT, and render the new views from it."""
-        made = self._new_view(variables, z_in)
+        made = self._new_view(variables, self.first_latent(variables["new_view"]["params"], z_in))
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
     def condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
-        Without VPGE the blocks are V_bp themselves, with D in the networks' order as in latents.
+        With ``residual`` the last block is DVG-Net's latent. Without VPGE the blocks are V_bp themselves, with D in the networks' order as in latents.
 
         Args:
           variables: of all stages, by name.
@@ -165,13 +167,23 @@ class DVG:
         """
         return self._condition(variables, views, angles)[0]
 
+    def target(self, learned: Variables, condition: Condition, z0: Latent) -> Latent:
+        """Return what g_theta predicts: z_0, or with ``residual`` what DVG-Net's latent lacks of it, standardised.
+
+        Args:
+          learned: with ``residual``, ``statistics`` of stage ``diffusion``.
+          condition: from :meth:`condition`.
+          z0: from :meth:`ct_latent`.
+        """
+        return (z0 - condition[-1]) / learned["statistics"]["std"] if self.residual else z0
+
     def loss(self, params: Variables, condition: Condition, z0: Latent, key: Key) -> jax.Array:
         """Return Eq. (6): the squared error of the predicted z_0 at a random time, as a mean over elements.
 
         Args:
           params: of g_theta.
           condition: from :meth:`condition`.
-          z0: the target latents, (B, d, h, w, c).
+          z0: the target, (B, d, h, w, c), from :meth:`target`.
           key: decides times and noise.
         """
         key_t, key_noise = jax.random.split(key)
@@ -184,7 +196,7 @@ class DVG:
         Args:
           params: of g_theta.
           condition: from :meth:`condition`.
-          z0: the target latents, (B, d, h, w, c).
+          z0: the target, (B, d, h, w, c).
           t: times, (B,), from 0.
           noise: standard normal, of the shape of ``z0``.
         """
@@ -241,6 +253,8 @@ class DVG:
         """Draw a CT under a condition by g_theta of ``params``. Values in [0, 1]."""
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
         z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
+        if self.residual:
+            z = condition[-1] + variables["diffusion"]["statistics"]["std"] * z
         return self.finish(self.decode(variables, z))
 
     def agree(self, variables: VariablesByStage, made: Estimates, views: Views, angles: Angles) -> SampledVolumes:
@@ -295,12 +309,13 @@ class DVG:
             z_in = encode(self.view_vqgan, variables["view_vqgan"], lifted)
         blocks, first = [z_in if self.use_vpge else lifted], None
         if self.new_angles:
-            made = self._new_view(variables, z_in)
+            z_first = self.first_latent(variables["new_view"]["params"], z_in)
+            made = self._new_view(variables, z_first)
             first = self.finish(self.turned(made.ct))
             new = self._lift(made.views, self.new_angles)
             if self.use_vpge:
                 new = encode(self.new_view_vqgan, variables["new_view_vqgan"], new)
-            blocks.append(new)
+            blocks += [new, z_first] if self.residual else [new]
         return tuple(blocks), first
 
     # From here on volumes and views are in the networks' order.
@@ -315,8 +330,8 @@ class DVG:
     def _decode(self, variables: VariablesByStage, z: Latent) -> Volumes:
         return decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
 
-    def _new_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
-        ct = self._decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
+    def _new_view(self, variables: VariablesByStage, z_first: Latent) -> NewView:
+        ct = self._decode(variables, z_first)
         return NewView(ct, self._project(ct, self.new_angles, self.normalize_new_view))
 
 

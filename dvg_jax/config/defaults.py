@@ -141,7 +141,9 @@ def default_config() -> ConfigDict:
             "new_view_vqgan": _vqgan(22_900),
             # pixel: weight of the first CT's squared error, from step pixel_start on; not in the paper
             "new_view": _latent(64) | {"loss": defaults(LatentWeights)},
-            "diffusion": _latent(128, ema_decay=0.995, ema_every=10, ema_start=2000),
+            # target: latent, the paper's z_0 | residual, what DVG-Net's latent lacks of it, also under that latent as a
+            # condition: samples then differ where the films leave freedom (docs/sampling.md)
+            "diffusion": _latent(128, ema_decay=0.995, ema_every=10, ema_start=2000) | {"target": "latent"},
             "refine": {
                 "network": defaults(Refiner),
                 "rounds": 1,  # networks that correct the CT one after another

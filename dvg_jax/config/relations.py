@@ -21,6 +21,11 @@ def check_relations(config: ConfigDict) -> None:
             f"config.random_views is {config.random_views}, with new_angles {tuple(config.new_angles)} and use_vpge "
             f"{config.use_vpge}; allowed: 0, or 1 and more with use_vpge and no new_angles"
         )
+    if config.diffusion.target == "residual" and not (config.new_angles and config.use_vpge):
+        raise UserError(
+            f"config.diffusion.target is residual, with new_angles {tuple(config.new_angles)} and use_vpge "
+            f"{config.use_vpge}; allowed: latent, or residual with new_angles and use_vpge"
+        )
     steps = config.sampler.steps
     if steps > config.timesteps:
         raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")

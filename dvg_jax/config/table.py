@@ -212,7 +212,7 @@ TABLE: Table = {
     "view_vqgan": VQGAN,
     "new_view_vqgan": VQGAN,
     "new_view": LATENT | {"loss": {"pixel": WEIGHT, "pixel_start": COUNT_OR_NONE}},
-    "diffusion": LATENT,
+    "diffusion": LATENT | {"target": OneOf(("latent", "residual"))},
     "refine": REFINER,
     "baselines": METHODS,
     "log": marked(
