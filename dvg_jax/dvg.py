@@ -70,7 +70,7 @@ class DVG:
     """Combine geometry, networks and switches into the method. No learned numbers are stored here.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
-    With ``residual``, which is not the paper's, g_theta learns what DVG-Net's latent lacks of z_0, under that latent too.
+    With ``residual``, not the paper's, g_theta learns what DVG-Net's latent lacks of z_0, under that latent too.
     ``random_views`` is the largest number of views of a model for any number. ``projector``, ``normalize_new_view``,
     ``head_first`` and ``floor`` are where the released code departs from the paper; see ``config/defaults.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral. ``angles`` are the views that the model is
@@ -158,7 +158,8 @@ class DVG:
     def condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
-        With ``residual`` the last block is DVG-Net's latent. Without VPGE the blocks are V_bp themselves, with D in the networks' order as in latents.
+        With ``residual`` the last block is DVG-Net's latent. Without VPGE the blocks are V_bp themselves, with D in the
+        networks' order as in latents.
 
         Args:
           variables: of all stages, by name.

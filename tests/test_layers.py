@@ -18,6 +18,7 @@ LAYERS = (
     ("dvg",),
     ("data",),
     ("metrics",),
+    ("calibration",),
     ("stages",),
     ("baselines",),
     ("config",),

@@ -153,6 +153,9 @@ def default_config() -> ConfigDict:
                 "train": training(50_000, batch_size=2, learning_rate=1e-3, beta2=0.99, clip_norm=1.0, cache=True),
             },
             "baselines": baseline_settings(defaults, training),
+            # The error map: quantiles of a result's error, on cases kept aside, once all stages are trained
+            # (docs/page.md). cases: phantoms, 0 leaves it out; of folders all patients in split val. samples: of each.
+            "calibration": {"cases": 64, "samples": 8},
             "log": {
                 "metrics_every": 10,
                 "checkpoint_every": 1000,
@@ -201,9 +204,13 @@ def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
     return config.baselines[name] if name in BASELINES else config[name]
 
 
+CALIBRATION = "calibration.json"
+"""A working folder's file with the quantiles of its model's errors."""
+
+
 def files_of_run(workdir: Path) -> list[Path]:
     """List what a trained model is read from, whether or not it is there: no command may write over it."""
-    return [workdir / name for name in ("config.json", *ALL_STAGES)]
+    return [workdir / name for name in ("config.json", CALIBRATION, *ALL_STAGES)]
 
 
 def save(config: ConfigDict, path: Path) -> None:

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.cddpm import VolumeUNet
+from dvg_jax.calibration import LEAST
 from dvg_jax.config.table import LATENT_STAGES, METHODS, STAGES, VQGANS
 from dvg_jax.errors import UserError
 from dvg_jax.xray.geometry import check_angles
@@ -40,6 +41,8 @@ def check_relations(config: ConfigDict) -> None:
         _check_unet(name, network, network.groups)
     _check_widths("refine", config.refine.network)
     _check_widths("baselines.unrolled", config.baselines.unrolled.network)
+    if 0 < config.calibration.cases < LEAST:
+        raise UserError(f"config.calibration.cases is {config.calibration.cases}; allowed: 0, or {LEAST} and more")
     if config.consistency.mode == "refine":
         _check_refiner(config.size, tuple(config.refine.network.widths))
     _check_unet("baselines.cddpm", config.baselines.cddpm.network, VolumeUNet.groups)

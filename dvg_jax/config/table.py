@@ -215,6 +215,11 @@ TABLE: Table = {
     "diffusion": LATENT | {"target": OneOf(("latent", "residual"))},
     "refine": REFINER,
     "baselines": METHODS,
+    "calibration": marked(
+        {"cases": COUNT_OR_NONE, "samples": COUNT},
+        free=True,
+        changes_examples=False,
+    ),
     "log": marked(
         {
             "metrics_every": COUNT,

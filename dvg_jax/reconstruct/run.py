@@ -80,7 +80,9 @@ def _make(request: Request) -> Outcome:
             request.consistency,
         )
     truth = np.asarray(hu_to_intensity(scan.hu)) if scan and request.compare else None
-    return Outcome(reconstructor, films, samples, affine, truth, notes)
+    angles = tuple(xray.angle for xray in request.xrays)
+    calibration = reconstructor.calibration(angles, request.steps, request.sampler, request.consistency)
+    return Outcome(reconstructor, films, samples, affine, truth, calibration, notes)
 
 
 def _scan(request: Request, shape: tuple[int, int, int]) -> Scan | None:

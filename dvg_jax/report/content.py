@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dvg_jax.calibration import MAPPED
 from dvg_jax.ct.frame import Affine, HostImage, HostVolume
 
 SPREAD_NOTE = (
@@ -17,6 +18,21 @@ SPREAD_NOTE = (
     "covers 1.6 % of body voxels on phantoms and 0.8 % on real scans, since the error is 65 to 139 times the spread."
 )
 """Note on the spread that page, record and printed lines repeat wherever they state it."""
+
+SHORTFALL = "of the demo's model, calibrated on phantoms, the map covers XX.X % of body voxels of real scans"
+"""What a map that was calibrated on phantoms is worth on patients; see ``benchmarks.spread``."""
+
+
+def error_note(cases: int, kind: str) -> str:
+    """Explain the error map of a model calibrated on so many cases, ``phantoms`` or ``scans``.
+
+    Page, record and printed lines repeat it wherever they state the map.
+    """
+    note = (
+        f"The error map: of voxels with like tissue, rays and spread, at least {MAPPED} % are expected to err by less, "
+        f"in cases like the {cases} {kind} that it was calibrated on"
+    )
+    return f"{note}; patients are not: {SHORTFALL}." if kind == "phantoms" else f"{note}."
 
 
 @dataclass(frozen=True)
