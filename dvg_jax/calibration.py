@@ -41,6 +41,9 @@ SPREAD_HU = (1.0, 3.0, 10.0, 30.0, 100.0)
 LEAST = 19
 """With fewer cases (n + 1) (1 - share) is below 1 at 95 %: no finite quantile has the guarantee."""
 
+_SPREAD = 3
+"""Place of the finest level of groups, by spread, among those of :func:`grouped`."""
+
 Groups = Int[np.ndarray, "D H W"]
 """It holds the number of each voxel's group."""
 
@@ -102,16 +105,16 @@ class Errors:
     def quantiles(self) -> list[Float[np.ndarray, "groups shares"]]:
         """Return the quantiles in whole HU, rounded up, of the groups of each level.
 
-        A group that fewer than ``LEAST`` cases have gets those of the coarser group that contains it. Where the spread
-        is larger none is smaller, so that spreads beyond those of the cases count as large.
+        A group that fewer than ``LEAST`` cases have gets those of the coarser group that contains it. No spread lowers
+        them: a group has at least those of smaller spreads, so that one larger than any of the cases counts as large.
         """
         levels = [_quantiles(self._shares[0], self._cases[0])]
-        for shares, cases in zip(self._shares[1:], self._cases[1:], strict=True):
-            coarser = np.repeat(levels[-1], len(cases) // len(levels[-1]), axis=0)
-            levels.append(np.where(cases[:, None] >= LEAST, _quantiles(shares, cases), coarser))
-        if len(levels) > 3:
-            by_spread = levels[3].reshape(-1, len(SPREAD_HU) + 1, len(SHARES))
-            levels[3] = np.maximum.accumulate(by_spread, axis=1).reshape(levels[3].shape)
+        for level, (shares, cases) in enumerate(zip(self._shares[1:], self._cases[1:], strict=True), 1):
+            own = np.where(cases[:, None] >= LEAST, _quantiles(shares, cases), 0)
+            if level == _SPREAD:
+                own = np.maximum.accumulate(own.reshape(-1, len(SPREAD_HU) + 1, len(SHARES)), axis=1).reshape(own.shape)
+            coarser = np.repeat(levels[-1], len(own) // len(levels[-1]), axis=0)
+            levels.append(np.where(own > 0, own, coarser))
         return levels
 
 
@@ -140,9 +143,9 @@ class Calibration:
         self, ct_hu: HostVolume, support: Groups, spread_hu: HostVolume | None = None
     ) -> Float[np.ndarray, "D H W shares"]:
         """Return each voxel's quantile of |error| in HU, for all ``SHARES``; the arguments are :func:`grouped`'s."""
-        several = spread_hu is not None and len(self.quantiles) > 3
-        groups = grouped(ct_hu, support, spread_hu if several else None)[-1]
-        return self.quantiles[3 if several else 2][groups]
+        several = spread_hu is not None and len(self.quantiles) > _SPREAD
+        groups = grouped(ct_hu, support, spread_hu if several else None)
+        return self.quantiles[len(groups) - 1][groups[-1]]
 
     def error_map(self, ct_hu: HostVolume, support: Groups, spread_hu: HostVolume | None = None) -> HostVolume:
         """Return each voxel's quantile of the share ``MAPPED``, in HU."""
