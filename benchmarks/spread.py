@@ -1,13 +1,15 @@
 """Measure how much of the error is covered by the spread of samples and by the error map, on unseen cases and scans.
 
     python -m benchmarks.spread --workdir runs/demo [--scans data/lung128] [--split test] [--cases 16] [--samples 8]
+        [--sampler ddim] [--steps 100]
 
 Each case is reconstructed ``--samples`` times, in each mode of ``config.consistency.mode`` that the folder has. An
 interval of a nominal share is, by the samples, their mean and so many standard deviations to either side as cover that
 share of a normal distribution; by the map, the first sample and its calibrated bound to either side. ``map`` knows the
 spread of the samples, ``map of one`` does not. Coverage is the share of body voxels, above -950 HU in the truth, whose
-true value lies in the interval. Films of scans are rendered as by ``benchmarks.real_scans``. Writes
-``benchmarks/results/spread_<name>.json``.
+true value lies in the interval. In latent space the spread is compared with the error of the samples' mean.
+
+Films of scans are rendered as by ``benchmarks.real_scans``. Writes ``benchmarks/results/spread_<name>.json``.
 """
 
 from collections.abc import Iterator
@@ -26,12 +28,16 @@ from dvg_jax.calibration import SHARES, Calibration, covered, ray_support
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_source
-from dvg_jax.ct.intensity import intensity_to_hu
+from dvg_jax.ct.intensity import hu_to_intensity, intensity_to_hu
 from dvg_jax.data.sources import PreparedSource
+from dvg_jax.diffusion import sample
+from dvg_jax.dvg import DVG, latent_shape
 from dvg_jax.evaluate.cases import build_procedure, case_batches
+from dvg_jax.metrics import psnr_volume
 from dvg_jax.metrics.tables import align
 from dvg_jax.metrics.tissue import AIR_LIMIT
 from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor, sample_keys
+from dvg_jax.shapes import Key, VariablesByStage
 from dvg_jax.training.compilation import enable_compilation_cache
 
 NOISE = 0.01
@@ -44,8 +50,8 @@ Samples = Float[np.ndarray, "K D H W"]
 Truth = Float[np.ndarray, "D H W"]
 
 Figures = dict[str, float]
-"""It holds coverage in per cent by nominal share, half the width of 90 % in HU, and for samples the error over the
-spread."""
+"""It holds coverage in per cent by nominal share and half the width of 90 % in HU; for samples also the error over the
+spread and the PSNR of one and of their mean in dB; of latents root mean squares."""
 
 
 def figures_of(samples: Samples, truth: Truth) -> Figures:
@@ -57,7 +63,23 @@ def figures_of(samples: Samples, truth: Truth) -> Figures:
     found = {f"{share} %": 100 * float(np.mean(error < z * spread)) for share, z in deviations.items()}
     found["half width of 90 %, HU"] = deviations[90] * float(spread.mean())
     found["error / spread"] = float(np.sqrt(np.mean(error**2) / np.mean(spread**2)))
+    for name, ct in (("PSNR", samples[0]), ("PSNR of the mean", samples.mean(axis=0))):
+        found[name] = float(psnr_volume(hu_to_intensity(jnp.asarray(truth)), hu_to_intensity(jnp.asarray(ct))))
     return found
+
+
+def latent_figures(dvg: DVG, variables: VariablesByStage, case: Case, keys: Key) -> Figures:
+    """Compare samples of g_theta with the latent that they stand for, standardised per channel."""
+    ct, films = (jnp.asarray(x)[None, ..., None] for x in case)
+    condition = dvg.condition(variables, films, dvg.angles)
+    many = tuple(jnp.broadcast_to(block, (len(keys), *block.shape[1:])) for block in condition)
+    shape = latent_shape(dvg.ct_vqgan, (len(keys), *dvg.geometry.volume_shape))
+    learned = variables["diffusion"]
+    z = sample(dvg.denoiser.predict, (learned["params"], many), keys, shape, dvg.schedule, dvg.sampler)
+    error = jnp.mean(z, axis=0) - dvg.target(learned, condition, dvg.ct_latent(variables, ct))[0]
+    scale = learned["statistics"]["std"] if dvg.residual else 1.0
+    spread = jnp.std(z, axis=0, ddof=1)
+    return {name: float(jnp.sqrt(jnp.mean((scale * x) ** 2))) for name, x in (("spread", spread), ("error", error))}
 
 
 def figures_of_map(model: Reconstructor, found: Calibration, samples: Samples, truth: Truth) -> dict[str, Figures]:
@@ -91,10 +113,12 @@ def scans_of(model: Reconstructor, scans: Path, split: str) -> Iterator[Case]:
 
 
 def measured(model: Reconstructor, cases: Iterator[Case], samples: int) -> dict[str, list[Figures]]:
-    """Return the figures of each case, by mode of consistency and, where the model is calibrated in it, by map."""
+    """Return the figures of each case: of latents, by mode of consistency and, where it is calibrated, by map."""
     modes = [mode for mode in ("none", "films", "refine") if mode != "refine" or "refine" in model.variables]
     found: dict[str, list[Figures]] = {}
     for ct, films in cases:
+        latent = latent_figures(model.dvg, model.variables, (ct, films), sample_keys(0, samples))
+        found.setdefault("latent", []).append(latent)
         for mode in modes:
             drawn = model.samples(films, model.dvg.angles, sample_keys(0, samples), consistency=mode)
             hu, truth = intensity_to_hu(drawn), intensity_to_hu(ct)
@@ -109,9 +133,9 @@ def measured(model: Reconstructor, cases: Iterator[Case], samples: int) -> dict[
 def table(found: dict[str, dict[str, list[Figures]]]) -> str:
     """Return the means over cases as lines of a table."""
     sets = [(name, mode, rows) for name, modes in found.items() for mode, rows in modes.items()]
-    names = list(sets[0][2][0])
+    names = list(dict.fromkeys(x for _, _, rows in sets for x in rows[0]))
     body = [
-        [n, m, *(f"{np.mean([row[x] for row in rows]):.1f}" if x in rows[0] else "" for x in names)]
+        [n, m, *(f"{np.mean([row[x] for row in rows]):.4g}" if x in rows[0] else "" for x in names)]
         for n, m, rows in sets
     ]
     return align([["cases", "interval", *names], *body])
@@ -127,10 +151,13 @@ def main(argv: list[str] | None = None) -> None:
         "--cases", type=int, default=16, help="unseen cases of the model's source (default %(default)s)"
     )
     parser.add_argument("--samples", type=int, default=8, help="drawn for each case (default %(default)s)")
+    parser.add_argument("--sampler", help="ancestral, ddim or dpmpp_2m (default: the model's)")
+    parser.add_argument("--steps", type=int, help="of sampling (default: the model's)")
     parser.add_argument("--name", default="cpu", help="of the results file (default %(default)s)")
     options = parser.parse_args(argv)
     enable_compilation_cache()
     model = load_reconstructor(options.workdir)
+    model.dvg = replace(model.dvg, sampler=model.sampler(options.steps, options.sampler))
     found = {"unseen": measured(model, cases_of(model, options.cases), options.samples)}
     if options.scans:
         found["scans"] = measured(model, scans_of(model, options.scans, options.split), options.samples)

@@ -108,6 +108,7 @@ def demo() -> ConfigDict:
     # Four times as many steps of one case are worth 0.5 dB more than steps of four, in the same time.
     _shorten(config.refine.train, 4000, batch_size=1, learning_rate=1e-3, end_rate=0.02, **averaging)
     config.refine.wear.update({"noise": 0.01, "gamma": 0.1})
+    config.calibration.cases = 32
     config.baselines.unrolled.train.update(config.refine.train)  # the same networks, trained in the same way
     return config
 
