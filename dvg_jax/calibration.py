@@ -44,6 +44,9 @@ LEAST = 19
 _SPREAD = 3
 """Place of the finest level of groups, by spread, among those of :func:`grouped`."""
 
+Quantiles = Float[np.ndarray, "_ shares"]
+"""It holds a row a group, in HU."""
+
 Groups = Int[np.ndarray, "D H W"]
 """It holds the number of each voxel's group."""
 
@@ -102,7 +105,7 @@ class Errors:
             shares[found] += counts[found] / counts[found].sum(axis=1, keepdims=True)
             cases += found
 
-    def quantiles(self) -> list[Float[np.ndarray, "groups shares"]]:
+    def quantiles(self) -> list[Quantiles]:
         """Return the quantiles in whole HU, rounded up, of the groups of each level.
 
         A group that fewer than ``LEAST`` cases have gets those of the coarser group that contains it. No spread lowers
@@ -118,7 +121,7 @@ class Errors:
         return levels
 
 
-def _quantiles(shares: Float[np.ndarray, "groups steps"], cases: Int[np.ndarray, "groups"]) -> np.ndarray:
+def _quantiles(shares: Float[np.ndarray, "groups steps"], cases: Int[np.ndarray, "groups"]) -> Quantiles:
     """Return the quantiles of groups; no error is above the whole range, which stands where no other has the share."""
     above = cases[:, None] - np.cumsum(shares, axis=1)
     allowed = (1 - np.array(SHARES) / 100) * (cases[:, None] + 1) - 1
@@ -136,7 +139,7 @@ class Calibration:
       facts: JSON-able, about cases and model; ``cases`` says what it was calibrated on.
     """
 
-    quantiles: list[Float[np.ndarray, "groups shares"]]
+    quantiles: list[Quantiles]
     facts: Mapping[str, Any]
 
     def bounds(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.ct.frame import frame_affine
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data.manifest import Row, write_manifest
+from dvg_jax.dvg import DVG
 from dvg_jax.training.calibrate import calibrate, kept_aside, load_calibration
 from dvg_jax.training.run import train
 from dvg_jax.training.stop import StopRequest
@@ -37,7 +39,7 @@ def calibrated(cases, **spread):
 def test_a_quantile_is_the_least_with_which_few_enough_are_missed_over_cases():
     rng = np.random.default_rng(0)
     # Soft tissue among bone, of which a case has much or little: each counts once.
-    cases = [(800 * (rng.random(BLANK.shape) < rng.random()), a_case(rng)[1]) for _ in range(40)]
+    cases = [(800.0 * (rng.random(BLANK.shape) < rng.random()), a_case(rng)[1]) for _ in range(40)]
     cases = [(ct, ct + error) for ct, error in cases if (ct == 0).any()]
     n, found = len(cases), calibrated(cases).bounds(BLANK, SUPPORT)[0, 0, 0]
     for share, q in zip(SHARES, found, strict=True):
@@ -93,6 +95,10 @@ def config(trained):
 
 
 def test_training_calibrates_a_finished_folder_once(config, tmp_path, monkeypatch):
+    def drawn(self, variables, views, angles, keys):
+        return jax.vmap(lambda key: jax.random.uniform(key, (16, 16, 16, 1)))(keys)
+
+    monkeypatch.setattr(DVG, "reconstruct", drawn)
     save(config, tmp_path / "config.json")
     before = load_reconstructor(tmp_path)
     assert "calibration.json is missing" in before.calibration((0.0, 90.0))
@@ -105,7 +111,7 @@ def test_training_calibrates_a_finished_folder_once(config, tmp_path, monkeypatc
     assert found.quantiles[3].min() >= 0
     assert found.quantiles[3].max() <= 2500
     written = (tmp_path / CALIBRATION).read_bytes()
-    monkeypatch.setattr("dvg_jax.training.calibrate._samples", None)
+    monkeypatch.setattr(DVG, "reconstruct", None)
     train(config, tmp_path)
     assert (tmp_path / CALIBRATION).read_bytes() == written
     # It belongs to one way of making results, and to its stages.

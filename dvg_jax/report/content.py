@@ -19,7 +19,9 @@ SPREAD_NOTE = (
 )
 """Note on the spread that page, record and printed lines repeat wherever they state it."""
 
-SHORTFALL = "with the demo's model it held for 92 % of phantoms' body voxels and 56 % of body voxels of 13 real scans"
+SHORTFALL = (
+    "with the model of the demo it held for 92 % of body voxels of phantoms and 56 % of body voxels of 13 real scans"
+)
 """What the 90 % of a map that was calibrated on phantoms are worth, measured by ``benchmarks.spread``."""
 
 

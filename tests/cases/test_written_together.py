@@ -170,7 +170,7 @@ def test_a_map_calibrated_on_phantoms_says_by_how_much_it_falls_short_on_patient
     measured = json.loads((RESULTS / "spread_phantoms.json").read_text())["results"]
     unseen, scans = (np.mean([row["90 %"] for row in measured[of]["refine, map of one"]]) for of in ("unseen", "scans"))
     assert f" {scans:.0f} % of body voxels of {len(measured['scans']['refine'])} real scans" in SHORTFALL
-    assert f" {unseen:.0f} % of phantoms" in SHORTFALL
+    assert f" {unseen:.0f} % of body voxels of phantoms" in SHORTFALL
     results.check(request_all)
     results.write(request_all, an_outcome(request_all, calibration=a_calibration("phantoms")))
     assert SHORTFALL in json.loads(request_all.sibling(".json").read_text())["error_map"]["note"]
