@@ -170,7 +170,7 @@ def way_of(dvg: DVG, angles: tuple[float, ...]) -> dict[str, Any]:
 
 
 def usable(found: Calibration | str, dvg: DVG, angles: tuple[float, ...]) -> Calibration | str:
-    """Return a calibration if it is of results made in this way; else, or where there is none, the reason.
+    """Return a calibration if it is of results made in this way; else, or where there is none, the first reason.
 
     Args:
       found: from :func:`dvg_jax.training.calibrate.load_calibration`.
@@ -180,9 +180,8 @@ def usable(found: Calibration | str, dvg: DVG, angles: tuple[float, ...]) -> Cal
     if isinstance(found, str) or found.facts["way"] == (way := way_of(dvg, angles)):
         return found
     theirs = found.facts["way"]
-    other = [name for name in theirs | way if theirs.get(name) != way.get(name)]
-    said = ", ".join(f"{name} {theirs.get(name)}, not {way.get(name)}" for name in other)
-    return f"the model is calibrated with {said}"
+    name = next(name for name in theirs | way if theirs.get(name) != way.get(name))
+    return f"the model is calibrated with {name} {theirs.get(name)}, not {way.get(name)}"
 
 
 def covered(

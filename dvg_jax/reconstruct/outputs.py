@@ -133,7 +133,7 @@ def _write_error(request: Request, outcome: Outcome, note: str) -> Iterator[str]
         yield f"no error map: {outcome.calibration}"
         return
     save_voxels(path, error, outcome.affine, note)
-    yield f"{path}: error map, HU, {error.mean():.0f} on average. {_error_note(outcome)}"
+    yield f"{path}: {error.mean():.0f} HU on average. {_error_note(outcome)}"
 
 
 def _error_note(outcome: Outcome) -> str:
