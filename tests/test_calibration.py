@@ -123,6 +123,8 @@ def test_training_calibrates_a_finished_folder_once(config, tmp_path, monkeypatc
     text = written.decode().replace(found.facts["stages"]["diffusion"], "another")
     (tmp_path / CALIBRATION).write_text(text)
     assert "is of other stages" in load_calibration(config, tmp_path)
+    (tmp_path / CALIBRATION).write_text(text[:100])
+    assert "cannot be read" in load_calibration(config, tmp_path)
 
 
 def test_a_folder_that_is_not_finished_or_asks_for_none_is_left_alone(config, tmp_path):

@@ -116,10 +116,13 @@ def load_calibration(config: ConfigDict, workdir: Path) -> Calibration | str:
     path = workdir / CALIBRATION
     if not path.is_file():
         return f"{path} is missing: its model is not calibrated (train.py does it, also to a folder trained before)"
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if facts["stages"] != _stages(config, workdir):
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        quantiles, stages = [np.array(level) for level in facts.pop("quantiles_hu")], facts["stages"]
+    except (ValueError, KeyError) as error:
+        return f"{path} cannot be read: {error} (train.py makes it anew)"
+    if stages != _stages(config, workdir):
         return f"{path} is of other stages than {workdir} holds now (train.py makes it anew)"
-    quantiles = [np.array(level) for level in facts.pop("quantiles_hu")]
     return Calibration(quantiles, facts)
 
 

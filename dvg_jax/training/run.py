@@ -25,6 +25,8 @@ from dvg_jax.training.workdir import check_origin, check_owner, finished_steps, 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Train ``config.stage``, or every stage the method needs; finished stages are kept as they are.
 
+    Once all stages of the pipeline are there, the errors of its results are calibrated.
+
     Several processes (``distributed.join``) share ``workdir``, which no other run may use meanwhile.
 
     Raises:
