@@ -32,7 +32,8 @@ from dvg_jax.cli.flags import Parser
 from dvg_jax.config import PAPER_STAGES, VQGANS
 from dvg_jax.config.build import build_dvg
 from dvg_jax.data.films.read import write_picture
-from dvg_jax.dvg import DVG, latent_shape
+from dvg_jax.dvg import DVG
+from dvg_jax.latents import latent_shape
 from dvg_jax.networks.init import init_variables
 from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.stages import build_stage

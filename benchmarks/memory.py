@@ -21,7 +21,7 @@ from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.config import PAPER_STAGES, VQGANS, default_config
 from dvg_jax.config.build import build_dvg
-from dvg_jax.dvg import decode, encode, latent_shape
+from dvg_jax.latents import decode, encode, latent_shape
 from dvg_jax.networks import convolution
 from dvg_jax.stages import build_stage
 from dvg_jax.training.examples import made_ahead

@@ -23,7 +23,8 @@ from dvg_jax import torch_import
 from dvg_jax.config import default_config
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import small, tiny
-from dvg_jax.dvg import DVG, latent_shape
+from dvg_jax.dvg import DVG
+from dvg_jax.latents import latent_shape
 from dvg_jax.stages.adversary import Weights
 from dvg_jax.stages.latent import DiffusionTask
 from dvg_jax.stages.vqgan import VQGANTask

@@ -26,7 +26,8 @@ from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import SCALES
 from dvg_jax.data.phantom import chest
 from dvg_jax.diffusion import Sampler
-from dvg_jax.dvg import DVG, latent_shape
+from dvg_jax.dvg import DVG
+from dvg_jax.latents import latent_shape
 from dvg_jax.networks.convolution import upsample
 from dvg_jax.xray import ConeBeamGeometry, back_project, forward_project, published, view_pose
 

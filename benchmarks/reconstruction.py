@@ -22,8 +22,9 @@ from dvg_jax.cli.flags import Parser
 from dvg_jax.config.build import build_dvg
 from dvg_jax.data.phantom import chest
 from dvg_jax.diffusion import Sampler
-from dvg_jax.dvg import DVG, latent_shape
+from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
+from dvg_jax.latents import latent_shape
 
 try:
     import torch

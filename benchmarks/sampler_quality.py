@@ -25,9 +25,9 @@ from dvg_jax.config.build import build_source
 from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.diffusion import sample
 from dvg_jax.diffusion.samplers import SAMPLERS
-from dvg_jax.dvg import latent_shape
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate.cases import build_procedure, case_batches
+from dvg_jax.latents import latent_shape
 from dvg_jax.metrics.bootstrap import mean_interval
 from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor
 from dvg_jax.training.compilation import enable_compilation_cache

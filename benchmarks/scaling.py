@@ -29,7 +29,7 @@ from dvg_jax.cli.flags import Parser
 from dvg_jax.config import PAPER_STAGES
 from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import tiny
-from dvg_jax.dvg import latent_shape
+from dvg_jax.latents import latent_shape
 from dvg_jax.stages import build_stage
 from dvg_jax.training import sharding
 from dvg_jax.training.optim import Training

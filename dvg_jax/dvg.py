@@ -18,7 +18,6 @@ larger compiled program they are inlined.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,6 +29,7 @@ from dvg_jax.diffusion import Sampler, Schedule, add_noise, sample
 from dvg_jax.diffusion.samplers import Progress
 from dvg_jax.imperfections import Imperfections
 from dvg_jax.keys import named
+from dvg_jax.latents import decode, encode, first_latent, latent_shape
 from dvg_jax.networks.denoiser import ConditionalDenoiser
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
@@ -74,6 +74,7 @@ class DVG:
     """Combine geometry, networks and switches into the method. No learned numbers are stored here.
 
     ``use_vpge``, ``new_angles = ()`` and ``use_diffusion`` switch off parts of the picture: the paper's Table II.
+    With ``residual``, not the paper's, g_theta learns what DVG-Net's latent lacks of z_0, under that latent too.
     ``random_views`` is the largest number of views of a model for any number. ``projector``, ``normalize_new_view``,
     ``head_first`` and ``floor`` are where the released code departs from the paper; see ``config/defaults.py``.
     Angles are in degrees about the foot-head axis, 0 frontal and 90 lateral. ``angles`` are the views that the model is
@@ -96,6 +97,7 @@ class DVG:
     sampler: Sampler
     use_vpge: bool
     use_diffusion: bool
+    residual: bool
     random_views: int
     projector: Projector
     normalize_new_view: bool
@@ -163,17 +165,18 @@ class DVG:
 
     def first_latent(self, params: Variables, z_in: Latent) -> Latent:
         """Apply G_z: z_in to the latent of a first CT, Eq. (8). The time input of its U-Net is always 0."""
-        return _first_latent(self.generator, params, z_in)
+        return first_latent(self.generator, params, z_in)
 
     def synthesize_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
         """Apply DVG-Net: decode the first CT, and render the new views from it."""
-        made = self._new_view(variables, z_in)
+        made = self._new_view(variables, self.first_latent(variables["new_view"]["params"], z_in))
         return NewView(self.turned(made.ct), self.turned_views(made.views))
 
     def condition(self, variables: VariablesByStage, views: Views, angles: Angles) -> Condition:
         """Return g_theta's condition: features of the input views and, if a new view is generated, of that view.
 
-        Without VPGE the blocks are V_bp themselves, with D in the networks' order as in latents.
+        With ``residual`` the last block is DVG-Net's latent. Without VPGE the blocks are V_bp themselves, with D in the
+        networks' order as in latents.
 
         Args:
           variables: of all stages, by name.
@@ -182,13 +185,23 @@ class DVG:
         """
         return self._condition(variables, views, angles)[0]
 
+    def target(self, learned: Variables, condition: Condition, z0: Latent) -> Latent:
+        """Return what g_theta predicts: z_0, or with ``residual`` what DVG-Net's latent lacks of it, standardised.
+
+        Args:
+          learned: with ``residual``, ``statistics`` of stage ``diffusion``.
+          condition: from :meth:`condition`.
+          z0: from :meth:`ct_latent`.
+        """
+        return (z0 - condition[-1]) / learned["statistics"]["std"] if self.residual else z0
+
     def loss(self, params: Variables, condition: Condition, z0: Latent, key: Key) -> jax.Array:
         """Return Eq. (6): the squared error of the predicted z_0 at a random time, as a mean over elements.
 
         Args:
           params: of g_theta.
           condition: from :meth:`condition`.
-          z0: the target latents, (B, d, h, w, c).
+          z0: the target, (B, d, h, w, c), from :meth:`target`.
           key: decides times and noise.
         """
         key_t, key_noise = jax.random.split(key)
@@ -201,7 +214,7 @@ class DVG:
         Args:
           params: of g_theta.
           condition: from :meth:`condition`.
-          z0: the target latents, (B, d, h, w, c).
+          z0: the target, (B, d, h, w, c).
           t: times, (B,), from 0.
           noise: standard normal, of the shape of ``z0``.
         """
@@ -258,6 +271,8 @@ class DVG:
         """Draw a CT under a condition by g_theta of ``params``. Values in [0, 1]."""
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
         z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
+        if self.residual:
+            z = condition[-1] + variables["diffusion"]["statistics"]["std"] * z
         return self.finish(self.decode(variables, z))
 
     def align(self, variables: VariablesByStage, views: Views, angles: Angles, key: Key) -> Alignment:
@@ -330,12 +345,13 @@ class DVG:
             z_in = encode(self.view_vqgan, variables["view_vqgan"], lifted)
         blocks, first = [z_in if self.use_vpge else lifted], None
         if self.new_angles:
-            made = self._new_view(variables, z_in)
+            z_first = self.first_latent(variables["new_view"]["params"], z_in)
+            made = self._new_view(variables, z_first)
             first = self.finish(self.turned(made.ct))
             new = self._lift(made.views, self.new_angles)
             if self.use_vpge:
                 new = encode(self.new_view_vqgan, variables["new_view_vqgan"], new)
-            blocks.append(new)
+            blocks += [new, z_first] if self.residual else [new]
         return tuple(blocks), first
 
     # From here on volumes and views are in the networks' order.
@@ -350,45 +366,6 @@ class DVG:
     def _decode(self, variables: VariablesByStage, z: Latent) -> Volumes:
         return decode(self.ct_vqgan, self.decode_quantized, variables["ct_vqgan"], z)
 
-    def _new_view(self, variables: VariablesByStage, z_in: Latent) -> NewView:
-        ct = self._decode(variables, self.first_latent(variables["new_view"]["params"], z_in))
+    def _new_view(self, variables: VariablesByStage, z_first: Latent) -> NewView:
+        ct = self._decode(variables, z_first)
         return NewView(ct, self._project(ct, self.new_angles, self.normalize_new_view))
-
-
-@partial(jax.jit, static_argnums=0)
-def encode(vqgan: VQGAN3D, variables: Variables, x: Volumes) -> Latent:
-    """Return the latent before quantisation, standardised per channel by the statistics stored with the weights.
-
-    Args:
-      vqgan: the network.
-      variables: of its stage.
-      x: volumes, (B, D, H, W, 1), D in the networks' order.
-    """
-    h = vqgan.apply(variables, x, method="encode")
-    return (h - variables["statistics"]["mean"]) / variables["statistics"]["std"]
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def decode(vqgan: VQGAN3D, quantized: bool, variables: Variables, z: Latent) -> Volumes:
-    """Invert :func:`encode`.
-
-    Args:
-      vqgan: the network.
-      quantized: replace the latent by the nearest codes before decoding.
-      variables: of its stage.
-      z: standardised latents, (B, d, h, w, c).
-    """
-    h = z * variables["statistics"]["std"] + variables["statistics"]["mean"]
-    if quantized:
-        h, _ = vqgan.apply(variables, h, method="quantize")
-    return vqgan.apply(variables, h, method="decode")
-
-
-@partial(jax.jit, static_argnums=0)
-def _first_latent(generator: UNet3D, params: Variables, z_in: Latent) -> Latent:
-    return generator.apply({"params": params}, z_in, jnp.zeros(z_in.shape[:1], jnp.int32))
-
-
-def latent_shape(vqgan: VQGAN3D, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
-    """Return the shape (B, d, h, w, c) of the latent of a volume of shape (B, D, H, W)."""
-    return (shape[0], *(n // f for n, f in zip(shape[1:], vqgan.downsample, strict=True)), vqgan.embedding_dim)

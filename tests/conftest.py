@@ -42,7 +42,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKED = (
-    *("baselines", "ct", "data", "diffusion", "dvg", "evaluate", "methods", "metrics"),
+    *("baselines", "calibration", "ct", "data", "diffusion", "dvg", "evaluate", "methods", "metrics"),
     *("networks", "reconstruct", "report", "stages", "xray"),
 )
 """Packages whose annotations are checked at every call: those with shapes in their signatures. ``training`` is left

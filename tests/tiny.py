@@ -9,6 +9,7 @@ def get_config():
     config.geometry = "covering"
     config.data.update({"train_count": 16, "test_count": 4})
     config.timesteps = 10
+    config.calibration.cases = 0
     config.log.update({"metrics_every": 1, "checkpoint_every": 4, "evaluate_every": 0})
     config.evaluate.update({"cases": 2, "batch_size": 2, "lpips": "", "pictures": 1})
     for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan"):

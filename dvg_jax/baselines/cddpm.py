@@ -166,7 +166,7 @@ def _base(config: ConfigDict, dvg: DVG) -> DVG:
             "config.baselines.cddpm.new_view is True and new_angles is empty; allowed: angles to synthesise"
         )
     new_angles = dvg.new_angles if new_view else ()
-    return replace(dvg, use_vpge=False, new_angles=new_angles, use_diffusion=True)
+    return replace(dvg, use_vpge=False, new_angles=new_angles, use_diffusion=True, residual=False)
 
 
 def _latent(config: ConfigDict, dvg: DVG) -> Baseline:

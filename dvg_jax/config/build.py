@@ -48,6 +48,7 @@ def build_dvg(config: ConfigDict) -> DVG:
         sampler=build_sampler(config),
         use_vpge=config.use_vpge,
         use_diffusion=config.use_diffusion,
+        residual=config.diffusion.target == "residual",
         random_views=config.random_views,
         projector=PROJECTORS[config.projector],
         normalize_new_view=config.normalize_new_view,

@@ -144,7 +144,9 @@ def default_config() -> ConfigDict:
             "new_view_vqgan": _vqgan(22_900),
             # pixel: weight of the first CT's squared error, from step pixel_start on; not in the paper
             "new_view": _latent(64) | {"loss": defaults(LatentWeights)},
-            "diffusion": _latent(128, ema_decay=0.995, ema_every=10, ema_start=2000),
+            # target: latent, the paper's z_0 | residual, what DVG-Net's latent lacks of it, also under that latent as a
+            # condition: samples then differ where the films leave freedom (docs/sampling.md)
+            "diffusion": _latent(128, ema_decay=0.995, ema_every=10, ema_start=2000) | {"target": "latent"},
             "refine": {
                 "network": defaults(Refiner),
                 "rounds": 1,  # networks that correct the CT one after another
@@ -153,6 +155,9 @@ def default_config() -> ConfigDict:
                 "train": training(50_000, batch_size=2, learning_rate=1e-3, beta2=0.99, clip_norm=1.0, cache=True),
             },
             "baselines": baseline_settings(defaults, training),
+            # The error map: quantiles of a result's error, on cases kept aside, once all stages are trained
+            # (docs/page.md). cases: phantoms, 0 leaves it out; of folders all patients in split val. samples: of each.
+            "calibration": {"cases": 64, "samples": 8},
             "log": {
                 "metrics_every": 10,
                 "checkpoint_every": 1000,
@@ -202,9 +207,13 @@ def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
     return config.baselines[name] if name in BASELINES else config[name]
 
 
+CALIBRATION = "calibration.json"
+"""A working folder's file with the quantiles of its model's errors."""
+
+
 def files_of_run(workdir: Path) -> list[Path]:
     """List what a trained model is read from, whether or not it is there: no command may write over it."""
-    return [workdir / name for name in ("config.json", *ALL_STAGES)]
+    return [workdir / name for name in ("config.json", CALIBRATION, *ALL_STAGES)]
 
 
 def save(config: ConfigDict, path: Path) -> None:

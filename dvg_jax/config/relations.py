@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from dvg_jax.baselines.cddpm import VolumeUNet
+from dvg_jax.calibration import LEAST
 from dvg_jax.config.table import LATENT_STAGES, METHODS, STAGES, VQGANS
 from dvg_jax.errors import UserError
 from dvg_jax.xray.geometry import check_angles
@@ -21,6 +22,11 @@ def check_relations(config: ConfigDict) -> None:
             f"config.random_views is {config.random_views}, with new_angles {tuple(config.new_angles)} and use_vpge "
             f"{config.use_vpge}; allowed: 0, or 1 and more with use_vpge and no new_angles"
         )
+    if config.diffusion.target == "residual" and not (config.new_angles and config.use_vpge):
+        raise UserError(
+            f"config.diffusion.target is residual, with new_angles {tuple(config.new_angles)} and use_vpge "
+            f"{config.use_vpge}; allowed: latent, or residual with new_angles and use_vpge"
+        )
     steps = config.sampler.steps
     if steps > config.timesteps:
         raise UserError(f"config.sampler.steps is {steps}; allowed: 1 to {config.timesteps}, or 0 for all of them")
@@ -35,6 +41,8 @@ def check_relations(config: ConfigDict) -> None:
         _check_unet(name, network, network.groups)
     _check_widths("refine", config.refine.network)
     _check_widths("baselines.unrolled", config.baselines.unrolled.network)
+    if 0 < config.calibration.cases < LEAST:
+        raise UserError(f"config.calibration.cases is {config.calibration.cases}; allowed: 0, or {LEAST} and more")
     if config.consistency.mode == "refine":
         _check_refiner(config.size, tuple(config.refine.network.widths))
     _check_unet("baselines.cddpm", config.baselines.cddpm.network, VolumeUNet.groups)

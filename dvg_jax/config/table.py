@@ -221,9 +221,14 @@ TABLE: Table = {
     "view_vqgan": VQGAN,
     "new_view_vqgan": VQGAN,
     "new_view": LATENT | {"loss": {"pixel": WEIGHT, "pixel_start": COUNT_OR_NONE}},
-    "diffusion": LATENT,
+    "diffusion": LATENT | {"target": OneOf(("latent", "residual"))},
     "refine": REFINER,
     "baselines": METHODS,
+    "calibration": marked(
+        {"cases": COUNT_OR_NONE, "samples": COUNT},
+        free=True,
+        changes_examples=False,
+    ),
     "log": marked(
         {
             "metrics_every": COUNT,

@@ -11,7 +11,9 @@ from dvg_jax.data.opening import folders_of
 from dvg_jax.files.outputs import check_outputs, check_room
 
 FOLDER, PICTURES = "evaluation", "pictures"
-_NAMES = [f"{name}{end}" for name in ("volumes", "reprojections", "views", "stress") for end in (".csv", ".json")]
+_NAMES = [
+    f"{name}{end}" for name in ("volumes", "reprojections", "views", "coverage", "stress") for end in (".csv", ".json")
+]
 _PICTURE = re.compile(r"case_\d{4,}(_views)?\.png")
 _PICTURE_BYTES, _TABLE_BYTES, _METHODS = 300_000, 65_536, 5
 """Rough sizes in bytes, and the number of methods on a page, suffice to notice a full disk."""

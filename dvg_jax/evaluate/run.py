@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from dvg_jax.alignment import align
+from dvg_jax.calibration import Calibration, usable
 from dvg_jax.config import BASELINES
 from dvg_jax.config.build import build_also, build_dvg, build_source, estimate_stages, required_stages
 from dvg_jax.data.sources import Source
@@ -26,6 +28,7 @@ from dvg_jax.methods import build_method, own_methods, with_refiner, yardsticks
 from dvg_jax.methods.base import CODEC, DVG_FULL, DVG_NET, MEAN, Method, agreeing
 from dvg_jax.metrics.tables import write_table
 from dvg_jax.shapes import Key, VariablesByStage, Views
+from dvg_jax.training.calibrate import load_calibration
 from dvg_jax.training.workdir import finished_steps, has_refiner, load_stages
 from dvg_jax.viz import comparison_panel, view_strip
 from dvg_jax.xray.views import table_of
@@ -35,9 +38,9 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
     """Measure the model in ``workdir``, and the comparison methods trained in it, on ``config.data``'s test cases.
 
     Writes ``evaluation/volumes.csv``, ``reprojections.csv`` and ``views.csv`` with a row a case, the same as JSON with
-    means and intervals, and pictures of the first cases. The test cases of ``config.evaluate.also`` have tables in a
-    folder of that name. All of them are written or, on a failure, none. Files of an earlier evaluation that this one
-    does not write are removed.
+    means and intervals, and pictures of the first cases; of a calibrated model also ``coverage.csv``, about its error
+    map. The test cases of ``config.evaluate.also`` have tables in a folder of that name. All of them are written or, on
+    a failure, none. Files of an earlier evaluation that this one does not write are removed.
 
     Args:
       config: what the folder was trained with; ``config.data`` and ``config.evaluate`` are free.
@@ -87,9 +90,12 @@ def _evaluate(config: ConfigDict, workdir: Path, show_progress: bool, report: Pa
             return dvg.align(variables, films, dvg.angles, key).films
         return align(films, table_of(dvg.angles, len(films)), dvg.geometry).films
 
+    calibration = usable(load_calibration(config, workdir), replace(dvg, fit=procedure.fit), dvg.angles)
+    if isinstance(calibration, str):
+        print(f"no coverage of an error map: {calibration}", file=sys.stderr)
     text = []
     for name, source, place in tests:
-        scores = Scores(dvg, procedure.measures, main)
+        scores = Scores(dvg, procedure.measures, main, calibration if isinstance(calibration, Calibration) else None)
         _measure(methods, variables, source, procedure, scores, draw if place == folder else None, show_progress)
         count = min(procedure.cases, len(source))
         title = f"{count} unseen cases of {name} at {config.size}^3, {config.geometry} geometry"

@@ -103,6 +103,7 @@ def plan_run(base: ConfigDict, folder: Path, row: Row) -> Run:
 def _job(config: ConfigDict, stage: str, method: str) -> Job:
     """Return a stage's job. Its config holds only what the stage depends on, so that runs can share it."""
     job = config.copy_and_resolve_references()
+    job.calibration.cases = 0  # no table has its map
     job.stage = "view_vqgan" if stage == "new_view_vqgan" else stage
     job.use_diffusion = stage != "new_view"
     if stage in STAGES:

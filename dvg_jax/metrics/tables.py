@@ -17,7 +17,10 @@ SHOWN = "mean [95 % interval]"
 LABELS = ("method", "case", "patient", "truth_hu", "lpips_by")
 """Columns that identify a row; all others are metrics."""
 
-_DECIMALS = {"ssim": 3, "lpips": 3, "mae_hu": 0, "mse_hu2": 0, "mae_unit": 4, "mse_unit": 4, "cosine": 4}
+_DECIMALS = {
+    "ssim": 3, "lpips": 3, "mae_hu": 0, "mse_hu2": 0, "mae_unit": 4, "mse_unit": 4, "cosine": 4, "covered": 1,
+    "half_width": 0,
+}  # fmt: skip
 
 
 def figure_names(row: Mapping[str, Any]) -> list[str]:

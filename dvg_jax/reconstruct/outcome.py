@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from dvg_jax.calibration import Calibration, ray_support
 from dvg_jax.ct.frame import FIELD_MM, Affine, HostImage, HostVolume
-from dvg_jax.ct.intensity import HU_RANGE
+from dvg_jax.ct.intensity import HU_RANGE, intensity_to_hu
 from dvg_jax.reconstruct import films as films_in
 from dvg_jax.reconstruct.reconstructor import BATCH, Reconstructor
 
@@ -79,6 +80,7 @@ class Outcome:
       samples: CTs (K, D, H, W) in [0, 1].
       affine: ``(d, h, w)`` to RAS mm.
       truth: reference CT (D, H, W) in [0, 1], or None.
+      calibration: of results made in this way, or why there is none.
       notes: warnings about outputs; warnings about films are in their records.
     """
 
@@ -87,6 +89,7 @@ class Outcome:
     samples: Float[np.ndarray, "K D H W"]
     affine: Affine
     truth: HostVolume | None
+    calibration: Calibration | str
     notes: tuple[str, ...] = ()
 
     @property
@@ -102,3 +105,10 @@ class Outcome:
     def spread_hu(self) -> HostVolume | None:
         """Return the standard deviation over samples (n - 1) in HU; None for a single sample."""
         return HU_RANGE * self.samples.std(axis=0, ddof=1) if len(self.samples) > 1 else None
+
+    def error_hu(self) -> HostVolume | None:
+        """Return the error map of the first sample in HU; None where the model is not calibrated for it."""
+        if isinstance(self.calibration, str):
+            return None
+        support = ray_support(self.angles, self.reconstructor.dvg.geometry)
+        return self.calibration.error_map(intensity_to_hu(self.samples[0]), support, self.spread_hu())

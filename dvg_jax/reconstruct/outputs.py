@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from dvg_jax.calibration import MAPPED, Calibration
 from dvg_jax.config import files_of_run
 from dvg_jax.ct.frame import spacing
 from dvg_jax.ct.intensity import intensity_to_hu
@@ -23,12 +24,14 @@ from dvg_jax.metrics.protocols import Measures
 from dvg_jax.metrics.tables import without_nan
 from dvg_jax.reconstruct import dicom
 from dvg_jax.reconstruct.outcome import Outcome, Request
-from dvg_jax.report import SPREAD_NOTE, Page, write_page
+from dvg_jax.report import SPREAD_NOTE, Layer, Page, error_note, write_page
 from dvg_jax.report.cases import build_case, build_films, unseen, with_records
 
 NOTICE = "Synthetic. Not for diagnosis."
 SPREAD = ("mean", "std", "unseen")
 """Kinds of files that several samples add next to the output, one of each."""
+ERROR = f"error{MAPPED}"
+"""Kind of the file that a calibrated model adds."""
 
 _UNSEEN_SHARE = 0.005
 """Share of voxels that no ray crosses, above which there is a warning."""
@@ -39,7 +42,7 @@ _PICTURE_BYTES, _RECORD_BYTES, _TAG_BYTES = 200_000, 16_384, 8_192
 def check(request: Request) -> None:
     """Refuse outputs that would replace an input or somebody else's file, or that cannot be written."""
     record, twin = request.sibling(".json"), _twin(request)
-    derived = [record, *_spread_files(request).values(), *([twin] if twin else [])]
+    derived = [record, *_siblings(request), *([twin] if twin else [])]
     written = {"--output": [request.output, *derived]}
     if request.report is not None:
         written["--report"] = [request.report]
@@ -57,13 +60,14 @@ def check_room(request: Request, shape: tuple[int, int, int]) -> None:
     """Refuse, before the model runs, outputs for which the disk has no room; sizes are upper bounds."""
     voxels, many = math.prod(shape), request.samples > 1
     wanted = [("--output", request.output, 2 * voxels), ("--output", request.sibling(".json"), _RECORD_BYTES)]
+    wanted.append(("--output", _error_file(request), 4 * voxels))
     if many:
         bytes_each = {"mean": 2, "std": 4, "unseen": 1}
         wanted += [("--output", file, bytes_each[name] * voxels) for name, file in _spread_files(request).items()]
     if request.dicom is not None:
         wanted.append(("--dicom", request.dicom, 2 * voxels + _TAG_BYTES * shape[0]))
     if request.report is not None:
-        layers, pictures = 2 + 2 * many + request.compare, 4 * (len(request.xrays) + 1)
+        layers, pictures = 3 + 2 * many + request.compare, 4 * (len(request.xrays) + 1)
         wanted.append(("--report", request.report, layers * 3 * voxels + pictures * _PICTURE_BYTES))
     outputs.check_room(wanted)
 
@@ -76,7 +80,7 @@ def write(request: Request, outcome: Outcome) -> list[str]:
         metrics = {name: Measures().volume(truth, jnp.asarray(ct)) for name, ct in outcome.results(request).items()}
     settings, twin = _settings(request, outcome), _twin(request)
     left = _left_behind(request)
-    with together([*_spread_files(request).values(), *([twin] if twin else [])]) as removed:
+    with together([*_siblings(request), *([twin] if twin else [])]) as removed:
         lines = list(_write(request, outcome, settings, metrics))
     lines += removal_notes(removed)
     return lines + [f"{path} is of an earlier run, whose {request.output.name} this one has replaced" for path in left]
@@ -90,6 +94,7 @@ def _write(
     save_nifti(request.output, hu, outcome.affine, note)
     yield f"{request.output}: {'x'.join(map(str, hu.shape))} voxels, HU {hu.min():.0f} to {hu.max():.0f}"
     yield from _write_spread(request, outcome, note)
+    yield from _write_error(request, outcome, note)
     if request.dicom is not None:
         films = [film.request.path for film in outcome.films]
         dicom.save_series(request.dicom, hu, outcome.affine, films, settings)
@@ -119,6 +124,31 @@ def _write_spread(request: Request, outcome: Outcome, note: str) -> Iterator[str
     yield f"{files['mean']}: mean of {request.samples} samples, HU"
     yield f"{files['std']}: their standard deviation, HU, {spread.mean():.0f} on average. {SPREAD_NOTE}"
     yield f"{files['unseen']}: 1 where no ray of the films goes"
+
+
+def _write_error(request: Request, outcome: Outcome, note: str) -> Iterator[str]:
+    """Write the error map, or say why there is none."""
+    error, path = outcome.error_hu(), _error_file(request)
+    if error is None:
+        yield f"no error map: {outcome.calibration}"
+        return
+    save_voxels(path, error, outcome.affine, note)
+    yield f"{path}: {error.mean():.0f} HU on average. {_error_note(outcome)}"
+
+
+def _error_note(outcome: Outcome) -> str:
+    """Explain the error map in the words that page, record and printed lines share."""
+    assert isinstance(outcome.calibration, Calibration)
+    return error_note(outcome.calibration.facts["cases"], outcome.calibration.facts["kind"])
+
+
+def _error_file(request: Request) -> Path:
+    return request.sibling(f"_{ERROR}.nii.gz")
+
+
+def _siblings(request: Request) -> list[Path]:
+    """Return the files next to the output whose names derive from it, whether or not this run writes them."""
+    return [*_spread_files(request).values(), _error_file(request)]
 
 
 def _spread_files(request: Request) -> dict[str, Path]:
@@ -172,7 +202,16 @@ def _settings(request: Request, outcome: Outcome) -> dict[str, Any]:
         "version": VERSION,
         "notice": NOTICE,
         "warnings": _warnings(outcome),
+        "error_map": _error_record(outcome),
     } | ({"spread": SPREAD_NOTE} if request.samples > 1 else {})
+
+
+def _error_record(outcome: Outcome) -> dict[str, Any]:
+    """Return what the error map was calibrated on and what it promises, or why there is none."""
+    if isinstance(outcome.calibration, str):
+        return {"none": outcome.calibration}
+    known = ("cases", "kind", "samples", "way")
+    return {name: outcome.calibration.facts[name] for name in known} | {"note": _error_note(outcome)}
 
 
 def _warnings(outcome: Outcome) -> list[str]:
@@ -215,9 +254,21 @@ def _page(request: Request, outcome: Outcome, settings: dict[str, Any], metrics:
         outcome.affine,
         outcome.truth,
         None if new is None else new.views,
-        outcome.spread_hu(),
+        _maps(outcome),
         metrics or None,
     )
     title = f"CT from {' and '.join(film.request.path.name for film in films)}"
-    facts = {name: value for name, value in settings.items() if name not in ("notice", "warnings", "spread")}
+    own = ("notice", "warnings", "spread", "error_map")
+    facts = {name: value for name, value in settings.items() if name not in own}
     return Page(title, (case,), facts, tuple(settings["warnings"]))
+
+
+def _maps(outcome: Outcome) -> list[Layer]:
+    """Return the page's layers that are no CT: spread and error map, where there are any."""
+    spread, error = outcome.spread_hu(), outcome.error_hu()
+    layers = []
+    if spread is not None:
+        layers.append(Layer("spread of the samples", spread, "amount", SPREAD_NOTE))
+    if error is not None:
+        layers.append(Layer(f"error map, {MAPPED} %", error, "amount", _error_note(outcome)))
+    return layers

@@ -12,6 +12,7 @@ from jaxtyping import ArrayLike, Float
 from ml_collections import ConfigDict
 
 from dvg_jax.alignment import Alignment, align
+from dvg_jax.calibration import Calibration, usable
 from dvg_jax.config.build import build_dvg, estimate_stages
 from dvg_jax.consistency import MODES, film_curves, whole_rays
 from dvg_jax.diffusion.samplers import Progress, Sampler
@@ -19,6 +20,7 @@ from dvg_jax.dvg import DVG, NewView
 from dvg_jax.errors import UserError
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
+from dvg_jax.training.calibrate import load_calibration
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
 from dvg_jax.training.workdir import has_refiner, load_config, load_stages
 from dvg_jax.xray.views import PROJECTORS, minmax, table_of
@@ -40,10 +42,18 @@ class Reconstructor:
       config: configuration of the training.
       dvg: the method, with its geometry and angles.
       variables: learned variables by stage, on the device.
+      calibrated: the model's calibration, or why it has none.
     """
 
-    def __init__(self, config: ConfigDict, dvg: DVG, variables: VariablesByStage) -> None:
+    def __init__(
+        self,
+        config: ConfigDict,
+        dvg: DVG,
+        variables: VariablesByStage,
+        calibrated: Calibration | str = "the model is not calibrated",
+    ) -> None:
         self.config, self.dvg, self.variables = config, dvg, jax.device_put(variables)
+        self.calibrated = calibrated
 
     def __call__(
         self,
@@ -77,7 +87,7 @@ class Reconstructor:
             sampler or consistency, or ``refine`` without a trained refiner.
         """
         views, angles = self._checked(xrays, angles_deg)
-        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
+        dvg = self._as_asked(steps, sampler, consistency)
         key = jax.random.key(0) if key is None else key
         return dvg.reconstruct(self.variables, views, angles, key, progress)[0, ..., 0]
 
@@ -107,7 +117,7 @@ class Reconstructor:
           UserError: as a call does, and for several samples of a deterministic model.
         """
         views, angles = self._checked(xrays, angles_deg)
-        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
+        dvg = self._as_asked(steps, sampler, consistency)
         count = len(keys)
         if not dvg.use_diffusion and count > 1:
             raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
@@ -163,6 +173,13 @@ class Reconstructor:
         views, angles = self._checked(xrays, angles_deg)
         return self.dvg.synthesize_view(self.variables, self.dvg.view_latent(self.variables, views, angles))
 
+    def calibration(
+        self, angles: tuple[float, ...], steps: int | None = None, sampler: str | None = None,
+        consistency: str | None = None,
+    ) -> Calibration | str:  # fmt: skip
+        """Return the calibration of results made in this way, or why there is none; the arguments are a call's."""
+        return usable(self.calibrated, self._as_asked(steps, sampler, consistency), angles)
+
     @cached_property
     def fingerprint(self) -> str:
         """Return a digest of the learned variables, 16 hexadecimal digits."""
@@ -187,6 +204,10 @@ class Reconstructor:
                 "(--config.consistency.mode=refine --config.stage=refine)"
             )
         return mode
+
+    def _as_asked(self, steps: int | None, sampler: str | None, consistency: str | None) -> DVG:
+        """Return the method with the sampler and the mode of consistency that a caller asks for."""
+        return replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
 
     def _checked(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[Views, tuple[float, ...]]:
         """Return the views as the method takes them, (1, V, h, w, 1), and their angles, both in the model's order."""
@@ -248,7 +269,7 @@ def _shifted(progress: Progress | None, call: int, calls: int) -> Progress | Non
 def load_reconstructor(workdir: str | Path) -> Reconstructor:
     """Load the model that ``train.py`` or ``torch_import`` wrote to ``workdir``.
 
-    The refiner is part of it where it is trained from the stages that are there.
+    Its calibration is read too. The refiner is part of it where it is trained from the stages that are there.
 
     Raises:
       UserError: the folder contains no config, a stage is missing, or a checkpoint cannot be read.
@@ -257,4 +278,4 @@ def load_reconstructor(workdir: str | Path) -> Reconstructor:
     config = load_config(workdir)
     names = (*estimate_stages(config), *(("refine",) if has_refiner(config, workdir) else ()))
     variables = load_stages(config, workdir, names, wanted_by="reconstruction")
-    return Reconstructor(config, build_dvg(config), variables)
+    return Reconstructor(config, build_dvg(config), variables, load_calibration(config, workdir))

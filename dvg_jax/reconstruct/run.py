@@ -83,7 +83,9 @@ def _make(request: Request) -> Outcome:
         ReadFilm(xray, picture.image, film) for xray, picture, film in zip(request.xrays, pictures, framed, strict=True)
     ]
     truth = np.asarray(hu_to_intensity(scan.hu)) if scan and request.compare else None
-    return Outcome(reconstructor, films, samples, affine, truth, notes)
+    angles = tuple(xray.angle for xray in request.xrays)
+    calibration = reconstructor.calibration(angles, request.steps, request.sampler, request.consistency)
+    return Outcome(reconstructor, films, samples, affine, truth, calibration, notes)
 
 
 def _tell(warnings: list[str]) -> list[str]:

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
+from dvg_jax.calibration import ray_support
 from dvg_jax.ct.frame import Affine, HostVolume
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.dvg import DVG
 from dvg_jax.metrics.tables import SHOWN, Row, decimals, figure_names, summarise, table_cells
-from dvg_jax.report.content import SPREAD_NOTE, Case, Difference, Film, Layer, Picture, Table
+from dvg_jax.report.content import Case, Difference, Film, Layer, Picture, Table
 from dvg_jax.shapes import Views
-from dvg_jax.xray import ConeBeamGeometry, ray_coverage, view_pose
+from dvg_jax.xray import ConeBeamGeometry
 from dvg_jax.xray.views import minmax
 
 TRUTH = "truth"
@@ -31,7 +30,7 @@ def build_case(
     affine: Affine,
     truth: HostVolume | None = None,
     new_views: Views | None = None,
-    spread_hu: HostVolume | None = None,
+    maps: Sequence[Layer] = (),
     metrics: Mapping[str, Row] | None = None,
 ) -> Case:
     """Build the page's content about one patient.
@@ -45,12 +44,11 @@ def build_case(
       affine: ``(d, h, w)`` to RAS mm.
       truth: reference CT in [0, 1], if known; adds itself and the error of each result.
       new_views: synthesised views (1, V', h, w, 1) at ``dvg.new_angles``.
-      spread_hu: standard deviation over samples, (D, H, W) in HU.
+      maps: further layers, such as the spread over samples.
       metrics: metrics by result.
     """
     layers: list[Layer | Difference] = [Layer(name, _hu(ct)) for name, ct in results.items()]
-    if spread_hu is not None:
-        layers.append(Layer("spread of the samples", spread_hu, "amount", SPREAD_NOTE))
+    layers += maps
     if truth is not None:
         layers.append(Layer(TRUTH, _hu(truth)))
         layers += [Difference(f"error of {name}", name, TRUTH) for name in results]
@@ -102,11 +100,9 @@ def with_records(
     ]
 
 
-@cache
 def unseen(angles: tuple[float, ...], geometry: ConeBeamGeometry) -> Bool[np.ndarray, "D H W"]:
     """Find the voxels that no ray of the views at ``angles`` crosses."""
-    poses = np.stack([view_pose(angle) for angle in angles])
-    return ~np.asarray(jax.jit(lambda: ray_coverage(poses, geometry))())
+    return ray_support(angles, geometry) == 0
 
 
 def metrics_table(metrics: Mapping[str, Row], title: str = "This case compared with the truth") -> Table:

@@ -65,7 +65,7 @@ class NewViewTask:
 
 @dataclass(frozen=True)
 class DiffusionTask:
-    """Train g_theta, Eq. (6)."""
+    """Train g_theta, Eq. (6); with ``dvg.residual`` the first batch decides the scale of its target."""
 
     dvg: DVG
 
@@ -73,10 +73,13 @@ class DiffusionTask:
         return {}
 
     def init(self, key: Key, example: Example) -> tuple[VariablesByGroup, Variables]:
-        z0 = example["z0"]
+        z0, condition = example["z0"], _condition(example)
         times = jnp.zeros(len(z0), jnp.int32)
-        variables = init_variables(self.dvg.denoiser, key, _condition(example), z0, times)
-        return {"model": variables["params"]}, {}
+        variables = init_variables(self.dvg.denoiser, key, condition, z0, times)
+        if not self.dvg.residual:
+            return {"model": variables["params"]}, {}
+        std = jnp.std(z0 - condition[-1], axis=(0, 1, 2, 3))
+        return {"model": variables["params"]}, {"statistics": {"std": jnp.maximum(std, 1e-6)}}
 
     def loss(
         self, params: VariablesByGroup, model_state: Variables, constants: Variables, example: Example, key: Key,
@@ -87,7 +90,9 @@ class DiffusionTask:
         Args:
           example: ``z0``, (B, d, h, w, c), and the blocks ``condition_<i>``.
         """
-        return self.dvg.loss(params["model"], _condition(example), example["z0"], key), (model_state, {})
+        condition = _condition(example)
+        target = self.dvg.target(model_state, condition, example["z0"])
+        return self.dvg.loss(params["model"], condition, target, key), (model_state, {})
 
 
 def new_view_stage(config: ConfigDict, dvg: DVG) -> Stage:
@@ -136,7 +141,7 @@ def _condition(example: Example) -> Condition:
 
 
 def _export(params: Variables, model_state: Variables, examples: Iterator[Example]) -> Variables:
-    return {"params": params}
+    return {"params": params, **model_state}
 
 
 def _show(dvg: DVG, stage: str):  # type: ignore[no-untyped-def]

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dvg_jax.dvg import DVG, decode, encode
+from dvg_jax.dvg import DVG
 from dvg_jax.keys import named
+from dvg_jax.latents import decode, encode
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks import codebook
 from dvg_jax.networks.init import init_variables

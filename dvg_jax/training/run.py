@@ -1,4 +1,4 @@
-"""Train what a config asks for, in order, in one working folder."""
+"""Train what a config asks for, in order, in one working folder, and calibrate the errors of its results."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +14,7 @@ from dvg_jax.config.relations import check_halvings
 from dvg_jax.errors import UserError
 from dvg_jax.files.lock import exclusive
 from dvg_jax.stages import build_stage
+from dvg_jax.training.calibrate import calibrate
 from dvg_jax.training.distributed import in_any, is_first, leave_if_asked
 from dvg_jax.training.examples import check_cache
 from dvg_jax.training.loop import StageRun
@@ -23,6 +24,8 @@ from dvg_jax.training.workdir import check_origin, check_owner, finished_steps, 
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Train ``config.stage``, or every stage the method needs; finished stages are kept as they are.
+
+    Once all stages of the pipeline are there, the errors of its results are calibrated.
 
     Several processes (``distributed.join``) share ``workdir``, which no other run may use meanwhile.
 
@@ -59,6 +62,8 @@ def _train(config: ConfigDict, workdir: Path, stop: StopRequest) -> None:
             workdir.mkdir(parents=True, exist_ok=True)
             configs.save(config, workdir / "config.json")
         run.run()
+    if config.stage in ("all", *needed):
+        calibrate(config, dvg, workdir, stop)
 
 
 @contextmanager

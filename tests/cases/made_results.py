@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dvg_jax.calibration import Calibration
 from dvg_jax.config.build import build_dvg
 from dvg_jax.ct.frame import frame_affine
 from dvg_jax.data.films.read import read_film, write_picture
@@ -27,7 +28,7 @@ def a_reconstructor() -> Reconstructor:
     return Reconstructor(config, build_dvg(config), {})
 
 
-def an_outcome(request: Request, seed: int = 0) -> Outcome:
+def an_outcome(request: Request, seed: int = 0, calibration: Calibration | str = "no reason") -> Outcome:
     """Return an outcome that a model might give for the films of ``request``."""
     samples = np.random.default_rng(seed).random((request.samples, SIDE, SIDE, SIDE)).astype(np.float32)
     films = []
@@ -35,4 +36,4 @@ def an_outcome(request: Request, seed: int = 0) -> Outcome:
         image = read_film(xray.path).image
         record = {"file": str(xray.path), "angle_deg": xray.angle, "warnings": [], "frame": {}}
         films.append(ReadFilm(xray, image, FramedFilm(image, record)))
-    return Outcome(a_reconstructor(), films, samples, frame_affine((SIDE,) * 3, 20.0), None)
+    return Outcome(a_reconstructor(), films, samples, frame_affine((SIDE,) * 3, 20.0), None, calibration)

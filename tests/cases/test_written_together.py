@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.common import RESULTS
+from dvg_jax.calibration import Calibration
 from dvg_jax.ct.frame import frame_affine
 from dvg_jax.ct.nifti import save_nifti
 from dvg_jax.data import drr
@@ -18,7 +19,8 @@ from dvg_jax.evaluate import run
 from dvg_jax.files import atomic
 from dvg_jax.reconstruct import outputs as results
 from dvg_jax.reconstruct.outcome import Request
-from dvg_jax.report import SPREAD_NOTE
+from dvg_jax.report import SPREAD_NOTE, error_note
+from dvg_jax.report.content import SHORTFALL
 from dvg_jax.viz import save_png
 from tests.cases.made_results import a_film, an_outcome
 from tests.cases.test_inputs_are_kept import contents
@@ -128,6 +130,51 @@ def test_the_spread_is_said_to_be_no_error_bar(request_all):
     assert request_all.report.read_text().count(SPREAD_NOTE) == 1
     write(replace(request_all, samples=1, dicom=None))
     assert SPREAD_NOTE not in request_all.report.read_text() + request_all.sibling(".json").read_text()
+
+
+def a_calibration(kind="scans"):
+    """Return bounds by tissue and support, of one film."""
+    pairs = np.tile([10.0, 20.0, 30.0, 40.0], (10, 1)) * np.arange(1, 11)[:, None]
+    facts = {"cases": 24, "kind": kind, "samples": 8, "way": {"consistency": "none"}, "stages": {"diffusion": "x"}}
+    return Calibration([pairs[:1], pairs[:5], pairs], facts)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_the_error_map_is_a_file_a_layer_and_a_record(request_all, samples):
+    request = replace(request_all, samples=samples)
+    results.check(request)
+    told = results.write(request, made := an_outcome(request, calibration=a_calibration()))
+    path = request.sibling("_error90.nii.gz")
+    image, hu = nib.load(path), 2500 * made.samples[0] - 1024
+    assert image.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(image.affine, nib.load(request.output).affine)
+    tissue = np.digitize(np.round(hu), (-950, -190, -29, 151))
+    # Rays of the one film cross all voxels of this geometry.
+    np.testing.assert_array_equal(image.get_fdata().transpose(2, 1, 0), 30 * (2 * tissue + 2))
+    note = error_note(24, "scans")
+    assert "24 scans" in note
+    assert SHORTFALL not in note
+    assert any(str(path) in line and note in line for line in told)
+    record = json.loads(request.sibling(".json").read_text())["error_map"]
+    assert (record["cases"], record["kind"], record["note"]) == (24, "scans", note)
+    page = request.report.read_text()
+    assert page.count(note) == 1
+    assert '"name": "error map, 90 %", "kind": "amount"' in page
+    told = write(replace(request, dicom=None))  # by a model without a calibration
+    assert f"removed {path} of an earlier run" in told
+    assert "no error map: no reason" in told
+    assert json.loads(request.sibling(".json").read_text())["error_map"] == {"none": "no reason"}
+
+
+def test_a_map_calibrated_on_phantoms_says_by_how_much_it_falls_short_on_patients(request_all):
+    measured = json.loads((RESULTS / "spread_phantoms.json").read_text())["results"]
+    unseen, scans = (np.mean([row["90 %"] for row in measured[of]["refine, map of one"]]) for of in ("unseen", "scans"))
+    assert f" {scans:.0f} % of body voxels of {len(measured['scans']['refine'])} real scans" in SHORTFALL
+    assert f" {unseen:.0f} % of body voxels of phantoms" in SHORTFALL
+    results.check(request_all)
+    results.write(request_all, an_outcome(request_all, calibration=a_calibration("phantoms")))
+    assert SHORTFALL in json.loads(request_all.sibling(".json").read_text())["error_map"]["note"]
+    assert SHORTFALL in request_all.report.read_text()
 
 
 def test_a_films_name_that_is_not_utf8_ends_no_run(tmp_path):

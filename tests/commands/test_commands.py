@@ -3,6 +3,7 @@
 import base64
 import csv
 import gzip
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pydicom
 import pytest
 
 from dvg_jax import dvg, load_reconstructor
+from dvg_jax.calibration import SHARES
 from dvg_jax.config import save
 from dvg_jax.config.build import build_dvg
 from dvg_jax.consistency import MODES, film_residual
@@ -30,7 +32,10 @@ from dvg_jax.evaluate import command as evaluate
 from dvg_jax.methods.yardsticks import YARDSTICKS
 from dvg_jax.reconstruct import command as reconstruct
 from dvg_jax.reconstruct.reconstructor import Reconstructor, sample_keys
+from dvg_jax.training.calibrate import calibrate
 from dvg_jax.training.checkpoint import save_model
+from dvg_jax.training.stop import StopRequest
+from dvg_jax.training.workdir import load_config
 from dvg_jax.xray.views import minmax
 from tests.tiny import get_config
 
@@ -87,7 +92,19 @@ def read_table(path):
         return list(csv.DictReader(file))
 
 
-def test_evaluate_writes_tables_and_pictures(refined, scans, tmp_path, capsys):
+@pytest.fixture
+def calibrated(refined, monkeypatch):
+    """Calibrate the refined folder as if every result were water."""
+    config = load_config(refined)
+    config.consistency.mode = "refine"
+    config.calibration.update({"cases": 19, "samples": 1})
+    water = jnp.full((1, 16, 16, 16, 1), 0.41)
+    with monkeypatch.context() as patched, StopRequest() as stop:
+        patched.setattr(dvg.DVG, "reconstruct", lambda *_: water)
+        calibrate(config, build_dvg(config), refined, stop)
+
+
+def test_evaluate_writes_tables_and_pictures(refined, calibrated, scans, tmp_path, capsys):
     page = tmp_path / "page.html"
     how = ["--config.refine.network.widths=(4,)", "--config.refine.network.num_groups=2"]
     also = ["--config.consistency.mode=refine", f"--config.evaluate.also={scans}"]
@@ -99,8 +116,16 @@ def test_evaluate_writes_tables_and_pictures(refined, scans, tmp_path, capsys):
     made = (*YARDSTICKS, "DVG-Net", "DVG-Diffusion")
     corrected = {f"{title} + consistency" for title in made} | {"DVG-Net + refiner", "DVG-Diffusion + refiner"}
     assert methods == {"CT VQGAN of the truth", *made, *corrected}
-    # Two tables of CTs and one of reprojections, of each of two test sets.
-    assert all(len(re.findall(rf"^\| {re.escape(method)} +\|", told, re.MULTILINE)) == 6 for method in methods)
+    # Two tables of CTs and one of reprojections, of each of two test sets; for the last method two of its error map.
+    counts = {method: len(re.findall(rf"^\| {re.escape(method)} +\|", told, re.MULTILINE)) for method in methods}
+    last = "DVG-Diffusion + refiner"
+    assert counts == dict.fromkeys(methods, 6) | {last: 10}
+    assert "Error map, calibrated on 19 phantoms: 2 unseen cases" in told
+    for row in read_table(folder / "coverage.csv") + read_table(folder / "scans" / "coverage.csv"):
+        for figure, where in itertools.product(("covered_{}", "half_width_{}_hu"), ("body", "all")):
+            rising = [float(row[f"{figure.format(share)}_{where}"]) for share in SHARES]
+            assert 0 <= rising[0] <= rising[1] <= rising[2] <= rising[3]
+        assert (row["method"], float(row["covered_95_all"]) <= 100) == (last, True)
     assert len(rows) == len(methods) * get_config().evaluate.cases
     assert all(np.isfinite(float(row["psnr"])) for row in rows)
     assert {row["method"] for row in read_table(folder / "views.csv")} == {"DVG-Net, view at 45 degrees"}

@@ -15,7 +15,7 @@ import pytest
 from dvg_jax import load_reconstructor
 from dvg_jax.diffusion import add_noise
 from dvg_jax.diffusion.samplers import Coefficients, reverse_step
-from dvg_jax.dvg import encode
+from dvg_jax.latents import encode
 from dvg_jax.torch_import import command, load_dvg, unet3d
 from dvg_jax.xray import ConeBeamGeometry
 from tests.paths import GOLDEN, needs_shared

@@ -21,6 +21,9 @@ from dvg_jax.shapes import Key, Volume
 
 AIR = -1000.0
 
+VERSION = 2
+"""It counts up whenever a key draws another chest than before, so that a run does not go on with other examples."""
+
 
 def chest_hu(key: Key, size: int = 128, plain: bool = False) -> Volume:
     """Draw a chest in HU, (size, size, size). The function is pure and can be jitted for a fixed ``size``.
