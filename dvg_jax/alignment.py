@@ -44,8 +44,8 @@ FINER, BLUR_MM = 8, 5.0
 UNIT = Placement(*(jnp.asarray(unit) for unit in (5.0, 0.03, 2.0, 2.0)))
 """Standard deviations of what the row sums leave to be found."""
 
-RAYS, STEPS, ROUNDS = 60.0, 20, 2
-"""A film's rays count as so many independent ones; more trust the CT more. Steps of L-BFGS, and CTs that are made."""
+RAYS, STEPS = 30.0, 20
+"""A film's rays count as so many independent ones; more trust the CT more. Steps of L-BFGS."""
 
 
 class Alignment(NamedTuple):
@@ -77,7 +77,7 @@ def align(
       model: makes CTs of films at their nominal views; row sums alone decide without.
     """
     place, likeness = compare_rows(films, angles, geometry)
-    for _ in range(ROUNDS if model else 0):
+    if model is not None:
         place = register(model(straighten(films, place, angles, geometry)), films, place, angles, geometry)
     return Alignment(straighten(films, place, angles, geometry), place, likeness)
 
@@ -131,12 +131,13 @@ def _compare_rows(
         return jnp.sum(weight * a * b)
 
     by_size = jax.vmap(likeness, (None, None, 0))
-    found = jax.vmap(jax.vmap(by_size, (None, 0, None)), (0, None, None))(slopes, HEIGHTS_MM, SIZES)
+    grid = jnp.asarray(HEIGHTS_MM), jnp.asarray(SIZES)
+    found = jax.vmap(jax.vmap(by_size, (None, 0, None)), (0, None, None))(slopes, *grid)
     pull = PULL * ((HEIGHTS_MM[:, None] / FAR_MM) ** 2 + (SIZES / FAR_SIZE) ** 2)
     best = jnp.argmax((found - pull).reshape(len(films), -1), axis=1)
     height, size = jnp.divmod(best, len(SIZES))
     zero = jnp.zeros(len(films))
-    place = Placement(jnp.asarray(HEIGHTS_MM)[height], jnp.asarray(SIZES)[size], zero, zero)
+    place = Placement(grid[0][height], grid[1][size], zero, zero)
     others = jax.tree.map(lambda x: x.at[0].set(0.0), place)
     return _without_patient(others), jnp.take_along_axis(found.reshape(len(films), -1), best[:, None], axis=1)[:, 0]
 
@@ -146,7 +147,8 @@ def _slope(profile: Float[Array, "h"], mm: float) -> Float[Array, "n"]:
     fine = jax.image.resize(profile, (len(profile) * FINER,), "cubic")
     reach = int(3 * BLUR_MM / mm) + 1
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * mm / BLUR_MM) ** 2)
-    return jnp.gradient(jnp.convolve(jnp.pad(fine, reach, mode="edge"), kernel / kernel.sum(), mode="valid"))
+    blurred = jnp.convolve(jnp.pad(fine, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+    return jnp.asarray(jnp.gradient(blurred, axis=0))
 
 
 def _row_mm(geometry: ConeBeamGeometry) -> float:

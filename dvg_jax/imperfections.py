@@ -105,7 +105,7 @@ class Imperfections:
           key: decides faults, noise and marks.
           geometry: of source, volume and detector.
         """
-        return self.films_of(ct, angles, self.draw(key, *angles.shape), key, geometry)
+        return self.films_of(ct, angles, self.draw(key, len(angles), angles.shape[1]), key, geometry)
 
     @partial(jax.jit, static_argnums=(0, 5))
     def films_of(

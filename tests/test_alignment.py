@@ -76,7 +76,7 @@ def test_one_film_has_no_height(films):
     for number in place:
         np.testing.assert_array_equal(number, 0)
     alone = straighten(films[:, :1], place, ANGLES[:, :1], GEOMETRY)
-    np.testing.assert_allclose(alone, films[:, :1], atol=0.01)
+    np.testing.assert_allclose(alone, films[:, :1], atol=1e-3)
 
 
 def test_the_curve_of_a_film_is_found():

@@ -98,9 +98,7 @@ class PhantomSource:
         """Set up a split's stream. Raises UserError for a count below 0, a size below 1 or an unknown split."""
         if count < 0 or size < 1:
             raise UserError(f"phantom count is {count}, size is {size}; allowed: 0 or more, and 1 or more")
-        self.identity = of_settings(
-            {"phantoms": count, "size": size, "seed": seed, "split": split, "version": VERSION}
-        )
+        self.identity = of_settings({"phantoms": count, "size": size, "seed": seed, "split": split, "version": VERSION})
         self._key, self._size = jax.random.fold_in(jax.random.key(seed), _stream(split)), size
         if not count:
             self._key = jax.device_put(self._key, host_device())

@@ -76,7 +76,7 @@ class Trial:
     def films(self, dvg: DVG, cases: Cases) -> Views:
         """Return the films of a batch, (B, V, h, w, 1), [0, 1]."""
         key, angles = named(cases.key, f"{self.name} {self.size}"), table_of(dvg.angles, len(cases.truth))
-        faults = self.imperfections.draw(key, *angles.shape, whole=self.name != "all")
+        faults = self.imperfections.draw(key, len(angles), angles.shape[1], whole=self.name != "all")
         return self.imperfections.films_of(cases.truth, angles, faults, key, dvg.geometry)
 
 

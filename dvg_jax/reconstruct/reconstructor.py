@@ -154,7 +154,7 @@ class Reconstructor:
         dvg = replace(self.dvg, consistency=self.consistency(consistency))
         return dvg.align(self.variables, views, angles, jax.random.key(0) if key is None else key)
 
-    def curves(self, ct: Volume, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> np.ndarray:
+    def curves(self, ct: ArrayLike, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> np.ndarray:
         """Return the curve of each film that a CT explains it by, (V, len(LEVELS)): ``consistency.film_curves``.
 
         Args:

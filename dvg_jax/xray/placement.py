@@ -23,7 +23,11 @@ WHOLE = 0.97
 """Least path of a ray that crosses the whole cube, as a share of the longest path."""
 
 DIM = 0.3
-"""Films are not divided by less than this share of the longest path: there is little on them."""
+"""Films are not divided by less than this share of the longest path: where the cube is so thin, they show little."""
+
+
+FINENESS = 1024
+"""Films are resampled at so many places a pixel."""
 
 
 class Placement(NamedTuple):
@@ -97,8 +101,8 @@ def straightened(film: Image, placement: Placement, angle_deg: Float[Array, ""],
       angle_deg: of the nominal view, in degrees.
       geometry: of source and detector.
     """
-    dimmed = nominal_silhouette(angle_deg, geometry)
-    return resampled(film / jnp.maximum(dimmed, DIM), placement, angle_deg, geometry) * dimmed
+    dimmed = jnp.maximum(nominal_silhouette(angle_deg, geometry), DIM)
+    return resampled(film / dimmed, placement, angle_deg, geometry) * dimmed
 
 
 def resampled(film: Image, placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> Image:
@@ -112,8 +116,10 @@ def resampled(film: Image, placement: Placement, angle_deg: Float[Array, ""], ge
       angle_deg: of the nominal view, in degrees.
       geometry: of source and detector.
     """
-    rows, columns = _places(placement, angle_deg, geometry)
-    return map_coordinates(film, [rows, columns], order=1, mode="nearest")
+    # XLA may compute a place twice, with other rounding. On a pixel's centre, where undisturbed films are sampled, that
+    # would be one pixel's index with the other's weight.
+    places = [jnp.round(place * FINENESS) / FINENESS for place in _places(placement, angle_deg, geometry)]
+    return map_coordinates(film, places, order=1, mode="nearest")
 
 
 def _places(placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> tuple[Image, Image]:

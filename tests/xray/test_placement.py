@@ -37,8 +37,9 @@ def test_nominal_placement_is_the_level_view(ct, angle):
 
 
 def test_each_number_does_what_it_says(film):
-    """A ball above the centre, left of the middle, is followed over the film."""
-    ball = jnp.zeros((32, 32, 32)).at[19:22, 15:17, 21:24].set(1.0)
+    """A soft ball above the centre, left of the middle, is followed over the film."""
+    d, h, w = jnp.meshgrid(*(jnp.arange(32) - middle for middle in (20.0, 15.5, 22.0)), indexing="ij")
+    ball = jnp.exp(-(d**2 + h**2 + w**2) / 18)
 
     def middle(**numbers):
         image = film(ball, placed(**numbers), jnp.float32(0))
@@ -69,7 +70,7 @@ def test_straightened_films_are_nearly_the_nominal_ones(ct, film, numbers, angle
     inner = (slice(4, -4), slice(4, -4))
     before, after = (float(jnp.abs(x - nominal)[inner].mean() / nominal[inner].mean()) for x in (other, back))
     assert after < 0.4 * before
-    assert after < 0.02
+    assert after < 0.04  # what pixels of 11 mm lose when they are resampled
 
 
 def test_the_patient_goes_on_beyond_the_cube(film):
