@@ -124,7 +124,7 @@ class Imperfections:
             lines = film_of_patient(volume, place._replace(scale=place.scale - away).pose(angle, geometry), geometry)
             if self.distance:
                 lines = resampled(lines, Placement.nominal()._replace(scale=-away), angle, geometry)
-            return _curved(lines / jnp.max(lines), faults.gamma, faults.bend)
+            return curved(lines / jnp.max(lines), faults.gamma, faults.bend)
 
         images = jax.vmap(jax.vmap(film, (None, 0, 0)))(ct[..., 0], angles, faults)
         images += self.noise * jax.random.normal(named(key, "noise"), images.shape)
@@ -146,6 +146,6 @@ class Imperfections:
         return jnp.where(inside[0] & inside[1] & drawn, 1, film)
 
 
-def _curved(film: Image, gamma: Array, bend: Array) -> Image:
+def curved(film: Image, gamma: Array, bend: Array) -> Image:
     """Apply a monotone film curve to values in [0, 1]: a power, mixed with an S."""
     return (1 - bend) * film ** jnp.exp(gamma) + bend * jnp.sin(jnp.pi / 2 * film) ** 2

@@ -23,7 +23,8 @@ TURNS = jnp.array([[2.0, 0.0], [-1.5, 2.0], [0.0, -2.0]])
 
 @pytest.fixture(scope="module")
 def cts():
-    return jnp.stack([chest(jax.random.key(i), 32) for i in range(CASES)])[..., None]
+    draw = jax.jit(chest, static_argnums=1)
+    return jnp.stack([draw(jax.random.key(i), 32) for i in range(CASES)])[..., None]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ KEY = jax.random.key(1)
 
 @pytest.fixture(scope="module")
 def cts():
-    return jnp.stack([chest(jax.random.key(i), 16) for i in (0, 1)])[..., None]
+    draw = jax.jit(chest, static_argnums=1)
+    return jnp.stack([draw(jax.random.key(i), 16) for i in (0, 1)])[..., None]
 
 
 def films(cts, key=KEY, **bounds):

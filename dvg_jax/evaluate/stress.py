@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
 from dvg_jax.ct.frame import FIELD_MM
@@ -26,6 +25,7 @@ from dvg_jax.metrics import psnr_volume
 from dvg_jax.metrics.protocols import Measures
 from dvg_jax.metrics.tables import Row
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
+from dvg_jax.xray.resample import interpolated
 from dvg_jax.xray.views import table_of
 
 SHIFT = "shift_mm"
@@ -132,8 +132,8 @@ def place_of(trial: Trial, key: Key) -> jax.Array:
 def moved(ct: Volume, mm: jax.Array) -> Volume:
     """Move a patient by so many mm along D, H, W; beyond the cube the outermost voxels go on."""
     voxels = mm * len(ct) / FIELD_MM
-    places = jnp.meshgrid(*(jnp.arange(n) - by for n, by in zip(ct.shape, voxels, strict=True)), indexing="ij")
-    return map_coordinates(ct, places, order=1, mode="nearest")
+    places = jnp.ix_(*(jnp.arange(n) - by for n, by in zip(ct.shape, voxels, strict=True)))
+    return interpolated(ct, places)
 
 
 def stress(

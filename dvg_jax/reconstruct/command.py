@@ -64,7 +64,7 @@ def _parser() -> Parser:
     flag(
         "--align", choices=ALIGNMENTS, default="auto",
         help="bring films to their nominal views: rows by the sums of their rows, model by the model's CT after that; "
-        "auto is none for films that dvg_jax.data.drr rendered, else model (default %(default)s)",
+        "auto is none with --frame none and for films that dvg_jax.data.drr rendered, else model (default %(default)s)",
     )  # fmt: skip
     flag("--strict", action="store_true", help="refuse films that give a warning")
     flag("--output", type=Path, required=True, help="NIfTI to write: .nii or .nii.gz, with all settings in a .json")

@@ -22,11 +22,25 @@ FALL = -0.05
 """Between two levels a film's curve may change by no less than this share of its whole rise without a warning."""
 
 
+def alignment_mode(asked: str, frame: str, framed: Sequence[FramedFilm]) -> str:
+    """Return what ``auto`` means: nothing is changed about views that are rendered, or are given as the model's own.
+
+    Args:
+      asked: one of ``ALIGNMENTS``.
+      frame: how the films were framed, ``auto`` or ``none``.
+      framed: the films.
+    """
+    if asked != "auto":
+        return asked
+    own = frame == "none" or all(film.record["facts"]["rendered"] for film in framed)
+    return "none" if own else "model"
+
+
 def align_films(
     framed: Sequence[FramedFilm],
     requests: Sequence[FilmRequest],
     reconstructor: Reconstructor,
-    mode: str = "auto",
+    mode: str,
     strict: bool = False,
     consistency: str | None = None,
 ) -> list[FramedFilm]:
@@ -36,15 +50,13 @@ def align_films(
       framed: the films, in the model's order of views.
       requests: path and angle of each.
       reconstructor: the model.
-      mode: one of ``ALIGNMENTS``; ``auto`` is ``none`` where all films are rendered ones, and ``model`` elsewhere.
+      mode: ``none``, ``rows`` or ``model``, from :func:`alignment_mode`.
       strict: True to refuse a film that gives a warning.
       consistency: mode of the CTs that films are compared with; the model's unless given.
 
     Raises:
       UserError: there is a warning under ``strict``.
     """
-    if mode == "auto":
-        mode = "none" if all(film.record["facts"].get("rendered") for film in framed) else "model"
     if mode == "none":
         return list(framed)
     images = np.stack([film.image for film in framed])

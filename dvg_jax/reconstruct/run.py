@@ -20,7 +20,7 @@ from dvg_jax.reconstruct import dicom
 from dvg_jax.reconstruct import films as films_in
 from dvg_jax.reconstruct import outputs as results
 from dvg_jax.reconstruct.outcome import Outcome, ReadFilm, Request
-from dvg_jax.reconstruct.placement import align_films, with_curves
+from dvg_jax.reconstruct.placement import align_films, alignment_mode, with_curves
 from dvg_jax.reconstruct.reconstructor import load_reconstructor, sample_keys
 
 __all__ = ["MAX_SAMPLES", "NIFTI_SUFFIXES", "Request", "reconstruct"]
@@ -59,7 +59,8 @@ def _make(request: Request) -> Outcome:
     framed = films_in.frame_films(
         pictures, request.xrays, reconstructor, request.frame, request.intensity, request.field_mm, request.strict
     )
-    framed = align_films(framed, request.xrays, reconstructor, request.align, request.strict, request.consistency)
+    mode = alignment_mode(request.align, request.frame, framed)
+    framed = align_films(framed, request.xrays, reconstructor, mode, request.strict, request.consistency)
     told = _tell([*(warning for film in framed for warning in film.warnings), *notes])
     with tqdm(desc="reconstruction", file=sys.stderr) as bar:
 

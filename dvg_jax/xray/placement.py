@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Float
 
 from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.shapes import Image, Pose, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes, rotation, source_position, view_pose
 from dvg_jax.xray.projector import forward_project
+from dvg_jax.xray.resample import interpolated
 
 BEYOND = 1 / 8
 """The patient goes on beyond the cube's foot and head ends for this share of its height: the outermost slices do."""
@@ -24,10 +24,6 @@ WHOLE = 0.97
 
 DIM = 0.3
 """Films are not divided by less than this share of the longest path: where the cube is so thin, they show little."""
-
-
-FINENESS = 1024
-"""Films are resampled at so many places a pixel."""
 
 
 class Placement(NamedTuple):
@@ -116,10 +112,7 @@ def resampled(film: Image, placement: Placement, angle_deg: Float[Array, ""], ge
       angle_deg: of the nominal view, in degrees.
       geometry: of source and detector.
     """
-    # XLA may compute a place twice, with other rounding. On a pixel's centre, where undisturbed films are sampled, that
-    # would be one pixel's index with the other's weight.
-    places = [jnp.round(place * FINENESS) / FINENESS for place in _places(placement, angle_deg, geometry)]
-    return map_coordinates(film, places, order=1, mode="nearest")
+    return interpolated(film, _places(placement, angle_deg, geometry))
 
 
 def _places(placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> tuple[Image, Image]:

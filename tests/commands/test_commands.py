@@ -108,6 +108,7 @@ def test_evaluate_writes_tables_and_pictures(refined, calibrated, scans, tmp_pat
     page = tmp_path / "page.html"
     how = ["--config.refine.network.widths=(4,)", "--config.refine.network.num_groups=2"]
     also = ["--config.consistency.mode=refine", f"--config.evaluate.also={scans}"]
+    also += ["--config.evaluate.stress=shift_mm:10,curve:0.3"]
     evaluate.main([f"--config={CONFIG}", f"--workdir={refined}", f"--report={page}", *how, *also])
     told = capsys.readouterr().out
     folder = refined / "evaluation"
@@ -120,6 +121,14 @@ def test_evaluate_writes_tables_and_pictures(refined, calibrated, scans, tmp_pat
     counts = {method: len(re.findall(rf"^\| {re.escape(method)} +\|", told, re.MULTILINE)) for method in methods}
     last = "DVG-Diffusion + refiner"
     assert counts == dict.fromkeys(methods, 6) | {last: 10}
+    strained = read_table(folder / "stress.csv")
+    made_of_films = methods - {"CT VQGAN of the truth"}
+    trials = {"shift_mm 10", "curve 0.3"}
+    assert {row["method"] for row in strained} == {f"{trial}: {name}" for trial in trials for name in made_of_films}
+    for row in strained:
+        gained = float(row["psnr_after"]) - float(row["psnr_before"])
+        assert float(row["psnr_gained"]) == pytest.approx(gained, abs=1e-4)
+        assert (row["psnr_before"] == row["psnr_before_unmoved"]) == row["method"].startswith("curve")
     assert "Error map, calibrated on 19 phantoms: 2 unseen cases" in told
     for row in read_table(folder / "coverage.csv") + read_table(folder / "scans" / "coverage.csv"):
         for figure, where in itertools.product(("covered_{}", "half_width_{}_hu"), ("body", "all")):
@@ -148,7 +157,7 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
         write_picture(tmp_path / f"{name}.png", view)
     output = tmp_path / "ct.nii.gz"
     films = [f"--xray={tmp_path / 'ap.png'}@0", f"--xray={tmp_path / 'lat.png'}@90"]
-    how = ["--frame=none", "--seed=3", "--steps=3", "--sampler=dpmpp_2m", "--consistency=films"]
+    how = ["--frame=none", "--align=model", "--seed=3", "--steps=3", "--sampler=dpmpp_2m", "--consistency=films"]
     reconstruct.main([f"--workdir={trained}", *films, f"--output={output}", *how])
     image = nib.load(output)
     assert image.shape == (16, 16, 16)
@@ -162,6 +171,11 @@ def test_reconstruct_writes_hu_with_an_affine_and_a_record(trained, tmp_path, xr
     assert record["seed"] == 3
     assert (record["sampler"], record["steps"], record["consistency"]) == ("dpmpp_2m", 3, "films")
     assert [x["angle_deg"] for x in record["xrays"]] == [0.0, 90.0]
+    first, second = (film["alignment"] for film in record["xrays"])
+    assert (first["by"], first["height_mm"], first["likeness"]) == ("model", 0, 1)
+    assert first["size"] == pytest.approx(1 / (1 + second["size"]) - 1, abs=1e-3)
+    assert abs(second["height_mm"]) > 0
+    assert [(film["curve"]["to"][0], film["curve"]["to"][-1]) for film in record["xrays"]] == [(0, 1)] * 2
 
 
 @pytest.fixture(scope="module")

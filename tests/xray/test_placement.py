@@ -19,7 +19,7 @@ def placed(**numbers):
 
 @pytest.fixture(scope="module")
 def ct():
-    return chest(jax.random.key(3), 32)
+    return jax.jit(chest, static_argnums=1)(jax.random.key(3), 32)
 
 
 @pytest.fixture(scope="module")
