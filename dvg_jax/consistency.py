@@ -119,9 +119,8 @@ def whole_rays(projector: Projector, geometry: ConeBeamGeometry, angles: Angles,
       angles: of the views in degrees: of all cases, or a set for each.
       cases: B, the number of cases.
     """
-    path = project_views(
-        projector, geometry, jnp.ones((1 if isinstance(angles, tuple) else cases, *geometry.volume_shape, 1)), angles
-    )
+    cubes = jnp.ones((cases if isinstance(angles, ViewSets) else 1, *geometry.volume_shape, 1))
+    path = project_views(projector, geometry, cubes, angles)
     whole = path >= WHOLE * jnp.max(path, (2, 3), keepdims=True)
     if isinstance(angles, ViewSets):
         whole &= angles.weights[..., None, None, None] > 0

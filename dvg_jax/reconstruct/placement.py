@@ -18,8 +18,8 @@ LARGE = {"height_mm": 15.0, "size": 0.05, "roll_deg": 4.0, "tilt_deg": 4.0}
 UNLIKE = 0.5
 """Row sums that are less alike are warned of: views of one CT have 0.8 and more at the right height."""
 
-FALL = -0.05
-"""Between two levels a film's curve may change by no less than this share of its whole rise without a warning."""
+BENT = 0.3
+"""A curve that is farther from a straight line than this share of its rise is warned of; planted ones are not."""
 
 
 def alignment_mode(asked: str, frame: str, framed: Sequence[FramedFilm]) -> str:
@@ -98,7 +98,7 @@ def _warnings(numbers: dict[str, float], likeness: float, first: str, alone: boo
 def with_curves(
     films: Sequence[FramedFilm], requests: Sequence[FilmRequest], reconstructor: Reconstructor, ct: HostVolume
 ) -> list[FramedFilm]:
-    """Return films with the curve by which the result explains each in its record.
+    """Return films with the curve by which the result explains each in its record; of aligned films, bent ones warn.
 
     Args:
       films: the films, in the model's order of views.
@@ -111,8 +111,8 @@ def with_curves(
     found = []
     for film, request, curve in zip(films, requests, curves, strict=True):
         record = {**film.record, "curve": {"from": list(LEVELS), "to": [round(float(x), 4) for x in curve]}}
-        if np.diff(curve).min() < FALL:
-            line = f"{request.path.name}: its greys do not rise with the CT's line integrals; is it a negative?"
+        if "alignment" in record and (bend := float(np.abs(curve - np.array(LEVELS)).max())) > BENT:
+            line = f"{request.path.name}: the result explains it only by a curve {100 * bend:.0f} % off a straight line"
             record["warnings"] = [*record["warnings"], line]
         found.append(replace(film, record=record))
     return found

@@ -45,8 +45,8 @@ def dvg():
 
 @pytest.fixture(scope="module")
 def example(dvg, cts):
-    """Return CTs of which one is too dense everywhere and the other not dense enough."""
-    return {"ct": cts, "starts": jnp.stack([cts + 0.1, 0.7 * cts], 1)}
+    """Return CTs of which one is half another chest and the other not dense enough."""
+    return {"ct": cts, "starts": jnp.stack([(cts + cts[::-1]) / 2, 0.7 * cts], 1)}
 
 
 def test_it_comes_last_and_only_where_it_is_asked_for():
