@@ -97,10 +97,10 @@ def frame(model: Reconstructor, pair: Pair) -> tuple[list[FilmRequest], list[Fra
 def likeness_of(model: Reconstructor, pairs: Sequence[Sequence[FramedFilm]]) -> Float[np.ndarray, "P P"]:
     """Return the likeness of the rows of each frontal film with those of each lateral film, at the best height."""
     geometry = model.dvg.geometry
-    rows = []
+    rows: list[np.ndarray] = []
     for frontal, _ in pairs:
         films = jnp.asarray(np.stack([[frontal.image, lateral.image] for _, lateral in pairs]))[..., None]
-        rows.append(np.asarray(compare_rows(films, table_of(ANGLES, len(films)), geometry)[1])[:, 1])
+        rows.append(np.asarray(compare_rows(films, table_of(ANGLES, len(films)), geometry)[1], float)[:, 1])
     return np.stack(rows)
 
 
@@ -149,6 +149,7 @@ def tables(pairs: dict[str, dict[str, Any]]) -> str:
     """Return medians and worst by alignment and consistency, and a line a pair for alignment by the model."""
     ways = [way for way in next(iter(pairs.values())) if way != "mirrored"]
     body = [["align", "consistency", "unexplained: frontal", "lateral", "worst", "films worse than by none", "warned"]]
+    body[0] += ["lateral's height_mm", "size off"]
     for way in ways:
         mode, consistency = way.split(", ")
         shares, before = (
@@ -156,7 +157,9 @@ def tables(pairs: dict[str, dict[str, Any]]) -> str:
         )
         medians = [f"{x:.3f}" for x in (*np.median(shares, axis=0), shares.max())]
         warned = sum(bool(p[way]["warnings"]) for p in pairs.values())
+        height, size = (np.array([p[way].get(x, (0, 0))[1] for p in pairs.values()]) for x in ("height_mm", "size"))
         body.append([mode, consistency, *medians, f"{(shares > before + 0.005).sum()} of {shares.size}", str(warned)])
+        body[-1] += [f"{np.median(height):.1f}", f"{np.median(abs(size)):.3f}"]
     way, before_way = ways[-1], f"none, {ways[-1].split(', ')[1]}"
     lines = [["pair", "unexplained", f"after {way}", "lateral's height_mm", *PLACES[1:], "likeness", "mirrored"]]
     for name, pair in pairs.items():
