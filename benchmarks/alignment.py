@@ -24,7 +24,7 @@ from dvg_jax.data.sources import PreparedSource
 from dvg_jax.evaluate.stress import Moved, Trial
 from dvg_jax.imperfections import Faults, curved
 from dvg_jax.metrics.tables import align as aligned_columns
-from dvg_jax.reconstruct.reconstructor import LEVELS, Reconstructor, load_reconstructor
+from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor
 from dvg_jax.training.compilation import enable_compilation_cache
 from dvg_jax.xray.placement import Placement
 from dvg_jax.xray.views import table_of
@@ -53,9 +53,10 @@ def curve_errors(model: Reconstructor, films: Alignment, planted: Faults) -> lis
     ct = model.dvg.reconstruct(model.variables, films.films, angles, jax.random.key(0))[0, ..., 0]
     greys = np.linspace(0, 1, 101)
     off = []
-    for v, found in enumerate(model.curves(ct, films.films[0, ..., 0], angles)):
+    for v, (values, found) in enumerate(zip(*model.curves(ct, films.films[0, ..., 0], angles), strict=True)):
         planted_greys = np.asarray(curved(jnp.asarray(greys), planted.gamma[0, v], planted.bend[0, v]))
-        off.append(100 * float(np.abs(np.interp(LEVELS, planted_greys, greys) - found).max()))
+        lines = np.interp(values, planted_greys, greys)
+        off.append(100 * float(np.abs((lines - lines[0]) / (lines[-1] - lines[0]) - found).max()))
     return off
 
 

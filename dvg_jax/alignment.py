@@ -35,7 +35,7 @@ HEIGHTS_MM = np.arange(-45.0, 45.5, 1.0)
 SIZES = np.linspace(-0.16, 0.16, 33)
 """So are logarithms of sizes."""
 
-FAR_MM, FAR_SIZE, PULL = 30.0, 0.1, 0.02
+FAR_MM, FAR_SIZE, PULL = 30.0, 0.1, 0.1
 """At these heights and sizes the likeness of the row sums, 1 at best, counts for so much less than at 0."""
 
 FINER, BLUR_MM = 8, 5.0

@@ -101,11 +101,11 @@ def test_another_patient_is_a_training_patient_drawn_by_the_key(chests):
 def test_a_method_predicts_once_and_each_row_is_the_same_ct_made_to_agree():
     dvg, procedure = build_dvg(get_config()), build_procedure(get_config())
     truth = np.random.default_rng(0).random((2, *dvg.geometry.volume_shape, 1), np.float32)
-    asked = []
+    asked, guessed = [], jnp.asarray(truth[::-1])  # each other's CT
 
     def guess(variables, views, key):
         asked.append(len(views))
-        return Prediction(jnp.full_like(truth, 0.4))
+        return Prediction(guessed)
 
     methods = [
         Method("a", (), guess, agrees=("films",)),
@@ -116,10 +116,10 @@ def test_a_method_predicts_once_and_each_row_is_the_same_ct_made_to_agree():
     assert asked == [2]
     assert list(batch.predictions) == list(batch.volumes) == ["a", "a + consistency", "the truth"]
     expected = replace(dvg, consistency="films").agree(
-        {}, Estimates(jnp.full_like(truth, 0.4)), dvg.render(jnp.asarray(truth), dvg.angles), dvg.angles
+        {}, Estimates(guessed), dvg.render(jnp.asarray(truth), dvg.angles), dvg.angles
     )
     np.testing.assert_allclose(batch.predictions["a + consistency"].ct, expected, atol=1e-5)
-    assert np.abs(expected - 0.4).max() > 0.01
+    assert np.abs(expected - guessed).max() > 0.01
     assert batch.seconds["a + consistency"] > batch.seconds["a"]
     assert batch.volumes["a + consistency"][0]["psnr"] > batch.volumes["a"][0]["psnr"]
 

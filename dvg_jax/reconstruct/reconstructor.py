@@ -29,7 +29,7 @@ ANGLE_TOLERANCE = 20.0
 """Largest difference in degrees of a view from the angle that the model was trained for."""
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""A film's curve is stated at these values."""
+"""A film's curve is stated at these shares of the film's range."""
 
 BATCH = 8
 """Samples drawn at a time: the paper's decoder takes 1.5 GiB a sample at 128^3."""
@@ -154,8 +154,10 @@ class Reconstructor:
         dvg = replace(self.dvg, consistency=self.consistency(consistency))
         return dvg.align(self.variables, views, angles, jax.random.key(0) if key is None else key)
 
-    def curves(self, ct: ArrayLike, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> np.ndarray:
-        """Return the curve of each film that a CT explains it by, (V, len(LEVELS)): ``consistency.film_curves``.
+    def curves(
+        self, ct: ArrayLike, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]
+    ) -> tuple[Float[np.ndarray, "V n"], Float[np.ndarray, "V n"]]:
+        """Return the curve of each film that a CT explains it by, at ``LEVELS``: see ``consistency.film_curves``.
 
         Args:
           ct: the result, (D, H, W).
@@ -164,7 +166,8 @@ class Reconstructor:
         views, angles = self._checked(xrays, angles_deg)
         lines = self.dvg.render(jnp.asarray(ct)[None, ..., None], angles, normalize=False)
         whole = whole_rays(PROJECTORS["default"], self.dvg.geometry, angles, 1)
-        return np.asarray(film_curves(lines, views, whole, LEVELS))[0]
+        values, curves = film_curves(lines, views, whole, LEVELS)
+        return np.asarray(values)[0], np.asarray(curves)[0]
 
     def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
         """Return DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it, or None."""
