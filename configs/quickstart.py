@@ -2,8 +2,8 @@
 
     python train.py --config configs/quickstart.py --workdir runs/demo
 
-What to expect on two CPU cores: 7 to 9 minutes; 31.7 dB volume PSNR on unseen phantoms, 10 dB above the mean training
-volume, and 22.5 dB on two real chests that ship with it (``docs/results.md``). One view instead of two:
+What to expect on two CPU cores: 7 to 9 minutes; 26.3 dB volume PSNR on unseen phantoms, 8 dB above the mean training
+volume, and 23.4 dB on two real chests that ship with it (``docs/results.md``). One view instead of two:
 ``--config configs/quickstart.py:single``. Below are the settings that are worth a try; ``dvg_jax/config/scales.py`` has
 all of this size, and ``dvg_jax/config/defaults.py`` every setting there is.
 """

@@ -137,7 +137,7 @@ def default_config() -> ConfigDict:
                 "test_count": 64,  # phantoms
                 "augment": False,  # move, bend and scale the folders' training chests: dvg_jax/data/augment.py
             },
-            # Not in the paper: films in training differ from ideal ones, each number up to a bound (docs/films.md)
+            # Not in the paper: training films differ from ideal ones, each up to a bound (docs/imperfect_films.md)
             "films": defaults(Imperfections),
             "ct_vqgan": _vqgan(45_800),
             "view_vqgan": _vqgan(22_900),
