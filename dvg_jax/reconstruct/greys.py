@@ -8,7 +8,7 @@ import numpy as np
 from dvg_jax.data.films.template import LEVELS, Greys
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.xray.placement import WHOLE
+from dvg_jax.xray.placement import WHOLE, nominal_silhouette
 
 CASES = 16
 """Grey levels are the mean of this many cases, or of all if there are fewer."""
@@ -26,10 +26,9 @@ def training_greys(dvg: DVG, source: Source, name: str, angles: Sequence[float])
     angles = tuple(dict.fromkeys(angles))
     count = min(CASES, len(source))
     views = [np.asarray(dvg.render(source[i]["ct"][None], angles))[0, ..., 0] for i in range(count)]
-    path = np.asarray(dvg.render(jnp.ones((1, *dvg.geometry.volume_shape, 1)), angles, normalize=False))
     greys = {}
     for place, angle in enumerate(angles):
-        silhouette = path[0, place, ..., 0] / path[0, place].max()
+        silhouette = np.asarray(nominal_silhouette(jnp.float32(angle), dvg.geometry))  # what alignment divides by
         inside = [np.quantile(case[place][silhouette >= WHOLE], LEVELS) for case in views]
         greys[angle] = Greys(silhouette, np.mean(inside, axis=0), count, name)
     return greys
