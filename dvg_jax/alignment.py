@@ -41,8 +41,8 @@ FAR_MM, FAR_SIZE, PULL = 30.0, 0.1, 0.1
 FINER, BLUR_MM = 8, 5.0
 """Row sums are interpolated to so many values a row, and blurred by a Gaussian of this standard deviation."""
 
-UNIT = Placement(*(jnp.asarray(unit) for unit in (5.0, 0.03, 2.0, 2.0)))
-"""Standard deviations of what the row sums leave to be found."""
+LEFT = (5.0, 0.03, 2.0, 2.0)
+"""Standard deviations of what the row sums leave to be found, in the order of a placement's fields."""
 
 RAYS, STEPS = 30.0, 20
 """A film's rays count as so many independent ones; more trust the CT more. Steps of L-BFGS."""
@@ -163,6 +163,7 @@ def _without_patient(found: Placement) -> Placement:
     return found._replace(height_mm=height - height[..., :1], scale=scale - scale.mean(axis=-1, keepdims=True))
 
 
+@partial(jax.jit, static_argnums=4)
 def register(
     ct: Volumes, films: Views, start: Placement, angles: Float[Array, "B V"], geometry: ConeBeamGeometry
 ) -> Placement:
@@ -175,27 +176,21 @@ def register(
       angles: of the nominal views, in degrees.
       geometry: of source, volume and detector.
     """
-    return _register(ct, films, start, angles, geometry, RAYS)
 
-
-@partial(jax.jit, static_argnums=(4, 5))
-def _register(
-    ct: Volumes, films: Views, start: Placement, angles: Float[Array, "B V"], geometry: ConeBeamGeometry, rays: float
-) -> Placement:
     def case(ct: Array, films: Array, start: Placement, angles: Array) -> Placement:
         dimmed = jax.vmap(lambda angle: nominal_silhouette(angle, geometry))(angles)
         whole = (dimmed >= WHOLE).astype(jnp.float32)[None, ..., None]
         basis = curves(films[None], whole)
 
         def moved(change: Placement) -> Placement:
-            return jax.tree.map(lambda start, change, unit: start + unit * change, start, change, UNIT)
+            return Placement(*(first + unit * by for first, unit, by in zip(start, LEFT, change, strict=True)))
 
         def loss(change: Placement) -> Array:
             poses = jax.vmap(lambda place, angle: place.pose(angle, geometry))(moved(change), angles)
             lines = jax.vmap(lambda pose: film_of_patient(ct[..., 0], pose, geometry))(poses)[None, ..., None]
             left, all_of_it = (jnp.sum(unexplained(lines, by, whole) ** 2, (2, 3, 4)) for by in (basis, basis[:1]))
             far = sum(jnp.sum(x**2) for x in change)
-            return rays / 2 * jnp.sum(jnp.log(left / all_of_it + 1e-6)) + far / 2
+            return RAYS / 2 * jnp.sum(jnp.log(left / all_of_it + 1e-6)) + far / 2
 
         return _without_patient(moved(_least(loss, Placement.nominal(len(angles)))))
 

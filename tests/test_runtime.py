@@ -1,6 +1,8 @@
 """What is set before JAX is imported."""
 
 import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -54,3 +56,14 @@ def test_the_allocator_is_tuned_only_where_the_cpu_computes(monkeypatch, platfor
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     runtime.tune_allocator()
     assert bool(calls) == tuned
+
+
+def test_importing_the_commands_starts_no_backend():
+    """Several processes must be able to find each other before JAX looks for its devices."""
+    code = (
+        "import dvg_jax.training.command, dvg_jax.evaluate.command, dvg_jax.reconstruct.command\n"
+        "from jax._src import xla_bridge\n"
+        "print('started' if xla_bridge._backends else 'none')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "none"
