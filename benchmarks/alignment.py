@@ -30,7 +30,7 @@ from dvg_jax.xray.placement import Placement
 from dvg_jax.xray.views import table_of
 
 NOISE = 0.01
-"""Standard deviation of the films' noise, of a film in [0, 1]."""
+"""Films have noise of this standard deviation, of a film in [0, 1]."""
 
 FOUND = ("height, mm", "size, %", "roll, degrees", "tilt, degrees", "curve, % of its rise")
 

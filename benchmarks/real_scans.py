@@ -48,7 +48,7 @@ from dvg_jax.xray.views import minmax, table_of
 IDEAL, TOGETHER = Trial("none", 0.0), Trial("all", 1.0)
 
 WAYS = ("", ", films as they are", ", aligned")
-"""Of the titles: ideal films, imperfect ones, and imperfect ones after alignment."""
+"""Titles end in these where films are ideal, imperfect, and imperfect but aligned."""
 
 FIGURES = ("psnr", "ssim", "lpips", "unseen_line_error")
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 4, "unseen_line_error": 4}

@@ -33,7 +33,7 @@ HEIGHTS_MM = np.arange(-45.0, 45.5, 1.0)
 """Heights of one film against the first are searched on this grid."""
 
 SIZES = np.linspace(-0.16, 0.16, 33)
-"""So are logarithms of sizes."""
+"""Logarithms of sizes are searched on this one."""
 
 FAR_MM, FAR_SIZE, PULL = 30.0, 0.1, 0.1
 """At these heights and sizes the likeness of the row sums, 1 at best, counts for so much less than at 0."""
@@ -42,10 +42,10 @@ FINER, BLUR_MM = 8, 5.0
 """Row sums are interpolated to so many values a row, and blurred by a Gaussian of this standard deviation."""
 
 LEFT = (5.0, 0.03, 2.0, 2.0)
-"""Standard deviations of what the row sums leave to be found, in the order of a placement's fields."""
+"""What the row sums leave to be found has these standard deviations, in the order of a placement's fields."""
 
 RAYS, STEPS = 30.0, 20
-"""A film's rays count as so many independent ones; more trust the CT more. Steps of L-BFGS."""
+"""A film's rays count as so many independent ones, since more would trust the CT more; L-BFGS takes so many steps."""
 
 
 class Alignment(NamedTuple):

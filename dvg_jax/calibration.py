@@ -36,13 +36,13 @@ MAPPED = 90
 """The error map has the quantile of this share."""
 
 SPREAD_HU = (1.0, 3.0, 10.0, 30.0, 100.0)
-"""Limits between the groups of a standard deviation over samples."""
+"""Groups are divided at these standard deviations over samples, in HU."""
 
 LEAST = 19
-"""With fewer cases (n + 1) (1 - share) is below 1 at 95 %: no finite quantile has the guarantee."""
+"""Fewer cases give no guarantee, since (n + 1) (1 - share) is below 1 at 95 %."""
 
 _SPREAD = 3
-"""Place of the finest level of groups, by spread, among those of :func:`grouped`."""
+"""The finest level of :func:`grouped`, by spread, has this place."""
 
 Quantiles = Float[np.ndarray, "_ shares"]
 """It holds a row a group, in HU."""

@@ -22,7 +22,7 @@ from dvg_jax.xray.placement import Placement, film_of_patient, nominal_silhouett
 from dvg_jax.xray.views import minmax
 
 LETTER = (0.03, 0.08)
-"""Least and largest edge of a letter, as shares of the film's."""
+"""A letter's edges lie between these shares of the film's."""
 
 MARGIN = 0.15
 """Letters begin within this share of the film's edge from a side."""

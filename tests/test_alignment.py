@@ -62,7 +62,7 @@ def test_a_ct_finds_the_placement_that_its_films_have(cts, films):
 
 
 def test_aligned_films_are_nearer_to_the_nominal_ones(cts, films, planted):
-    """Under their curves, which alignment leaves alone."""
+    """Both are compared under their curves, which alignment leaves alone."""
     level = planted._replace(placement=Placement.nominal(CASES, 2))
     nominal = Imperfections().films_of(cts, ANGLES, level, jax.random.key(0), GEOMETRY)
     found = align(films, ANGLES, GEOMETRY, model=lambda _: cts)

@@ -208,7 +208,7 @@ def stage_settings(config: ConfigDict, name: str) -> ConfigDict:
 
 
 CALIBRATION = "calibration.json"
-"""A working folder's file with the quantiles of its model's errors."""
+"""A working folder holds the quantiles of its model's errors in this file."""
 
 
 def files_of_run(workdir: Path) -> list[Path]:

@@ -31,7 +31,7 @@ FILMS = {
     "letters": 0.1,
     "collimation": 0.02,
 }
-"""Imperfections of the demo's training films: placements as alignment leaves them, curves as they come."""
+"""The demo's training films have these imperfections: placements as alignment leaves them, curves as they come."""
 
 TINY_RATES = dict.fromkeys(TINY_BASELINES, 1e-3) | {"reconnet": 3e-4, "residual_unet": 3e-3}
 """The authors' rates are for fifty times as many steps. Of 1e-4, 3e-4, 1e-3 and 3e-3, not all of them for each, these

@@ -29,19 +29,19 @@ from dvg_jax.xray.resample import interpolated
 from dvg_jax.xray.views import table_of
 
 SHIFT = "shift_mm"
-"""The patient's place, along each axis: no fault of a film, so the truth is moved along."""
+"""This moves the patient along each axis; it is no fault of a film, so the truth is moved along."""
 
 NAMES = (SHIFT, *(field.name for field in fields(Imperfections)))
 
 ALL = {SHIFT: 15.0, "height_mm": 10.0, "scale": 0.03, "rotation_deg": 2.0, "curve": 0.35, "noise": 0.01}
-"""Bounds of what is drawn together under the name "all"."""
+"""Under the name "all" these are drawn together, each up to its bound."""
 
 STANDARD = (
     "none:0,shift_mm:5,shift_mm:10,shift_mm:20,height_mm:2,height_mm:5,height_mm:10,height_mm:20,scale:0.01,scale:0.03,"
     "scale:0.06,rotation_deg:1,rotation_deg:3,distance:0.2,curve:0.2,curve:0.4,noise:0.01,noise:0.04,letters:1,"
     "collimation:0.05,all:1"
 )
-"""What ``config.evaluate.stress=standard`` means."""
+"""These trials are meant by ``config.evaluate.stress=standard``."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ NOTICE = "Synthetic. Not for diagnosis."
 SPREAD = ("mean", "std", "unseen")
 """Kinds of files that several samples add next to the output, one of each."""
 ERROR = f"error{MAPPED}"
-"""Kind of the file that a calibrated model adds."""
+"""A calibrated model adds a file of this kind."""
 
 _UNSEEN_SHARE = 0.005
 """Share of voxels that no ray crosses, above which there is a warning."""

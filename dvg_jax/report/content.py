@@ -22,7 +22,7 @@ SPREAD_NOTE = (
 SHORTFALL = (
     "with the model of the demo it held for 94 % of body voxels of phantoms and 85 % of body voxels of 13 real scans"
 )
-"""What the 90 % of a map that was calibrated on phantoms are worth, measured by ``benchmarks.spread``."""
+"""It says what the 90 % of a map that was calibrated on phantoms are worth, by ``benchmarks.spread``."""
 
 
 def error_note(cases: int, kind: str) -> str:

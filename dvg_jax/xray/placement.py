@@ -20,7 +20,7 @@ BEYOND = 1 / 8
 """The patient goes on beyond the cube's foot and head ends for this share of its height: the outermost slices do."""
 
 WHOLE = 0.97
-"""Least path of a ray that crosses the whole cube, as a share of the longest path."""
+"""A ray whose path is this share of the longest or more crosses the whole cube."""
 
 DIM = 0.3
 """Films are not divided by less than this share of the longest path: where the cube is so thin, they show little."""

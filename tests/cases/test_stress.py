@@ -37,7 +37,7 @@ def test_a_trial_has_its_own_imperfection_alone():
 
 
 def test_a_patient_stands_elsewhere():
-    """Of 16 voxels over 320 mm, it is one towards the head and two to the right."""
+    """He moves by one voxel of 20 mm towards the head and by two to the right."""
     ct = DRAW(jax.random.key(0), 16)
     found = moved(ct, jnp.array([20.0, 0.0, -40.0]))
     np.testing.assert_allclose(found[1:, :, :-2], ct[:-1, :, 2:], atol=1e-6)

@@ -18,7 +18,7 @@ ANGLES = (0.0, 90.0)
 
 @cache
 def phantom_views(case: int, pixels: int = 128) -> np.ndarray:
-    """(2, pixels, pixels) in [0, 1]: frontal and lateral view of a plain phantom that templates have not seen."""
+    """Return the frontal and the lateral view, (2, pixels, pixels), of a plain phantom that templates have not seen."""
     covering = ConeBeamGeometry.covering(SIZE)
     pixel = covering.pixel_mm[0] * SIZE / pixels
     geometry = ConeBeamGeometry(

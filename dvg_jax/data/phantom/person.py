@@ -18,7 +18,7 @@ from jaxtyping import Float
 from dvg_jax.shapes import Key
 
 Sizes = tuple[float, float, float]
-"""What 2.5, 50 and 97.5 % stay below."""
+"""It holds what 2.5, 50 and 97.5 % stay below."""
 
 NUMBERS: dict[str, Sizes] = {
     "scale": (0.9, 1.0, 1.1),
@@ -103,7 +103,7 @@ LIMIT = 2.6
 """Numbers stay within so many standard deviations before they are made skew, so that organs keep their order."""
 
 CHANCES = 36
-"""Number of further draws for each number and finding; four nodules need nine each."""
+"""Each number and finding has so many further draws, since four nodules need nine each."""
 
 POSE = ("turn", "tilt", "roll", "shift_d", "shift_h", "shift_w")
 
