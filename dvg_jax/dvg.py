@@ -17,7 +17,7 @@ The blocks of the picture are compiled one by one, so that stages, evaluation an
 larger compiled program they are inlined.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -45,6 +45,9 @@ from dvg_jax.xray.views import (
     random_view_sets,
     table_of,
 )
+
+ALIGNMENT_STEPS = 4
+"""Films are compared with a CT that is sampled in so many steps; more change it little."""
 
 Condition = tuple[jax.Array, ...]
 """The condition of g_theta: one block a source, (B, d, h, w, c), or (B, D, H, W, 1) without VPGE."""
@@ -285,8 +288,10 @@ class DVG:
           key: decides the noise of the CTs that films are compared with.
         """
 
+        quick = self.quick(ALIGNMENT_STEPS)
+
         def model(films: Views) -> Volumes:
-            made = self.estimates(variables, films, angles, key)
+            made = quick.estimates(variables, films, angles, key)
             if self.consistency != "refine":
                 return made.blended
             return self.finish(self.refine(variables["refine"]["params"], made.blended, films, angles)[-1])
@@ -324,6 +329,10 @@ class DVG:
         """
         rounds = self.refinement(params, self.turned(ct), self.turned_views(views), angles)
         return [self.turned(ct) for ct in rounds]
+
+    def quick(self, steps: int) -> "DVG":
+        """Return the method with so few deterministic sampling steps, or all of them if there are fewer."""
+        return replace(self, sampler=Sampler(min(steps, self.schedule.timesteps), eta=0.0, clip=self.sampler.clip))
 
     def finish(self, ct: Volumes) -> Volumes:
         """Clip to [0, 1] and replace values under ``floor`` by air (the released code uses 0.04)."""

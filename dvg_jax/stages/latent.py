@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dvg_jax.diffusion import Sampler
 from dvg_jax.dvg import DVG, Condition
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.networks.init import init_variables
@@ -131,11 +130,6 @@ def diffusion_requires(dvg: DVG) -> tuple[str, ...]:
     return tuple(requires)
 
 
-def preview(dvg: DVG, steps: int = PREVIEW_STEPS) -> DVG:
-    """Return the method with so few deterministic sampling steps."""
-    return replace(dvg, sampler=Sampler(min(steps, dvg.schedule.timesteps), eta=0.0, clip=dvg.sampler.clip))
-
-
 def _condition(example: Example) -> Condition:
     return tuple(example[name] for name in sorted(example) if name.startswith("condition_"))
 
@@ -146,7 +140,7 @@ def _export(params: Variables, model_state: Variables, examples: Iterator[Exampl
 
 def _show(dvg: DVG, stage: str):  # type: ignore[no-untyped-def]
     """Return a function that reconstructs unseen cases with the stages trained so far."""
-    quick = replace(preview(dvg), use_diffusion=stage == "diffusion")
+    quick = replace(dvg.quick(PREVIEW_STEPS), use_diffusion=stage == "diffusion")
 
     def show(variables: VariablesByStage, ct: Volumes, key: Key) -> tuple[Metrics, dict[str, Volume]]:
         result = quick.estimate(variables, dvg.render(ct, dvg.angles), dvg.angles, key)

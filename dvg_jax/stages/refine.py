@@ -17,7 +17,7 @@ from dvg_jax.networks.init import init_variables
 from dvg_jax.networks.lpips import load_lpips, lpips
 from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Volume, Volumes
 from dvg_jax.stages.base import Example, Metrics, Stage
-from dvg_jax.stages.latent import diffusion_requires, preview
+from dvg_jax.stages.latent import diffusion_requires
 from dvg_jax.xray.views import Angles, ViewSets
 
 STEPS = 4
@@ -118,7 +118,7 @@ def rounds_loss(
 def refine_stage(config: ConfigDict, dvg: DVG) -> Stage:
     """Build the stage of the refiner, which corrects results of all stages before it."""
     requires = (*diffusion_requires(dvg), "diffusion") if dvg.use_diffusion else ("ct_vqgan", "view_vqgan", "new_view")
-    quick = preview(dvg, STEPS)
+    quick = dvg.quick(STEPS)
 
     def prepare(frozen: VariablesByStage, ct: Volumes, key: Key) -> Example:
         key_views, key_sample = jax.random.split(key)

@@ -1,10 +1,14 @@
 """Stage ``refine`` corrects CTs by their films; tests of what it sees, learns from and says."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dvg_jax import dvg as method
+from dvg_jax.alignment import Alignment
 from dvg_jax.config import check, save
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.config.table import example_settings
@@ -134,6 +138,17 @@ def test_the_mean_of_a_sample_and_of_dvg_nets_ct_is_corrected_in_training_and_af
     found = dvg.reconstruct(variables, films, dvg.angles, jax.random.key(0))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(one - expected).max() > 0.01
+
+
+def test_films_are_aligned_by_a_ct_of_few_steps(dvg, cts, monkeypatch):
+    """A hundred steps for the alignment would double the time of a reconstruction."""
+    steps = []
+    monkeypatch.setattr(DVG, "estimates", lambda self, *_: steps.append(self.sampler.steps) or Estimates(cts))
+    monkeypatch.setattr(method, "align", lambda films, angles, geometry, model: Alignment(films, model(films), angles))
+    found = replace(dvg, consistency="none").align({}, dvg.render(cts, dvg.angles), dvg.angles, jax.random.key(0))
+    np.testing.assert_array_equal(found.placement, cts)  # the stand-in puts the model's CT there
+    assert steps == [method.ALIGNMENT_STEPS]
+    assert dvg.quick(1000).sampler.steps == dvg.schedule.timesteps
 
 
 def test_identity_is_said(dvg, example, capsys):
