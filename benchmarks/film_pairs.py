@@ -123,7 +123,8 @@ def figures_of(
     found: Figures = {"unexplained": unexplained_shares(model, ct, films)}
     if mode != "none":
         found |= {name: [film.record["alignment"][name] for film in films] for name in (*PLACES, "likeness")}
-    found["curve"] = [film.record["curve"]["to"] for film in films]
+    curves_of = [film.record.get("alignment", {}).get("curve", film.record["curve"]) for film in films]
+    found["curve"] = [curve["to"] for curve in curves_of]
     return found | {"warnings": [line for film in films for line in film.warnings]}
 
 

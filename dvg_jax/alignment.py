@@ -1,12 +1,14 @@
 """Find how films were taken otherwise than their nominal views, and bring them there.
 
     films --row sums--> heights and sizes against each other --straightened--> films --model--> CT
-      '------------------------- X-rays of the CT, by gradients of the pose -------------------'
+      '-- X-rays of the CT, by gradients of the pose --> placements --straightened--> films --model--> CT
+                                   X-rays of the CT --> curves --linearised--> films at their nominal views
 
 Without a model: line integrals along a row add up to the integral over the row's plane, which films from all sides
 share. It is order 0 of the consistency conditions (for a cone beam: Aichert et al. 2015, IEEE Trans Med Imaging
 34:2205); divergence within a chest is neglected. With a model: the placement at which the X-rays of its CT are most
-like the films, whatever curve each film has, and which is not far from the one that the sums gave.
+like the films, whatever curve each film has, and which is not far from the one that the sums gave. Then the curve of
+each film that the X-rays of the model's CT give, which is undone.
 
 The patient's place is where the first film shows it, and the patient's size is the mean of what the films show.
 """
@@ -24,9 +26,18 @@ from jaxtyping import Float
 
 from dvg_jax.consistency import curves, unexplained
 from dvg_jax.ct.frame import FIELD_MM
-from dvg_jax.shapes import Views, Volumes
+from dvg_jax.film_curve import FilmCurve, cautious, film_curves, linearised
+from dvg_jax.shapes import Views, Volume, Volumes
 from dvg_jax.xray import ConeBeamGeometry
-from dvg_jax.xray.placement import DIM, WHOLE, Placement, film_of_patient, nominal_silhouette, straightened
+from dvg_jax.xray.placement import (
+    DIM,
+    WHOLE,
+    Placement,
+    film_of_patient,
+    middle_of,
+    nominal_silhouette,
+    straightened,
+)
 from dvg_jax.xray.views import minmax
 
 HEIGHTS_MM = np.arange(-45.0, 45.5, 1.0)
@@ -55,11 +66,13 @@ class Alignment(NamedTuple):
       films: (B, V, h, w, 1), [0, 1].
       placement: of each film as it was given, (B, V).
       likeness: correlation of the row sums' slopes with the first film's, (B, V), 1 at most.
+      curve: of each film, (B, V, n), which was undone; None without a model.
     """
 
     films: Views
     placement: Placement
     likeness: Array
+    curve: FilmCurve | None = None
 
 
 def align(
@@ -67,19 +80,30 @@ def align(
     angles: Float[Array, "B V"],
     geometry: ConeBeamGeometry,
     model: Callable[[Views], Volumes] | None = None,
+    fit: Callable[[Volumes, Views], Volumes] | None = None,
 ) -> Alignment:
     """Bring films to their nominal views.
 
     Args:
-      films: of the same patient in a row, (B, V, h, w, 1), [0, 1].
+      films: of the same patient in a row, (B, V, h, w, 1), [0, 1]; or with a margin, which comes into view where a
+        film is moved. Without one, the film's edge goes on.
       angles: of the nominal views, in degrees.
       geometry: of source and detector.
       model: makes CTs of films at their nominal views; row sums alone decide without.
+      fit: makes CTs agree with films at their nominal views, before curves are taken from them. Placements are found
+        without, since a CT that agrees with films agrees with where these are.
     """
-    place, likeness = compare_rows(films, angles, geometry)
-    if model is not None:
-        place = register(model(straighten(films, place, angles, geometry)), films, place, angles, geometry)
-    return Alignment(straighten(films, place, angles, geometry), place, likeness)
+    rows, columns = middle_of(films.shape[2:4], geometry.detector_shape)
+    views = films[:, :, rows, columns]
+    place, likeness = compare_rows(views, angles, geometry)
+    level = straighten(films, place, angles, geometry)
+    if model is None:
+        return Alignment(level, place, likeness)
+    place = register(model(level), views, place, angles, geometry)
+    level = straighten(films, place, angles, geometry)
+    ct = model(level)
+    linear, curve = linearise(ct if fit is None else fit(ct, level), level, angles, geometry)
+    return Alignment(linear, place, likeness, curve)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -87,7 +111,7 @@ def straighten(films: Views, placement: Placement, angles: Float[Array, "B V"], 
     """Bring films whose placements are known to their nominal views, and normalise them.
 
     Args:
-      films: (B, V, h, w, 1), [0, 1].
+      films: (B, V, h, w, 1), [0, 1], or with a margin.
       placement: of each film, (B, V).
       angles: of the nominal views, in degrees.
       geometry: of source and detector.
@@ -186,8 +210,7 @@ def register(
             return Placement(*(first + unit * by for first, unit, by in zip(start, LEFT, change, strict=True)))
 
         def loss(change: Placement) -> Array:
-            poses = jax.vmap(lambda place, angle: place.pose(angle, geometry))(moved(change), angles)
-            lines = jax.vmap(lambda pose: film_of_patient(ct[..., 0], pose, geometry))(poses)[None, ..., None]
+            lines = _films_of(ct[..., 0], moved(change), angles, geometry)[None]
             left, all_of_it = (jnp.sum(unexplained(lines, by, whole) ** 2, (2, 3, 4)) for by in (basis, basis[:1]))
             far = sum(jnp.sum(x**2) for x in change)
             return RAYS / 2 * jnp.sum(jnp.log(left / all_of_it + 1e-6)) + far / 2
@@ -195,6 +218,35 @@ def register(
         return _without_patient(moved(_least(loss, Placement.nominal(len(angles)))))
 
     return jax.vmap(case)(ct, films, start, angles)
+
+
+@partial(jax.jit, static_argnums=3)
+def linearise(
+    ct: Volumes, films: Views, angles: Float[Array, "B V"], geometry: ConeBeamGeometry
+) -> tuple[Views, FilmCurve]:
+    """Return films whose greys rise evenly with the line integrals of CTs, and the curves that were undone.
+
+    Args:
+      ct: (B, D, H, W, 1), [0, 1].
+      films: at their nominal views, (B, V, h, w, 1), [0, 1].
+      angles: of the views, in degrees.
+      geometry: of source, volume and detector.
+    """
+    dimmed = jax.vmap(jax.vmap(lambda angle: nominal_silhouette(angle, geometry)))(angles)
+    nominal = Placement.nominal(angles.shape[1])
+    lines = jax.vmap(partial(_films_of, geometry=geometry), (0, None, 0))(ct[..., 0], nominal, angles)
+    found = cautious(film_curves(lines, films, (dimmed >= WHOLE).astype(jnp.float32)[..., None]))
+    shown = films[..., 0] / jnp.maximum(dimmed, DIM)
+    linear = jax.vmap(jax.vmap(linearised))(shown, *found) * jnp.maximum(dimmed, DIM)
+    return minmax(linear)[..., None], found
+
+
+def _films_of(
+    ct: Volume, placement: Placement, angles: Float[Array, "V"], geometry: ConeBeamGeometry
+) -> Float[Array, "V h w 1"]:
+    """Return the line integrals of a patient's films."""
+    poses = jax.vmap(lambda place, angle: place.pose(angle, geometry))(placement, angles)
+    return jax.vmap(lambda pose: film_of_patient(ct, pose, geometry))(poses)[..., None]
 
 
 def _least(loss: Callable[[Any], Array], start: Any) -> Any:

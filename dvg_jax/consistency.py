@@ -12,7 +12,7 @@ the cube is. Nothing changes where no ray goes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -37,9 +37,6 @@ FOOTPRINT = 3
 
 DEGREE = 3
 """A film's curve is a polynomial of this degree: with more, results are the same to 0.01 dB."""
-
-ENDS = (0.02, 0.98)
-"""A film's curve is stated between these quantiles: beyond them a cubic is a guess."""
 
 TINY, ROUNDING = 1e-12, 1e-4
 
@@ -171,33 +168,6 @@ def curves(films: Views, whole: Views) -> list[Views]:
         # Of a film of few values the higher powers are nothing but rounding.
         basis.append(jnp.where(norm > ROUNDING * jnp.sqrt(count), rest / jnp.maximum(norm, TINY), 0))
     return basis
-
-
-def film_curves(
-    projected: Views, films: Views, whole: Views, shares: Sequence[float]
-) -> tuple[Float[Array, "B V n"], Float[Array, "B V n"]]:
-    """Return each film's curve, from its values to line integrals: the cubic that explains these best.
-
-    Args:
-      projected: line integrals of the CT, (B, V, h, w, 1).
-      films: (B, V, h, w, 1).
-      whole: 1 for rays that count and 0 for the others, (B, V, h, w, 1).
-      shares: of the range from a film's 2nd to its 98th percentile, n of them, from 0 to 1.
-
-    Returns:
-      The film's values at these shares, and the curve there, as shares of its rise from the first to the last.
-    """
-
-    def curve(projected: Array, film: Array, whole: Array) -> tuple[Array, Array]:
-        film, weight = film.reshape(-1), whole.reshape(-1)
-        low, high = jnp.nanquantile(jnp.where(weight > 0, film, jnp.nan), jnp.array(ENDS))
-        values = low + (high - low) * jnp.array(shares)
-        powers = [jnp.stack([x**n for n in range(DEGREE + 1)], axis=-1) for x in (film, values)]
-        cubic, *_ = jnp.linalg.lstsq(powers[0] * weight[:, None], projected.reshape(-1) * weight)
-        found = powers[1] @ cubic
-        return values, (found - found[0]) / (found[-1] - found[0])
-
-    return jax.vmap(jax.vmap(curve))(projected, films, whole)
 
 
 def unexplained(images: Views, explained: list[Views], whole: Views) -> Views:

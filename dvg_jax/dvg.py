@@ -283,7 +283,7 @@ class DVG:
 
         Args:
           variables: of all stages, by name.
-          views: films of each patient, (B, V, h, w, 1), [0, 1].
+          views: films of each patient, (B, V, h, w, 1), [0, 1], or with a margin.
           angles: of the nominal views, in degrees.
           key: decides the noise of the CTs that films are compared with.
         """
@@ -296,7 +296,10 @@ class DVG:
                 return made.blended
             return self.finish(self.refine(variables["refine"]["params"], made.blended, films, angles)[-1])
 
-        return align(views, table_of(angles, len(views)), self.geometry, model)
+        def fit(ct: Volumes, films: Views) -> Volumes:
+            return self.fitted(ct, films, angles)
+
+        return align(views, table_of(angles, len(views)), self.geometry, model, fit)
 
     def agree(self, variables: VariablesByStage, made: Estimates, views: Views, angles: Angles) -> SampledVolumes:
         """Make CTs agree with their X-rays, by any method: as ``consistency`` asks, ``none``, ``films`` or ``refine``.
@@ -315,7 +318,17 @@ class DVG:
         ct, films = made.ct, jnp.broadcast_to(views, (len(made.ct), *views.shape[1:]))
         if self.consistency == "refine":
             ct = self.refine(variables["refine"]["params"], made.blended, films, angles)[-1]
-        x, films = self.turned(ct), self.turned_views(films)
+        return self.fitted(ct, films, angles)
+
+    def fitted(self, ct: Volumes, views: Views, angles: Angles) -> Volumes:
+        """Return the nearest CTs whose X-rays are the views, up to a curve of each: see :mod:`dvg_jax.consistency`.
+
+        Args:
+          ct: (B, D, H, W, 1), [0, 1].
+          views: of each, (B, V, h, w, 1).
+          angles: of the views, in degrees.
+        """
+        x, films = self.turned(ct), self.turned_views(views)
         return self.finish(self.turned(fit_films(self.projector, self.geometry, x, films, angles, self.fit)))
 
     def refine(self, params: Variables, ct: Volumes, views: Views, angles: Angles) -> list[Volumes]:

@@ -39,6 +39,8 @@ NewChannels = Float[Accepted, "B D H W C_out"]
 """Features at the input's positions, with another number of channels."""
 Resized = Float[Accepted, "B D_out H_out W_out C_out"]
 """Features of another size and another number of channels than the input."""
+Film = Float[Accepted, "rows columns"]
+"""An image of another size than the detector's."""
 Images = Float[Accepted, "B h w C"]
 NewImages = Float[Accepted, "B h_out w_out C_out"]
 """Images of another size and another number of channels than the input."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvg_jax.config.build import build_source
-from dvg_jax.ct.frame import FIELD_MM, HostImage
+from dvg_jax.ct.frame import FIELD_MM, HostImage, NewHostImage
 from dvg_jax.data.films.frame import Log, framed_view, kind_of
 from dvg_jax.data.films.greys import match_greys
 from dvg_jax.data.films.pair import Verdict, judge_films
@@ -19,6 +19,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.reconstruct.greys import training_greys
 from dvg_jax.reconstruct.reconstructor import Reconstructor
 from dvg_jax.xray import ConeBeamGeometry
+from dvg_jax.xray.placement import middle_of
 
 FRAMES = ("auto", "none")
 INTENSITIES = ("match", "none")
@@ -36,10 +37,17 @@ class FilmRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class FramedFilm:
-    """Hold a view for the model, ``(h, w)`` in [0, 1], row 0 the foot end, and a JSON-able record of its origin."""
+    """Hold a view for the model, row 0 the foot end.
+
+    Attributes:
+      image: (h, w), [0, 1].
+      record: of its origin, JSON-able.
+      wide: the view with a margin that the film shows, (H, W); None where it is not framed, or already aligned.
+    """
 
     image: HostImage
     record: dict[str, Any]
+    wide: NewHostImage | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -110,7 +118,9 @@ def frame_film(
         "repairs": log.repairs,
         "warnings": [f"{film.facts.file}: {warning}" for warning in log.warnings],
     }
-    return FramedFilm(_stretched(view), record)
+    rows, columns = middle_of(view.shape, geometry.detector_shape)
+    image = view[rows, columns]
+    return FramedFilm(_stretched(image), record, None if view.shape == image.shape else view)
 
 
 def frame_films(

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from dvg_jax.ct.frame import HostVolume
 from dvg_jax.errors import UserError
+from dvg_jax.film_curve import FilmCurve
 from dvg_jax.reconstruct.films import FilmRequest, FramedFilm
 from dvg_jax.reconstruct.reconstructor import Reconstructor
+from dvg_jax.xray.placement import margin_of
 
 ALIGNMENTS = ("auto", "none", "rows", "model")
 
@@ -17,6 +20,9 @@ LARGE = {"height_mm": 40.0, "size": 0.05, "roll_deg": 4.0, "tilt_deg": 4.0}
 
 UNLIKE = 0.5
 """Row sums that are less alike are warned of: 2 of 18 true pairs, of which one has a film that is cut."""
+
+STATED = 5
+"""A record states a curve at so many greys."""
 
 FALL = -0.2
 """A curve that falls by more than this share of its rise between two levels is warned of: 3 of 36 true films."""
@@ -59,8 +65,9 @@ def align_films(
     """
     if mode == "none":
         return list(framed)
-    images = np.stack([film.image for film in framed])
-    found = reconstructor.align(images, [request.angle for request in requests], mode, consistency=consistency)
+    found = reconstructor.align(
+        _with_margins(framed), [request.angle for request in requests], mode, consistency=consistency
+    )
     place = found.placement
     aligned = []
     for v, film in enumerate(framed):
@@ -72,13 +79,23 @@ def align_films(
         }
         likeness = float(found.likeness[0, v])
         record = {"by": mode, **{name: round(x, 4) for name, x in numbers.items()}, "likeness": round(likeness, 3)}
+        if found.curve is not None:
+            record["curve"] = _stated(found.curve, v)
         file, first = requests[v].path.name, requests[0].path.name
         warnings = [f"{file}: {line}" for line in _warnings(numbers, likeness, first, alone=len(framed) == 1)]
         if strict and warnings:
             raise UserError(f"{warnings[0]} (--strict)")
         whole = {**film.record, "alignment": record, "warnings": [*film.record["warnings"], *warnings]}
-        aligned.append(replace(film, image=np.asarray(found.films[0, v, ..., 0]), record=whole))
+        aligned.append(replace(film, image=np.asarray(found.films[0, v, ..., 0]), record=whole, wide=None))
     return aligned
+
+
+def _with_margins(framed: Sequence[FramedFilm]) -> Float[np.ndarray, "V H W"]:
+    """Return films with their margins; where only some have one, the edges of the others go on."""
+    if all(film.wide is None for film in framed):
+        return np.stack([film.image for film in framed])
+    margin = margin_of(framed[0].image.shape)
+    return np.stack([np.pad(f.image, margin, mode="edge") if f.wide is None else f.wide for f in framed])
 
 
 def _warnings(numbers: dict[str, float], likeness: float, first: str, alone: bool) -> list[str]:
@@ -95,6 +112,13 @@ def _warnings(numbers: dict[str, float], likeness: float, first: str, alone: boo
     return lines
 
 
+def _stated(curve: FilmCurve, view: int) -> dict[str, list[float]]:
+    """Return a film's curve as a record has it: greys, and the share of the curve's rise at each."""
+    knots = np.linspace(0, curve.greys.shape[-1] - 1, STATED).round().astype(int)
+    parts = (np.asarray(x, float)[0, view][knots] for x in (curve.greys, curve.rise))
+    return {name: [round(float(x), 4) for x in part] for name, part in zip(("from", "to"), parts, strict=True)}
+
+
 def with_curves(
     films: Sequence[FramedFilm], requests: Sequence[FilmRequest], reconstructor: Reconstructor, ct: HostVolume
 ) -> list[FramedFilm]:
@@ -107,12 +131,11 @@ def with_curves(
       ct: the result, (D, H, W).
     """
     angles = [request.angle for request in requests]
-    curves = reconstructor.curves(ct, np.stack([film.image for film in films]), angles)
+    curve = reconstructor.curves(ct, np.stack([film.image for film in films]), angles)
     found = []
-    for film, request, greys, curve in zip(films, requests, *curves, strict=True):
-        stated = {"from": [round(float(x), 4) for x in greys], "to": [round(float(x), 4) for x in curve]}
-        record = {**film.record, "curve": stated}
-        if "alignment" in record and np.diff(curve).min() < FALL:
+    for v, (film, request) in enumerate(zip(films, requests, strict=True)):
+        record = {**film.record, "curve": _stated(curve, v)}
+        if "alignment" in record and np.diff(record["curve"]["to"]).min() < FALL:
             line = f"{request.path.name}: the result explains its greys only by a curve that falls; compare both films"
             record["warnings"] = [*record["warnings"], line]
         found.append(replace(film, record=record))

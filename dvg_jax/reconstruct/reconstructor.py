@@ -14,22 +14,21 @@ from ml_collections import ConfigDict
 from dvg_jax.alignment import Alignment, align
 from dvg_jax.calibration import Calibration, usable
 from dvg_jax.config.build import build_dvg, estimate_stages
-from dvg_jax.consistency import MODES, film_curves, whole_rays
+from dvg_jax.consistency import MODES, whole_rays
 from dvg_jax.diffusion.samplers import Progress, Sampler
 from dvg_jax.dvg import DVG, NewView
 from dvg_jax.errors import UserError
+from dvg_jax.film_curve import FilmCurve, film_curves
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
 from dvg_jax.training.calibrate import load_calibration
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
 from dvg_jax.training.workdir import has_refiner, load_config, load_stages
+from dvg_jax.xray.placement import margin_of
 from dvg_jax.xray.views import PROJECTORS, minmax, table_of
 
 ANGLE_TOLERANCE = 20.0
 """Largest difference in degrees of a view from the angle that the model was trained for."""
-
-LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""A film's curve is stated at these shares of the film's range."""
 
 BATCH = 8
 """Samples drawn at a time: the paper's decoder takes 1.5 GiB a sample at 128^3."""
@@ -144,20 +143,19 @@ class Reconstructor:
         """Find how films were taken otherwise than at their angles, and bring them there: ``dvg_jax.alignment``.
 
         Args:
-          xrays, angles_deg, key, consistency: as in a call. The films of the result are in the model's order of views,
-            which :meth:`view_order` gives.
+          xrays: as in a call, or with a margin, which comes into view where a film is moved.
+          angles_deg, key, consistency: as in a call. The films of the result are in the model's order of views, which
+            :meth:`view_order` gives.
           mode: ``rows``, by the sums of their rows alone, or ``model``, by the model's CT after that.
         """
-        views, angles = self._checked(xrays, angles_deg)
+        views, angles = self._checked(xrays, angles_deg, wide=True)
         if mode == "rows":
             return align(views, table_of(angles, 1), self.dvg.geometry)
         dvg = replace(self.dvg, consistency=self.consistency(consistency))
         return dvg.align(self.variables, views, angles, jax.random.key(0) if key is None else key)
 
-    def curves(
-        self, ct: ArrayLike, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]
-    ) -> tuple[Float[np.ndarray, "V n"], Float[np.ndarray, "V n"]]:
-        """Return the curve of each film that a CT explains it by, at ``LEVELS``: see ``consistency.film_curves``.
+    def curves(self, ct: ArrayLike, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> FilmCurve:
+        """Return the curve of each film that a CT explains it by, (1, V, n): see ``dvg_jax.film_curve``.
 
         Args:
           ct: the result, (D, H, W).
@@ -166,8 +164,7 @@ class Reconstructor:
         views, angles = self._checked(xrays, angles_deg)
         lines = self.dvg.render(jnp.asarray(ct)[None, ..., None], angles, normalize=False)
         whole = whole_rays(PROJECTORS["default"], self.dvg.geometry, angles, 1)
-        values, curves = film_curves(lines, views, whole, LEVELS)
-        return np.asarray(values)[0], np.asarray(curves)[0]
+        return film_curves(lines, views, whole)
 
     def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
         """Return DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it, or None."""
@@ -212,12 +209,21 @@ class Reconstructor:
         """Return the method with the sampler and the mode of consistency that a caller asks for."""
         return replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
 
-    def _checked(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> tuple[Views, tuple[float, ...]]:
-        """Return the views as the method takes them, (1, V, h, w, 1), and their angles, both in the model's order."""
+    def _checked(
+        self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float], wide: bool = False
+    ) -> tuple[Views, tuple[float, ...]]:
+        """Return the views as the method takes them, (1, V, h, w, 1), and their angles, both in the model's order.
+
+        With ``wide`` they may have the margin of framed films.
+        """
         order, detector = self.view_order(angles_deg), self.dvg.geometry.detector_shape
         views = np.asarray(xrays, np.float32)
-        if views.shape != (len(order), *detector):
-            raise UserError(f"X-rays have shape {views.shape}; allowed: {(len(order), *detector)}")
+        rows, columns = margin_of(detector)
+        allowed = [(len(order), *detector)]
+        if wide:
+            allowed.append((len(order), detector[0] + sum(rows), detector[1] + sum(columns)))
+        if views.shape not in allowed:
+            raise UserError(f"X-rays have shape {views.shape}; allowed: {' or '.join(map(str, allowed))}")
         if not np.isfinite(views).all():
             raise UserError("X-rays hold values that are not finite; allowed: numbers")
         angles = _degrees(angles_deg)

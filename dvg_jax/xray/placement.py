@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.ct.frame import FIELD_MM
-from dvg_jax.shapes import Image, Pose, Volume
+from dvg_jax.shapes import Film, Image, Pose, Volume
 from dvg_jax.xray.geometry import ConeBeamGeometry, detector_slopes, rotation, source_position, view_pose
 from dvg_jax.xray.projector import forward_project
 from dvg_jax.xray.resample import interpolated
@@ -24,6 +24,10 @@ WHOLE = 0.97
 
 DIM = 0.3
 """Films are not divided by less than this share of the longest path: where the cube is so thin, they show little."""
+
+
+AROUND = 1 / 8
+"""Films that are framed are kept with so much more on each side, as a share of the view's edge, and can be moved."""
 
 
 class Placement(NamedTuple):
@@ -88,35 +92,53 @@ def nominal_silhouette(angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) 
     return silhouette(Placement.nominal().pose(angle_deg, geometry), geometry)
 
 
-def straightened(film: Image, placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> Image:
+def straightened(film: Film, placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> Image:
     """Bring a film to its nominal view, except for the cube's silhouette, which stays where it is: see `resampled`.
 
     Args:
-      film: (h, w), dimmed by the silhouette as training views are.
+      film: (h, w), dimmed by the silhouette as training views are; or with a margin that is as dim as the view's edge.
       placement: of the film.
       angle_deg: of the nominal view, in degrees.
       geometry: of source and detector.
     """
     dimmed = jnp.maximum(nominal_silhouette(angle_deg, geometry), DIM)
-    return resampled(film / dimmed, placement, angle_deg, geometry) * dimmed
+    margin = [((whole - inner) // 2,) * 2 for whole, inner in zip(film.shape, dimmed.shape, strict=True)]
+    return resampled(film / jnp.pad(dimmed, margin, mode="edge"), placement, angle_deg, geometry) * dimmed
 
 
-def resampled(film: Image, placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> Image:
+def resampled(film: Film, placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> Image:
     """Resample a film as the nominal view would show what lies in the isocentre's plane; elsewhere perspective differs.
 
     Between pixels the film is linear, beyond its edge it goes on.
 
     Args:
-      film: (h, w).
+      film: (h, w), or with a margin.
       placement: of the film.
       angle_deg: of the nominal view, in degrees.
       geometry: of source and detector.
     """
-    return interpolated(film, _places(placement, angle_deg, geometry))
+    return interpolated(film, _places(placement, angle_deg, geometry, film.shape))
 
 
-def _places(placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> tuple[Image, Image]:
-    """Return the row and column, in pixels of the film, of what the nominal view's pixels show at the isocentre."""
+def margin_of(shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return how many rows and how many columns a framed film has before and after a view of this shape."""
+    rows, columns = (round(AROUND * n) for n in shape)
+    return (rows, rows), (columns, columns)
+
+
+def middle_of(film: tuple[int, ...], view: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns of a view of one shape in the middle of a film of another."""
+    top, left = ((whole - inner) // 2 for whole, inner in zip(film, view, strict=True))
+    return slice(top, top + view[0]), slice(left, left + view[1])
+
+
+def _places(
+    placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry, shape: tuple[int, ...]
+) -> tuple[Image, Image]:
+    """Return the row and column, in pixels of a film of this shape, of what the nominal view's pixels show.
+
+    What they show is at the isocentre.
+    """
     nominal, pose = Placement.nominal().pose(angle_deg, geometry), placement.pose(angle_deg, geometry)
     rows, columns = (jnp.asarray(slopes) for slopes in detector_slopes(geometry))
     row, column, beam = rotation(nominal)
@@ -125,6 +147,6 @@ def _places(placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBea
     seen = (point - source_position(pose, geometry)) @ rotation(pose).T
     along, across = (
         seen[..., i] / seen[..., 2] * geometry.source_detector_mm / pixel + (count - 1) / 2
-        for i, (pixel, count) in enumerate(zip(geometry.pixel_mm, geometry.detector_shape, strict=True))
+        for i, (pixel, count) in enumerate(zip(geometry.pixel_mm, shape, strict=True))
     )
     return along, across

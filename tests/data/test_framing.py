@@ -147,7 +147,7 @@ def test_marks_go_and_the_chest_stays():
     film[225:245, 12:15] = film[225:228, 12:24] = 1
     chest = np.zeros((256, 256), bool)
     chest[20:210, 30:226] = True
-    clean, count = without_marks(film, chest)
+    clean, count = without_marks(film, chest, 256)
     assert count == 1
     assert np.abs(clean - ground).max() < 0.1
     np.testing.assert_array_equal(clean[chest], film[chest])

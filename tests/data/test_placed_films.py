@@ -9,6 +9,7 @@ import pytest
 
 from dvg_jax.alignment import Alignment
 from dvg_jax.errors import UserError
+from dvg_jax.film_curve import FilmCurve
 from dvg_jax.reconstruct.films import FilmRequest, FramedFilm
 from dvg_jax.reconstruct.placement import align_films, alignment_mode, with_curves
 from dvg_jax.reconstruct.reconstructor import Reconstructor
@@ -28,15 +29,16 @@ class Found(Reconstructor):
     height_mm: float = 0.0
     scale: float = 0.0
     likeness: float = 0.9
-    curve: tuple = (0.0, 0.5, 1.0)
+    curve: tuple = (2.0, 2.5, 4.0, 5.5, 6.0)
 
     def align(self, images, angles, mode, consistency=None):
+        self.seen = images
         zero = jnp.zeros((1, 2))
         place = Placement(jnp.array([[0.0, self.height_mm]]), jnp.array([[-self.scale, self.scale]]) / 2, zero, zero)
         return Alignment(jnp.ones((1, *images.shape, 1)), place, jnp.array([[1.0, self.likeness]]))
 
     def curves(self, ct, images, angles):
-        return np.tile([0.1, 0.4, 0.8], (2, 1)), np.tile(self.curve, (2, 1))
+        return FilmCurve(jnp.tile(jnp.linspace(0.1, 0.9, 5), (1, 2, 1)), jnp.tile(jnp.array(self.curve), (1, 2, 1)))
 
 
 def aligned(found, **how):
@@ -75,8 +77,18 @@ def test_what_is_far_from_the_nominal_view_is_said(found, said):
 
 def test_curves_are_recorded_and_one_that_falls_is_said():
     straight, falling = (
-        with_curves(aligned(f), REQUESTS, f, np.zeros((4, 4, 4))) for f in (Found(), Found(curve=(0.0, 1.4, 1.0)))
+        with_curves(aligned(f), REQUESTS, f, np.zeros((4, 4, 4)))
+        for f in (Found(), Found(curve=(0.0, 0.5, 1.0, 1.4, 1.0)))
     )
-    assert straight[0].record["curve"] == {"from": [0.1, 0.4, 0.8], "to": [0.0, 0.5, 1.0]}
+    assert straight[0].record["curve"] == {"from": [0.1, 0.3, 0.5, 0.7, 0.9], "to": [0.0, 0.125, 0.5, 0.875, 1.0]}
     assert straight[0].warnings == []
     assert "only by a curve that falls" in falling[1].warnings[0]
+
+
+def test_a_film_is_moved_with_its_margin():
+    wide = FramedFilm(np.ones((16, 16), np.float32), {"facts": {"rendered": None}, "warnings": []}, np.ones((20, 20)))
+    view = FramedFilm(np.eye(16, dtype=np.float32), {"facts": {"rendered": {}}, "warnings": []})
+    found = Found()
+    align_films([wide, view], REQUESTS, found, "model")
+    assert found.seen.shape == (2, 20, 20)
+    np.testing.assert_array_equal(found.seen[1], np.pad(view.image, 2, mode="edge"))

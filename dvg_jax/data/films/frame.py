@@ -11,11 +11,12 @@ from dvg_jax.data.films.read import FilmFacts, fit_film, resized
 from dvg_jax.data.films.search import Examination, Match, crop_square, examine, side_rank, trim_borders
 from dvg_jax.data.films.template import field_share, thorax_template
 from dvg_jax.xray import ConeBeamGeometry
+from dvg_jax.xray.placement import margin_of
 
 WORKING_SIDE = 1024
 """Longest side in pixels to which larger films are shrunk: a model's detector has at most a few hundred."""
 CROP_SIDE = 512
-"""Edge in pixels of the crop in which marks are searched."""
+"""Edge in pixels of the crop in which marks are searched, without its margin."""
 
 FOUND = 0.55
 """Least score of a thorax; the lowest of 10 real films and 16 views of real CTs is 0.57."""
@@ -69,7 +70,7 @@ def framed_view(
     log: Log,
     exchanged: bool | None = None,
 ) -> tuple[NewHostImage, dict[str, Any]]:
-    """Bring the thorax to its place in training views at ``angle``.
+    """Bring the thorax to its place in training views at ``angle``, and keep a margin around it.
 
     Args:
       image: the film (h, w), already mirrored if the user asked for it.
@@ -82,8 +83,10 @@ def framed_view(
         film could decide.
 
     Returns:
-      The view (h, w), and a JSON-able record of how it was found.
+      The view with its margin (H, W), and a JSON-able record of how it was found.
     """
+    shape = geometry.detector_shape
+    margin = margin_of(shape)
     work = working_film(image)
     if work.inside.shape != work.image.shape:
         log.repairs.append("constant borders removed")
@@ -99,18 +102,17 @@ def framed_view(
                 f"no thorax found (score {seen.best.score:.2f}, want {FOUND}); the centre is taken. Crop it by hand"
             )
         found = {"method": "centre, no thorax found", "score": round(seen.best.score, 3)}
-        return fit_film(inside, geometry.detector_shape), found
+        return np.pad(fit_film(inside, shape), margin, mode="edge"), found
     if not exchanged:
         _check_reading(seen, kind_of(angle), exchanged is None, log)
     place = as_is if seen.as_is_gain > -AS_IS else seen.best
     centre = place.row, place.column
     side, measure = _cube_side(place.side / thorax_template(angle)[1], facts, work.scale, field_mm, log)
     sides = side * share[0], side * share[1]
-    crop, outside = crop_square(inside, centre, sides, (CROP_SIDE, CROP_SIDE))
+    _, outside = crop_square(inside, centre, sides, (CROP_SIDE, CROP_SIDE))
     if outside > OUTSIDE and not exchanged:
         log.warnings.append(f"{outside:.0%} of what the model expects lies outside the film and was filled in")
-    weight = resized(thorax_template(angle)[0][0].weight, (CROP_SIDE, CROP_SIDE))
-    crop, marks = without_marks(crop, weight > 0.5)
+    crop, marks = _crop_with_margin(inside, centre, sides, shape, thorax_template(angle)[0][0].weight)
     if marks:
         log.repairs.append(f"{marks} bright marks outside the chest painted over")
     top = image.shape[0] - (centre[0] + work.rows.start + sides[0] / 2) / work.scale
@@ -128,7 +130,28 @@ def framed_view(
         "negative_gain": round(seen.negative_gain, 3),
         "other_gain": {f"{a:g}": round(gain, 3) for a, gain in seen.other_gain.items()},
     }
-    return resized(crop, geometry.detector_shape), found
+    return crop, found
+
+
+def _crop_with_margin(
+    image: HostImage,
+    centre: tuple[float, float],
+    sides: tuple[float, float],
+    shape: tuple[int, int],
+    chest: HostImage,
+) -> tuple[NewHostImage, int]:
+    """Return a view of a film with its margin, free from marks outside the chest, and the number of these marks.
+
+    The chest is where its weight, an image of the view without margin, is above a half.
+    """
+    wide = [n + sum(more) for n, more in zip(shape, margin_of(shape), strict=True)]
+    ratios = [n / inner for n, inner in zip(wide, shape, strict=True)]
+    margin = [round(CROP_SIDE * (ratio - 1) / 2) for ratio in ratios]
+    fine = CROP_SIDE + 2 * margin[0], CROP_SIDE + 2 * margin[1]
+    crop, _ = crop_square(image, centre, (sides[0] * ratios[0], sides[1] * ratios[1]), fine)
+    inside = np.pad(resized(chest, (CROP_SIDE, CROP_SIDE)) > 0.5, [(n, n) for n in margin])
+    crop, marks = without_marks(crop, inside, CROP_SIDE)
+    return resized(crop, (wide[0], wide[1])), marks
 
 
 def _examined(

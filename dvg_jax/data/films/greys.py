@@ -11,6 +11,7 @@ import SimpleITK
 
 from dvg_jax.ct.frame import HostImage
 from dvg_jax.data.films.template import LEVELS, Greys
+from dvg_jax.xray.placement import middle_of
 
 MARK_SHARE = 0.015
 """Half the width of a letter's widest stroke, as a share of the picture's edge."""
@@ -19,17 +20,17 @@ MARK_EXTENT = 0.15
 """Largest extent of a letter, as a share of the edge: longer pieces are bones and edges of clothes."""
 
 
-def without_marks(image: HostImage, chest: np.ndarray) -> tuple[HostImage, int]:
+def without_marks(image: HostImage, chest: np.ndarray, edge: int) -> tuple[HostImage, int]:
     """Paint letters and other small bright strokes outside the chest over with their surroundings.
 
     Args:
       image: (h, w) in [0, 1].
       chest: (h, w), True where nothing may be changed.
+      edge: of the view without its margin, in pixels.
 
     Returns:
       The image, and the number of marks.
     """
-    edge = max(image.shape)
     picture = SimpleITK.GetImageFromArray(np.ascontiguousarray(image, np.float32))
     ground = SimpleITK.GrayscaleMorphologicalOpening(picture, (max(1, round(MARK_SHARE * edge)),) * 2)
     outside = SimpleITK.GetImageFromArray((~chest).astype(np.uint8))
@@ -45,9 +46,19 @@ def without_marks(image: HostImage, chest: np.ndarray) -> tuple[HostImage, int]:
 def match_greys(image: HostImage, greys: Greys) -> tuple[HostImage, tuple[list[float], list[float]]]:
     """Match the histogram over rays that cross the whole cube, then apply the cube's silhouette.
 
-    The curve is monotone: brighter pixels stay brighter or become equal. Returns the view and the curve, (from, to).
+    The curve is monotone: brighter pixels stay brighter or become equal. A margin is as dim as the view's edge.
+
+    Args:
+      image: a view (h, w), or one with a margin.
+      greys: of the training views.
+
+    Returns:
+      The image, and the curve, (from, to).
     """
+    view = middle_of(image.shape, greys.silhouette.shape)
+    margin = [((whole - inner) // 2,) * 2 for whole, inner in zip(image.shape, greys.silhouette.shape, strict=True)]
     # The added steps keep levels distinct where a film is saturated.
-    found = np.quantile(image[greys.whole], LEVELS) + 1e-6 * LEVELS
+    found = np.quantile(image[view][greys.whole], LEVELS) + 1e-6 * LEVELS
     matched = np.interp(image, found, greys.quantiles).astype(np.float32)
-    return matched * greys.silhouette, (found.round(4).tolist(), greys.quantiles.round(4).tolist())
+    dimmed = matched * np.pad(greys.silhouette, margin, mode="edge")
+    return dimmed, (found.round(4).tolist(), greys.quantiles.round(4).tolist())
