@@ -1,7 +1,7 @@
 """Measure how much of the error is covered by the spread of samples and by the error map, on unseen cases and scans.
 
     python -m benchmarks.spread --workdir runs/demo [--scans data/lung128] [--split test] [--cases 16] [--samples 8]
-        [--sampler ddim] [--steps 100]
+        [--sampler ddim] [--steps 100] [--imperfect]
 
 Each case is reconstructed ``--samples`` times, in each mode of ``config.consistency.mode`` that the folder has. An
 interval of a nominal share is, by the samples, their mean and so many standard deviations to either side as cover that
@@ -9,7 +9,8 @@ share of a normal distribution; by the map, the first sample and its calibrated 
 spread of the samples, ``map of one`` does not. Coverage is the share of body voxels, above -950 HU in the truth, whose
 true value lies in the interval. In latent space the spread is compared with the error of the samples' mean.
 
-Films of scans are rendered as by ``benchmarks.real_scans``. Writes ``benchmarks/results/spread_<name>.json``.
+Films of scans are rendered as by ``benchmarks.real_scans``; with ``--imperfect`` they are measured as rooms make them,
+too, and aligned. Writes ``benchmarks/results/spread_<name>.json``.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.common import save
-from benchmarks.real_scans import Films, Reduced, edge_of
+from benchmarks.real_scans import IDEAL, TOGETHER, Films, Reduced, edge_of
 from dvg_jax.calibration import SHARES, Calibration, covered, ray_support
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
@@ -32,7 +33,9 @@ from dvg_jax.ct.intensity import hu_to_intensity, intensity_to_hu
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.diffusion import sample
 from dvg_jax.dvg import DVG
+from dvg_jax.errors import UserError
 from dvg_jax.evaluate.cases import build_procedure, case_batches
+from dvg_jax.evaluate.stress import Moved, Trial
 from dvg_jax.latents import latent_shape
 from dvg_jax.metrics import psnr_volume
 from dvg_jax.metrics.tables import align
@@ -103,13 +106,18 @@ def cases_of(model: Reconstructor, cases: int) -> Iterator[Case]:
         yield np.asarray(batch.truth)[0, ..., 0], np.asarray(films)[0, ..., 0]
 
 
-def scans_of(model: Reconstructor, scans: Path, split: str) -> Iterator[Case]:
-    """Yield all scans of a split; their films are rendered from the finer grid of the scans, with noise."""
-    size = edge_of(scans, model.config.size)
-    fine = PreparedSource(scans, split, size)
-    render, reduced = Films(model.config, model.dvg, size, NOISE), Reduced(fine, model.config.size)
+def scans_of(model: Reconstructor, scans: Path, split: str, trial: Trial = IDEAL) -> Iterator[Case]:
+    """Yield all scans of a split; their films are rendered from the finer grid of the scans, with noise.
+
+    Films that have more wrong than that are aligned, and the patient is where they show him.
+    """
+    dvg, size = model.dvg, edge_of(scans, model.config.size)
+    fine = Moved(PreparedSource(scans, split, size), trial, model.config.seed)
+    render, reduced = Films(model.config, dvg, size, NOISE, trial), Reduced(fine, model.config.size)
     for i in range(len(fine)):
         films = render(jnp.asarray(fine[i]["ct"])[None], jax.random.key(i))
+        if trial.imperfections:
+            films = dvg.align(model.variables, films, dvg.angles, jax.random.key(i)).films
         yield np.asarray(reduced[i]["ct"])[..., 0], np.asarray(films)[0, ..., 0]
 
 
@@ -154,14 +162,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=8, help="drawn for each case (default %(default)s)")
     parser.add_argument("--sampler", help="ancestral, ddim or dpmpp_2m (default: the model's)")
     parser.add_argument("--steps", type=int, help="of sampling (default: the model's)")
+    parser.add_argument("--imperfect", action="store_true", help="also films as rooms make them, of --scans")
     parser.add_argument("--name", default="cpu", help="of the results file (default %(default)s)")
     options = parser.parse_args(argv)
+    if options.imperfect and options.scans is None:
+        raise UserError("--imperfect is given without --scans; allowed: with the folder of scans whose films they are")
     enable_compilation_cache()
     model = load_reconstructor(options.workdir)
     model.dvg = replace(model.dvg, sampler=model.sampler(options.steps, options.sampler))
     found = {"unseen": measured(model, cases_of(model, options.cases), options.samples)}
     if options.scans:
         found["scans"] = measured(model, scans_of(model, options.scans, options.split), options.samples)
+    if options.imperfect:
+        aligned = scans_of(model, options.scans, options.split, TOGETHER)
+        found["scans, imperfect films aligned"] = measured(model, aligned, options.samples)
     print(table(found))
     print(save(f"spread_{options.name}", found))
 

@@ -127,6 +127,28 @@ def test_training_calibrates_a_finished_folder_once(config, tmp_path, monkeypatc
     assert "cannot be read" in load_calibration(config, tmp_path)
 
 
+def test_its_films_are_as_imperfect_as_those_of_the_training(config, tmp_path, monkeypatch):
+    seen = []
+
+    def drawn(self, variables, views, angles, keys):
+        seen.append(np.asarray(views))
+        return jax.vmap(lambda key: jax.random.uniform(key, (16, 16, 16, 1)))(keys)
+
+    monkeypatch.setattr(DVG, "reconstruct", drawn)
+    save(config, tmp_path / "config.json")
+    with StopRequest() as stop:
+        calibrate(config, ideal := build_dvg(config), tmp_path, stop)
+        noisy = config.copy_and_resolve_references()
+        noisy.films.noise = 0.2
+        calibrate(noisy, build_dvg(noisy), tmp_path, stop)  # a calibration on other films is not taken for its own
+    assert len(seen) == 2 * LEAST
+    cases = kept_aside(config)
+    rendered = [np.asarray(ideal.render(cases.source[i]["ct"][None], ideal.angles)) for i in cases.places]
+    np.testing.assert_allclose(seen[:LEAST], rendered, atol=1e-6)
+    off = [np.abs(a - b).mean() for a, b in zip(seen[LEAST:], rendered, strict=True)]
+    assert 0.05 < min(off) < max(off) < 0.3
+
+
 def test_a_folder_that_is_not_finished_or_asks_for_none_is_left_alone(config, tmp_path):
     with StopRequest() as stop:
         calibrate(get_config(), build_dvg(config), tmp_path, stop)

@@ -2,11 +2,13 @@
 
 <workdir>/calibration.json        quantiles of |error|, the cases, and the stages and the way of sampling of the results
 
-The cases are those of split ``val``, which no stage is trained on and no test reads.
+The cases are those of split ``val``, which no stage is trained on and no test reads. Their films are as imperfect as
+those of the training.
 """
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ from dvg_jax.data.sources import PhantomSource, PreparedSource, Source
 from dvg_jax.dvg import DVG
 from dvg_jax.files.atomic import replacing
 from dvg_jax.keys import named
-from dvg_jax.shapes import Key, VariablesByStage
+from dvg_jax.shapes import Key, VariablesByStage, Views
 from dvg_jax.training.checkpoint import load_facts
 from dvg_jax.training.distributed import is_first, leave_if_asked
 from dvg_jax.training.stop import StopRequest
@@ -73,7 +75,8 @@ def calibrate(config: ConfigDict, dvg: DVG, workdir: Path, stop: StopRequest) ->
     if not config.calibration.cases or not all(finished_steps(config, workdir, name) for name in needed):
         return
     found = load_calibration(config, workdir)
-    if isinstance(found, Calibration) and found.facts["way"] == way_of(dvg, dvg.angles):
+    wanted = {"way": way_of(dvg, dvg.angles), "films": asdict(dvg.imperfections)}
+    if isinstance(found, Calibration) and {name: found.facts.get(name) for name in wanted} == wanted:
         return
     cases = kept_aside(config)
     if len(cases.places) < LEAST:
@@ -89,15 +92,17 @@ def calibrate(config: ConfigDict, dvg: DVG, workdir: Path, stop: StopRequest) ->
     key = named(jax.random.key(config.seed), "calibration")
     for place in tqdm(cases.places, desc="calibration", disable=not is_first(), dynamic_ncols=True):
         leave_if_asked(stop, "calibration: the next run begins it again")
-        keys = jax.random.split(jax.random.fold_in(key, place), samples)
+        own = jax.random.fold_in(key, place)
+        keys = jax.random.split(own, samples)
         ct = cases.source[place]["ct"]
-        drawn = intensity_to_hu(_samples(dvg, variables, ct, keys, config.evaluate.batch_size))
+        views = dvg.films(jnp.asarray(ct)[None], dvg.angles, named(own, "films"))
+        drawn = intensity_to_hu(_samples(dvg, variables, views, keys, config.evaluate.batch_size))
         errors.add(drawn[0], intensity_to_hu(ct[..., 0]), drawn.std(axis=0, ddof=1) if samples > 1 else None)
     facts = {
         "cases": len(cases.places),
         "kind": cases.kind,
         "samples": samples,
-        "way": way_of(dvg, dvg.angles),
+        **wanted,
         "stages": _stages(config, workdir),
     }
     if is_first():
@@ -133,9 +138,8 @@ def _stages(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def _samples(
-    dvg: DVG, variables: VariablesByStage, ct: Float[np.ndarray, "D H W 1"], keys: Key, batch: int
+    dvg: DVG, variables: VariablesByStage, views: Views, keys: Key, batch: int
 ) -> Float[np.ndarray, "K D H W"]:
-    """Return samples of the result from the X-rays of a CT, a key each."""
-    views = dvg.render(jnp.asarray(ct)[None], dvg.angles)
+    """Return samples of the result from the films of a case, a key each."""
     parts = [keys[i : i + batch] for i in range(0, len(keys), batch)]
     return np.concatenate([dvg.reconstruct(variables, views, dvg.angles, part)[..., 0] for part in parts])
