@@ -14,7 +14,7 @@ LAYERS = (
     ("ct",),
     ("viz", "xray"),
     ("networks",),
-    ("diffusion", "latents", "imperfections", "alignment", "consistency", "refinement"),
+    ("diffusion", "latents", "imperfections", "alignment", "film_curve", "consistency", "refinement"),
     ("dvg",),
     ("data",),
     ("metrics",),
