@@ -38,7 +38,8 @@ class FilmCurve(NamedTuple):
 
     Attributes:
       greys: of the film, rising, (B, V, n).
-      lines: the line integrals, in value * mm, that they stand for, (B, V, n).
+      lines: the line integrals that they stand for, (B, V, n): in value * mm from :func:`film_curves`, on the scale of
+        the greys from :func:`cautious`.
     """
 
     greys: Float[Array, "B V n"]
@@ -46,9 +47,9 @@ class FilmCurve(NamedTuple):
 
     @property
     def rise(self) -> Float[Array, "B V n"]:
-        """Return the curve as a share of its rise from the first grey to the last."""
+        """Return the curve as a share of its rise from the first grey to the last; a curve without any is 0."""
         first, last = self.lines[..., :1], self.lines[..., -1:]
-        return (self.lines - first) / (last - first)
+        return (self.lines - first) / jnp.where(last == first, 1, last - first)
 
 
 def film_curves(projected: Views, films: Views, whole: Views, knots: int = KNOTS) -> FilmCurve:
@@ -73,9 +74,9 @@ def film_curves(projected: Views, films: Views, whole: Views, knots: int = KNOTS
 
 
 def cautious(curve: FilmCurve) -> FilmCurve:
-    """Return curves that never fall, and are nearer to a straight line: they are known to a few per cent only.
+    """Return curves that never fall and are nearer to a straight line, which becomes that of the greys themselves.
 
-    Line integrals become those of the straight line through the origin that rises like the greys.
+    Estimated curves are known to a few per cent only.
     """
     greys = curve.greys
     rising = jax.lax.cummax(curve.lines, axis=curve.lines.ndim - 1)
