@@ -67,6 +67,24 @@ def test_a_view_that_is_framed_already_stays(place):
     assert not found.warnings
 
 
+def test_a_framed_film_keeps_a_margin_of_what_is_around_it():
+    """Stripes beyond the view are seen in the margin alone; a view that is all of its film has none."""
+    view = phantom_views(0)[0]
+    film = np.pad(view, 16, mode="edge")
+    film[:8, 40:120] = film[-8:, 40:120] = 0.5
+    greys = Greys(np.ones((32, 32), np.float32), np.array([0.1, 0.4, 0.9]), 16, "phantom")
+    found = framed(film, ANGLES[0], greys=greys)
+    assert found.wide.shape == (40, 40)
+    inner = found.wide[4:-4, 4:-4]
+    np.testing.assert_allclose(found.image, (inner - inner.min()) / np.ptp(inner), atol=1e-6)
+    plain = framed(np.pad(view, 16, mode="edge"), ANGLES[0], greys=greys)
+    changed = np.abs(found.wide - plain.wide).max(axis=1) > 0.01
+    assert changed[:2].any()
+    assert changed[-2:].any()
+    assert not changed[6:-6].any()
+    assert framed(view, ANGLES[0], "none").wide is None
+
+
 def test_rendered_films_are_not_framed(tmp_path):
     view = phantom_views(1)[0]
     told = {"angle_deg": 0.0, "field_share": field_share(GEOMETRY)[1]}

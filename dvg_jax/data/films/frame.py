@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dvg_jax.ct.frame import HostImage, NewHostImage
 from dvg_jax.data.films.greys import without_marks
@@ -138,7 +139,7 @@ def _crop_with_margin(
     centre: tuple[float, float],
     sides: tuple[float, float],
     shape: tuple[int, int],
-    chest: HostImage,
+    chest: Float[np.ndarray, "edge edge"],
 ) -> tuple[NewHostImage, int]:
     """Return a view of a film with its margin, free from marks outside the chest, and the number of these marks.
 
