@@ -68,7 +68,7 @@ def test_a_view_that_is_framed_already_stays(place):
 
 
 def test_a_framed_film_keeps_a_margin_of_what_is_around_it():
-    """Stripes beyond the view are seen in the margin alone; a view that is all of its film has none."""
+    """It is no repetition of the view's edge; a view that is all of its film has none."""
     view = phantom_views(0)[0]
     film = np.pad(view, 16, mode="edge")
     film[:8, 40:120] = film[-8:, 40:120] = 0.5
@@ -77,11 +77,8 @@ def test_a_framed_film_keeps_a_margin_of_what_is_around_it():
     assert found.wide.shape == (40, 40)
     inner = found.wide[4:-4, 4:-4]
     np.testing.assert_allclose(found.image, (inner - inner.min()) / np.ptp(inner), atol=1e-6)
-    plain = framed(np.pad(view, 16, mode="edge"), ANGLES[0], greys=greys)
-    changed = np.abs(found.wide - plain.wide).max(axis=1) > 0.01
-    assert changed[:2].any()
-    assert changed[-2:].any()
-    assert not changed[6:-6].any()
+    repeated = np.pad(inner, 4, mode="edge")
+    assert np.abs(found.wide - repeated)[[0, -1], 12:28].min() > 0.1
     assert framed(view, ANGLES[0], "none").wide is None
 
 
