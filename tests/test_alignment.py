@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvg_jax.alignment import align, compare_rows, register, straighten
+from dvg_jax.alignment import ALIKE, align, compare_rows, register, straighten
 from dvg_jax.data.phantom import chest
 from dvg_jax.imperfections import Faults, Imperfections
 from dvg_jax.xray import ConeBeamGeometry
@@ -59,6 +59,16 @@ def test_rows_of_another_patient_are_less_alike(films):
     exchanged = jnp.stack([films[:, 0], jnp.roll(films[:, 1], 1, axis=0)], axis=1)
     own, others = (compare_rows(f, ANGLES, GEOMETRY)[1][:, 1] for f in (films, exchanged))
     assert float(others.mean()) < float(own.mean()) - 0.05
+
+
+def test_a_film_whose_rows_are_like_nothing_stays(films):
+    """Its columns differ, and so do the rows of the third patient's films."""
+    stripes = jnp.linspace(0, 1, 32) * jnp.maximum(nominal_silhouette(jnp.float32(90), GEOMETRY), DIM)
+    place, likeness = compare_rows(films.at[:2, 1].set(stripes[..., None]), ANGLES, GEOMETRY)
+    assert float(jnp.abs(likeness[:2, 1]).max()) < ALIKE < float(likeness[2, 1])
+    for number in place:
+        np.testing.assert_array_equal(number[:2], 0)
+    assert float(place.height_mm[2, 1]) != 0
 
 
 def test_a_ct_finds_the_placement_that_its_films_have(cts, films):
