@@ -15,7 +15,7 @@ from dvg_jax.ct.frame import Affine, HostImage, HostVolume
 
 SPREAD_NOTE = (
     "The spread of samples is not an error bar: with the model of the demo a nominal 90 % interval from 8 samples "
-    "covers 13.8 % of body voxels on phantoms and 9.9 % on real scans, since the error is 8 to 12 times the spread."
+    "covers 13.5 % of body voxels on phantoms and 9.8 % on real scans, since the error is 8 to 12 times the spread."
 )
 """Note on the spread that page, record and printed lines repeat wherever they state it."""
 
