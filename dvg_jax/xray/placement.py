@@ -102,8 +102,8 @@ def straightened(film: Film, placement: Placement, angle_deg: Float[Array, ""], 
       geometry: of source and detector.
     """
     dimmed = jnp.maximum(nominal_silhouette(angle_deg, geometry), DIM)
-    margin = [((whole - inner) // 2,) * 2 for whole, inner in zip(film.shape, dimmed.shape, strict=True)]
-    return resampled(film / jnp.pad(dimmed, margin, mode="edge"), placement, angle_deg, geometry) * dimmed
+    wide = jnp.pad(dimmed, around(dimmed.shape, film.shape), mode="edge")
+    return resampled(film / wide, placement, angle_deg, geometry) * dimmed
 
 
 def resampled(film: Film, placement: Placement, angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> Image:
@@ -126,10 +126,14 @@ def margin_of(shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]
     return (rows, rows), (columns, columns)
 
 
-def middle_of(film: tuple[int, ...], view: tuple[int, int]) -> tuple[slice, slice]:
+def around(view: tuple[int, ...], film: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return how many rows and columns a film of one shape has before and after a view of another in its middle."""
+    return [((whole - inner) // 2,) * 2 for inner, whole in zip(view, film, strict=True)]
+
+
+def middle_of(film: tuple[int, ...], view: tuple[int, ...]) -> tuple[slice, ...]:
     """Return the rows and columns of a view of one shape in the middle of a film of another."""
-    top, left = ((whole - inner) // 2 for whole, inner in zip(film, view, strict=True))
-    return slice(top, top + view[0]), slice(left, left + view[1])
+    return tuple(slice(before, before + n) for (before, _), n in zip(around(view, film), view, strict=True))
 
 
 def _places(

@@ -11,7 +11,7 @@ import SimpleITK
 
 from dvg_jax.ct.frame import HostImage
 from dvg_jax.data.films.template import LEVELS, Greys
-from dvg_jax.xray.placement import middle_of
+from dvg_jax.xray.placement import around, middle_of
 
 MARK_SHARE = 0.015
 """Half the width of a letter's widest stroke, as a share of the picture's edge."""
@@ -56,9 +56,8 @@ def match_greys(image: HostImage, greys: Greys) -> tuple[HostImage, tuple[list[f
       The image, and the curve, (from, to).
     """
     view = middle_of(image.shape, greys.silhouette.shape)
-    margin = [((whole - inner) // 2,) * 2 for whole, inner in zip(image.shape, greys.silhouette.shape, strict=True)]
     # The added steps keep levels distinct where a film is saturated.
     found = np.quantile(image[view][greys.whole], LEVELS) + 1e-6 * LEVELS
     matched = np.interp(image, found, greys.quantiles).astype(np.float32)
-    dimmed = matched * np.pad(greys.silhouette, margin, mode="edge")
+    dimmed = matched * np.pad(greys.silhouette, around(greys.silhouette.shape, image.shape), mode="edge")
     return dimmed, (found.round(4).tolist(), greys.quantiles.round(4).tolist())
