@@ -16,16 +16,16 @@ from dvg_jax.xray.placement import margin_of
 ALIGNMENTS = ("auto", "none", "rows", "model")
 
 LARGE = {"height_mm": 40.0, "size": 0.05, "roll_deg": 4.0, "tilt_deg": 4.0}
-"""Larger differences from the nominal view are warned of; of 18 true pairs 3 are higher."""
+"""Larger differences from the nominal view are warned of; of 18 true pairs one is larger."""
 
 UNLIKE = 0.5
-"""Row sums that are less alike are warned of: 2 of 18 true pairs, of which one has a film that is cut."""
+"""Row sums that are less alike are warned of: 3 of 18 true pairs, of which one has a film that is cut."""
 
 STATED = 5
 """A record states a curve at so many greys."""
 
 FALL = -0.2
-"""A curve that falls by more than this share of its rise between two levels is warned of: 3 of 36 true films."""
+"""A curve that falls by more than this share of its rise between two levels is warned of: 1 of 36 true films."""
 
 
 def alignment_mode(asked: str, frame: str, framed: Sequence[FramedFilm]) -> str:
