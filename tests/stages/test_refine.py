@@ -144,10 +144,17 @@ def test_films_are_aligned_by_a_ct_of_few_steps(dvg, cts, monkeypatch):
     """A hundred steps for the alignment would double the time of a reconstruction."""
     steps = []
     monkeypatch.setattr(DVG, "estimates", lambda self, *_: steps.append(self.sampler.steps) or Estimates(cts))
-    monkeypatch.setattr(method, "align", lambda films, angles, geometry, model: Alignment(films, model(films), angles))
-    found = replace(dvg, consistency="none").align({}, dvg.render(cts, dvg.angles), dvg.angles, jax.random.key(0))
-    np.testing.assert_array_equal(found.placement, cts)  # the stand-in puts the model's CT there
-    assert steps == [method.ALIGNMENT_STEPS]
+    # The stand-in puts the model's CT, and that CT made to agree with films, where a placement and likeness belong.
+    monkeypatch.setattr(
+        method,
+        "align",
+        lambda films, angles, geometry, model, fit: Alignment(films, model(films), fit(model(films), films)),
+    )
+    films = dvg.render(cts, dvg.angles) ** 2
+    found = replace(dvg, consistency="none").align({}, films, dvg.angles, jax.random.key(0))
+    np.testing.assert_array_equal(found.placement, cts)
+    np.testing.assert_array_equal(found.likeness, dvg.fitted(cts, films, dvg.angles))
+    assert steps == [method.ALIGNMENT_STEPS] * 2
     assert dvg.quick(1000).sampler.steps == dvg.schedule.timesteps
 
 
