@@ -14,16 +14,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Float
 
 from benchmarks.common import save
 from benchmarks.real_scans import Films, edge_of
-from dvg_jax.alignment import Alignment, align
+from dvg_jax.alignment import align
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser
 from dvg_jax.data.sources import PreparedSource
 from dvg_jax.evaluate.stress import Moved, Trial
+from dvg_jax.film_curve import FilmCurve
 from dvg_jax.imperfections import Faults, curved
 from dvg_jax.metrics.tables import align as aligned_columns
 from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor
@@ -49,18 +48,11 @@ def errors_of(found: Placement, planted: Faults) -> Errors:
     return dict(zip(FOUND, values, strict=False))
 
 
-def curve_errors(found: Alignment | None, greys: Float[Array, "1 V n"], planted: Faults) -> list[float]:
-    """Compare each film's curve with the planted one, which maps line integrals to greys: the other way round.
-
-    Args:
-      found: the alignment, or None for films that are taken as linear.
-      greys: at which curves are compared.
-      planted: the faults.
-    """
-    assumed = greys if found is None or found.curve is None else found.curve.lines
+def curve_errors(found: FilmCurve, planted: Faults) -> list[float]:
+    """Compare each film's curve, (1, V, n), with the planted one, which maps the other way: line integrals to greys."""
     values = np.linspace(0, 1, 101)
     off = []
-    for v, (own, lines) in enumerate(zip(np.asarray(greys)[0], np.asarray(assumed)[0], strict=True)):
+    for v, (own, lines) in enumerate(zip(*(np.asarray(x)[0] for x in found), strict=True)):
         planted_greys = np.asarray(curved(jnp.asarray(values), planted.gamma[0, v], planted.bend[0, v]))
         true = np.interp(own, planted_greys, values)
         rises = [(x - x[0]) / (x[-1] - x[0]) for x in (true, lines)]
@@ -83,15 +75,12 @@ def measured(model: Reconstructor, scans: Path, split: str, draws: int, size: fl
                 "rows": align(films, angles, dvg.geometry),
                 "model": dvg.align(model.variables, films, dvg.angles, key),
             }
-            curve = by["model"].curve
-            if curve is None:
-                raise AssertionError("an alignment by a model has no curve")
-            none = errors_of(Placement.nominal(1, len(dvg.angles)), planted)
+            none, curve = Placement.nominal(1, len(dvg.angles)), by["model"].curve
+            linear = FilmCurve(curve.greys, curve.greys)
             for way, errors in {
-                "none": none | {FOUND[-1]: curve_errors(None, curve.greys, planted)},
+                "none": errors_of(none, planted) | {FOUND[-1]: curve_errors(linear, planted)},
                 "rows": errors_of(by["rows"].placement, planted),
-                "model": errors_of(by["model"].placement, planted)
-                | {FOUND[-1]: curve_errors(by["model"], curve.greys, planted)},
+                "model": errors_of(by["model"].placement, planted) | {FOUND[-1]: curve_errors(curve, planted)},
             }.items():
                 for what, values in errors.items():
                     ways.setdefault(way, {}).setdefault(what, []).extend(values)

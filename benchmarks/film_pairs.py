@@ -42,7 +42,8 @@ ALIGNED = ("none", "rows", "model")
 PLACES = ("height_mm", "size", "roll_deg", "tilt_deg")
 
 Figures = dict[str, Any]
-"""It holds ``unexplained``, ``PLACES``, ``likeness`` and ``curve`` of both films of one CT, and their ``warnings``."""
+"""It holds ``unexplained``, ``PLACES``, ``likeness``, the curve that was ``undone`` and what is left of it, ``curve``, of
+both films of one CT, and their ``warnings``."""
 
 
 class Pair(NamedTuple):
@@ -123,8 +124,8 @@ def figures_of(
     found: Figures = {"unexplained": unexplained_shares(model, ct, films)}
     if mode != "none":
         found |= {name: [film.record["alignment"][name] for film in films] for name in (*PLACES, "likeness")}
-    curves_of = [film.record.get("alignment", {}).get("curve", film.record["curve"]) for film in films]
-    found["curve"] = [curve["to"] for curve in curves_of]
+        found["undone"] = [film.record["alignment"]["curve"]["to"] for film in films]
+    found["curve"] = [film.record["curve"]["to"] for film in films]
     return found | {"warnings": [line for film in films for line in film.warnings]}
 
 

@@ -56,7 +56,7 @@ FINER, BLUR_MM = 8, 5.0
 """Row sums are interpolated to so many values a row, and blurred by a Gaussian of this standard deviation."""
 
 LEFT = (5.0, 0.03, 2.0, 2.0)
-"""What the row sums leave to be found has these standard deviations, in the order of a placement's fields."""
+"""These standard deviations are of what the row sums leave to be found, in the order of a placement's fields."""
 
 RAYS, STEPS = 30.0, 20
 """A film's rays count as so many independent ones, since more would trust the CT more; L-BFGS takes so many steps."""
@@ -69,13 +69,13 @@ class Alignment(NamedTuple):
       films: (B, V, h, w, 1), [0, 1].
       placement: of each film as it was given, (B, V).
       likeness: correlation of the row sums' slopes with the first film's, (B, V), 1 at most.
-      curve: of each film, (B, V, n), which was undone; None without a model.
+      curve: of each film, (B, V, n), which was undone; a straight line without a model.
     """
 
     films: Views
     placement: Placement
     likeness: Array
-    curve: FilmCurve | None = None
+    curve: FilmCurve
 
 
 def align(
@@ -101,7 +101,7 @@ def align(
     place, likeness = compare_rows(views, angles, geometry)
     level = straighten(films, place, angles, geometry)
     if model is None:
-        return Alignment(level, place, likeness)
+        return Alignment(level, place, likeness, FilmCurve.straight(*films.shape[:2]))
     place = register(model(level), views, place, angles, geometry)
     level = straighten(films, place, angles, geometry)
     ct = model(level)

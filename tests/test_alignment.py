@@ -80,7 +80,7 @@ def test_a_ct_finds_the_placement_that_its_films_have(cts, films):
 
 
 def test_aligned_films_are_nearer_to_the_nominal_ones(cts, films, planted):
-    """What they are compared with is under no curve: that of the films is undone, too."""
+    """They are compared with films under no curve: their own is undone, too."""
     zero = jnp.zeros((CASES, 2))
     level = Faults(Placement.nominal(CASES, 2), zero, zero, zero)
     nominal = Imperfections().films_of(cts, ANGLES, level, jax.random.key(0), GEOMETRY)

@@ -79,8 +79,7 @@ def align_films(
         }
         likeness = float(found.likeness[0, v])
         record = {"by": mode, **{name: round(x, 4) for name, x in numbers.items()}, "likeness": round(likeness, 3)}
-        if found.curve is not None:
-            record["curve"] = _stated(found.curve, v)
+        record["curve"] = _stated(found.curve, v)
         file, first = requests[v].path.name, requests[0].path.name
         warnings = [f"{file}: {line}" for line in _warnings(numbers, likeness, first, alone=len(framed) == 1)]
         if strict and warnings:

@@ -35,7 +35,8 @@ class Found(Reconstructor):
         self.seen = images
         zero = jnp.zeros((1, 2))
         place = Placement(jnp.array([[0.0, self.height_mm]]), jnp.array([[-self.scale, self.scale]]) / 2, zero, zero)
-        return Alignment(jnp.ones((1, *images.shape, 1)), place, jnp.array([[1.0, self.likeness]]))
+        likeness = jnp.array([[1.0, self.likeness]])
+        return Alignment(jnp.ones((1, *images.shape, 1)), place, likeness, FilmCurve.straight(1, 2))
 
     def curves(self, ct, images, angles):
         return FilmCurve(jnp.tile(jnp.linspace(0.1, 0.9, 5), (1, 2, 1)), jnp.tile(jnp.array(self.curve), (1, 2, 1)))

@@ -144,11 +144,11 @@ def test_films_are_aligned_by_a_ct_of_few_steps(dvg, cts, monkeypatch):
     """A hundred steps for the alignment would double the time of a reconstruction."""
     steps = []
     monkeypatch.setattr(DVG, "estimates", lambda self, *_: steps.append(self.sampler.steps) or Estimates(cts))
-    # The stand-in puts the model's CT, and that CT made to agree with films, where a placement and likeness belong.
+    # The stand-in puts the model's CT, and that CT made to agree with films, where a placement and a likeness belong.
     monkeypatch.setattr(
         method,
         "align",
-        lambda films, angles, geometry, model, fit: Alignment(films, model(films), fit(model(films), films)),
+        lambda films, angles, geometry, model, fit: Alignment(films, model(films), fit(model(films), films), None),
     )
     films = dvg.render(cts, dvg.angles) ** 2
     found = replace(dvg, consistency="none").align({}, films, dvg.angles, jax.random.key(0))

@@ -84,10 +84,9 @@ def framed_view(
         film could decide.
 
     Returns:
-      The view with its margin (H, W), and a JSON-able record of how it was found.
+      The view with its margin (H, W), or (h, w) without one where no thorax is found; and a JSON-able record of how it
+      was found.
     """
-    shape = geometry.detector_shape
-    margin = margin_of(shape)
     work = working_film(image)
     if work.inside.shape != work.image.shape:
         log.repairs.append("constant borders removed")
@@ -103,7 +102,7 @@ def framed_view(
                 f"no thorax found (score {seen.best.score:.2f}, want {FOUND}); the centre is taken. Crop it by hand"
             )
         found = {"method": "centre, no thorax found", "score": round(seen.best.score, 3)}
-        return np.pad(fit_film(inside, shape), margin, mode="edge"), found
+        return fit_film(inside, geometry.detector_shape), found
     if not exchanged:
         _check_reading(seen, kind_of(angle), exchanged is None, log)
     place = as_is if seen.as_is_gain > -AS_IS else seen.best
@@ -113,7 +112,7 @@ def framed_view(
     _, outside = crop_square(inside, centre, sides, (CROP_SIDE, CROP_SIDE))
     if outside > OUTSIDE and not exchanged:
         log.warnings.append(f"{outside:.0%} of what the model expects lies outside the film and was filled in")
-    crop, marks = _crop_with_margin(inside, centre, sides, shape, thorax_template(angle)[0][0].weight)
+    crop, marks = _crop_with_margin(inside, centre, sides, geometry.detector_shape, thorax_template(angle)[0][0].weight)
     if marks:
         log.repairs.append(f"{marks} bright marks outside the chest painted over")
     top = image.shape[0] - (centre[0] + work.rows.start + sides[0] / 2) / work.scale
