@@ -42,8 +42,8 @@ ALIGNED = ("none", "rows", "model")
 PLACES = ("height_mm", "size", "roll_deg", "tilt_deg")
 
 Figures = dict[str, Any]
-"""It holds ``unexplained``, ``PLACES``, ``likeness``, the curve that was ``undone`` and what is left of it, ``curve``, of
-both films of one CT, and their ``warnings``."""
+"""It holds ``unexplained``, ``PLACES``, ``likeness``, the curve that was ``undone`` and what is left of it,
+``curve``, of both films of one CT, and their ``warnings``."""
 
 
 class Pair(NamedTuple):
