@@ -221,7 +221,7 @@ def register(
             far = sum(jnp.sum(x**2) for x in change)
             return RAYS / 2 * jnp.sum(jnp.log(left / all_of_it + 1e-6)) + far / 2
 
-        return _without_patient(moved(_least(loss, Placement.nominal(len(angles)))))
+        return _without_patient(moved(_least(jax.jit(loss), Placement.nominal(len(angles)))))
 
     return jax.vmap(case)(ct, films, start, angles)
 

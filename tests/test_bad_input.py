@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from dvg_jax.data import prepare
+from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
 from dvg_jax.evaluate import command as evaluate
 from dvg_jax.reconstruct import command as reconstruct
-from dvg_jax.reconstruct.reconstructor import load_reconstructor
+from dvg_jax.reconstruct.reconstructor import Reconstructor, load_reconstructor
 from dvg_jax.training import command as train
 
 CONFIG = "tests/tiny.py"
@@ -64,8 +65,19 @@ def test_angle_that_is_no_number(fails, trained, tmp_path, film):
     assert "FILE@ANGLE" in said
 
 
+@pytest.fixture
+def idle(monkeypatch):
+    """The model must not run, not even to align films."""
+
+    def run(*_args, **_options):
+        raise AssertionError("the model runs")
+
+    monkeypatch.setattr(Reconstructor, "align", run)
+    monkeypatch.setattr(DVG, "reconstruct", run)
+
+
 @pytest.mark.parametrize("steps", [0, 11, -3])
-def test_steps_out_of_range(fails, trained, tmp_path, film, steps):
+def test_steps_out_of_range(fails, trained, tmp_path, film, idle, steps):
     said = fails(
         reconstruct.main, "--workdir", trained, f"--xray={film}@0", f"--xray={film}@90", f"--steps={steps}",
         "--output", tmp_path / "ct.nii.gz",
@@ -91,7 +103,7 @@ def test_output_of_another_kind(fails, trained, tmp_path, film):
         (["--like=a.nii.gz", "--truth=b.nii.gz"], "--like and --truth are both given"),
     ],
 )
-def test_outputs_are_refused_before_the_work(fails, trained, tmp_path, film, flags, named):
+def test_outputs_are_refused_before_the_work(fails, trained, tmp_path, film, idle, flags, named):
     shown = [f"--xray={film}@0", f"--xray={film}@90"]
     said = fails(reconstruct.main, f"--workdir={trained}", *shown, f"--output={tmp_path / 'ct.nii.gz'}", *flags)
     assert named in said

@@ -86,7 +86,7 @@ class Reconstructor:
             sampler or consistency, or ``refine`` without a trained refiner.
         """
         views, angles = self._checked(xrays, angles_deg)
-        dvg = self._as_asked(steps, sampler, consistency)
+        dvg = self.as_asked(steps, sampler, consistency)
         key = jax.random.key(0) if key is None else key
         return dvg.reconstruct(self.variables, views, angles, key, progress)[0, ..., 0]
 
@@ -116,10 +116,8 @@ class Reconstructor:
           UserError: as a call does, and for several samples of a deterministic model.
         """
         views, angles = self._checked(xrays, angles_deg)
-        dvg = self._as_asked(steps, sampler, consistency)
         count = len(keys)
-        if not dvg.use_diffusion and count > 1:
-            raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
+        dvg = self.as_asked(steps, sampler, consistency, count)
         batch = min(batch, count)
         parts, calls = [], -(-count // batch)
         variables, split = self.variables, None
@@ -178,7 +176,7 @@ class Reconstructor:
         consistency: str | None = None,
     ) -> Calibration | str:  # fmt: skip
         """Return the calibration of results made in this way, or why there is none; the arguments are a call's."""
-        return usable(self.calibrated, self._as_asked(steps, sampler, consistency), angles)
+        return usable(self.calibrated, self.as_asked(steps, sampler, consistency), angles)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -205,9 +203,22 @@ class Reconstructor:
             )
         return mode
 
-    def _as_asked(self, steps: int | None, sampler: str | None, consistency: str | None) -> DVG:
-        """Return the method with the sampler and the mode of consistency that a caller asks for."""
-        return replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
+    def as_asked(
+        self,
+        steps: int | None = None,
+        sampler: str | None = None,
+        consistency: str | None = None,
+        count: int = 1,
+    ) -> DVG:
+        """Return the method that draws ``count`` samples as a caller asks for; the other arguments are a call's.
+
+        Raises:
+          UserError: as :meth:`samples` does about these arguments.
+        """
+        dvg = replace(self.dvg, sampler=self.sampler(steps, sampler), consistency=self.consistency(consistency))
+        if not dvg.use_diffusion and count > 1:
+            raise UserError(f"samples is {count}; allowed: 1, since a model without diffusion draws nothing")
+        return dvg
 
     def _checked(
         self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float], wide: bool = False

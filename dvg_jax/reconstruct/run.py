@@ -44,7 +44,7 @@ def _make(request: Request) -> Outcome:
     """Check all inputs, then run the model."""
     pictures = [read_film(xray.path) for xray in request.xrays]
     reconstructor = load_reconstructor(request.workdir)
-    reconstructor.consistency(request.consistency)
+    reconstructor.as_asked(request.steps, request.sampler, request.consistency, request.samples)
     order = reconstructor.view_order([xray.angle for xray in request.xrays])
     request = replace(request, xrays=tuple(request.xrays[i] for i in order))
     pictures = [pictures[i] for i in order]

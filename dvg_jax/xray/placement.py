@@ -4,8 +4,10 @@ Lengths are of the patient. A geometry's own mm are other ones: its cube is ``ex
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -87,6 +89,7 @@ def silhouette(pose: Pose, geometry: ConeBeamGeometry) -> Image:
     return path / jnp.max(path)
 
 
+@partial(jax.jit, static_argnums=1)
 def nominal_silhouette(angle_deg: Float[Array, ""], geometry: ConeBeamGeometry) -> Image:
     """Return the silhouette of the cube in a view at its nominal pose."""
     return silhouette(Placement.nominal().pose(angle_deg, geometry), geometry)
