@@ -53,6 +53,7 @@ jaxtyping.install_import_hook(
 )
 
 LONGEST_FIRST = (
+    "training/test_stop_at_random",
     "commands/test_commands",
     "tests/test_configs",
     "baselines/test_commands",
@@ -61,7 +62,7 @@ LONGEST_FIRST = (
     "training/test_examples",
     "training/test_resume",
 )
-"""The first trains what ``trained`` gives, the second does without it: two that need it would begin by waiting."""
+"""The first is slow. The second trains what ``trained`` gives, the third does without: two that need it would wait."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -254,7 +254,7 @@ def _search(
     proportions: Iterable[float] = PROPORTIONS,
 ) -> Match:
     padded = np.pad(film, PADDING, mode="edge")
-    values, squares = (np.fft.rfft2(part, (TRANSFORM, TRANSFORM)) for part in (padded, padded * padded))
+    values, squares = (_spectrum(part) for part in (padded, padded * padded))
     best, negative = Match(-np.inf, 0, 0, 1, 1), -np.inf
     proportions = tuple(proportions)
     for size in sizes:
@@ -282,12 +282,19 @@ def _scores(values: np.ndarray, squares: np.ndarray, layer: Layer, shape: tuple[
     weight = weight / weight.sum()
     centred = picture - (weight * picture).sum()
 
-    def correlate(transformed: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        return np.fft.irfft2(transformed * np.conj(np.fft.rfft2(kernel, (TRANSFORM, TRANSFORM))))
-
-    variance = correlate(squares, weight) - correlate(values, weight) ** 2
+    around, pattern = (_spectrum(kernel) for kernel in (weight, weight * centred))
+    variance = _correlation(squares, around) - _correlation(values, around) ** 2
     scale = np.sqrt(np.maximum(variance, FLATTEST) * (weight * centred**2).sum())
-    return layer.share * correlate(values, weight * centred) / scale
+    return layer.share * _correlation(values, pattern) / scale
+
+
+def _spectrum(image: np.ndarray) -> np.ndarray:
+    return np.fft.rfft2(image, (TRANSFORM, TRANSFORM))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the correlation of two images at every offset, from their spectra."""
+    return np.fft.irfft2(one * np.conj(other))
 
 
 def blurred(image: HostImage, sigma: float) -> HostImage:
