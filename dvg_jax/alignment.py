@@ -221,6 +221,7 @@ def register(
             far = sum(jnp.sum(x**2) for x in change)
             return RAYS / 2 * jnp.sum(jnp.log(left / all_of_it + 1e-6)) + far / 2
 
+        # The line search evaluates the loss at many places: as a program of its own it is traced once.
         return _without_patient(moved(_least(jax.jit(loss), Placement.nominal(len(angles)))))
 
     return jax.vmap(case)(ct, films, start, angles)

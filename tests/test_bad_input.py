@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -86,6 +87,16 @@ def test_steps_out_of_range(fails, trained, tmp_path, film, idle, steps):
     assert leftovers(tmp_path) == ["film.png"]
 
 
+def test_samples_of_a_model_that_draws_nothing(fails, trained, tmp_path, film, idle, monkeypatch):
+    model = load_reconstructor(trained)
+    model.dvg = replace(model.dvg, use_diffusion=False)
+    monkeypatch.setattr("dvg_jax.reconstruct.run.load_reconstructor", lambda _: model)
+    shown = [f"--xray={film}@0", f"--xray={film}@90"]
+    said = fails(reconstruct.main, f"--workdir={trained}", *shown, "--samples=2", f"--output={tmp_path / 'ct.nii.gz'}")
+    assert "samples is 2; allowed: 1" in said
+    assert leftovers(tmp_path) == ["film.png"]
+
+
 def test_output_of_another_kind(fails, trained, tmp_path, film):
     said = fails(reconstruct.main, "--workdir", trained, f"--xray={film}@0", "--output", tmp_path / "ct.txt")
     assert "ct.txt" in said
@@ -100,6 +111,7 @@ def test_output_of_another_kind(fails, trained, tmp_path, film):
         (["--sampler=euler"], "sampler"),
         (["--samples=65"], "samples"),
         (["--samples=0"], "samples"),
+        (["--consistency=refine"], "consistency is refine, and stage refine is not trained"),
         (["--like=a.nii.gz", "--truth=b.nii.gz"], "--like and --truth are both given"),
     ],
 )

@@ -78,8 +78,12 @@ def align_films(
             "tilt_deg": float(place.tilt_deg[0, v]),
         }
         likeness = float(found.likeness[0, v])
-        record = {"by": mode, **{name: round(x, 4) for name, x in numbers.items()}, "likeness": round(likeness, 3)}
-        record["curve"] = _stated(found.curve, v)
+        record = {
+            "by": mode,
+            **{name: round(x, 4) for name, x in numbers.items()},
+            "likeness": round(likeness, 3),
+            "curve": _stated(found.curve, v),
+        }
         file, first = requests[v].path.name, requests[0].path.name
         warnings = [f"{file}: {line}" for line in _warnings(numbers, likeness, first, alone=len(framed) == 1)]
         if strict and warnings:
