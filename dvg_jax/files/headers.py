@@ -1,79 +1,197 @@
-"""Read text headers of MetaImage and NRRD: their fields, and the files that contain the voxels."""
+"""Read text headers of MetaImage and NRRD, and find the files that contain a scan's voxels.
+
+file --bounded lines--> fields that the format defines --> names of data files --> files in the header's own folder
+"""
 
 import os
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 
 from dvg_jax.errors import UserError
-from dvg_jax.files.formats import Format, format_of_bytes, head
+from dvg_jax.files.formats import Format, format_of_bytes, head, is_gzip
 
-_MOST_BYTES = 2**20
+_MOST_LINES = 20_000
+_LONGEST_LINE = 2**16
+_MOST_BYTES = 2**21
 _MOST_FILES = 10_000
-_FIELD = re.compile(r"^\s*([^=:#]+?)\s*(?:=|:(?!=))\s*(.*?)\s*$")
-_PATTERN = re.compile(r"^([^%]*%0?\d*d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?$")
+_LONGEST = {Format.META_IMAGE: 255, Format.NRRD: 1000}
+"""Longest value of a field. Other readers have no more room for it, and write beyond."""
+_FREE = {"content", "datafile", "elementdatafile"}
+_KNOWN = {
+    Format.META_IMAGE: {
+        "objecttype", "objectsubtype", "fileformatversion", "comment", "acquisitiondate", "ndims", "name", "id",
+        "parentid", "color", "binarydata", "compresseddata", "compresseddatasize", "elementbyteordermsb",
+        "binarydatabyteordermsb", "offset", "position", "origin", "transformmatrix", "rotation", "orientation",
+        "centerofrotation", "distanceunits", "anatomicalorientation", "elementspacing", "dimsize", "headersize",
+        "modality", "imageposition", "elementorigin", "elementdirection", "sequenceid", "elementmin",
+        "elementmax", "elementnumberofchannels", "elementsize", "elementnbits",
+        "elementtointensityfunctionslope", "elementtointensityfunctionoffset", "elementtype", "elementdatafile",
+    },
+    Format.NRRD: {
+        "dimension", "type", "blocksize", "encoding", "endian", "content", "min", "max", "oldmin", "oldmax",
+        "sampleunits", "sizes", "number", "spacings", "thicknesses", "axismins", "axismaxs", "centers",
+        "centerings", "labels", "units", "kinds", "lineskip", "byteskip", "datafile", "space", "spacedimension",
+        "spaceunits", "spaceorigin", "spacedirections", "measurementframe",
+    },
+}  # fmt: skip
+_META_FIELD = re.compile(r"\s*([^=:]+?)\s*[=:]\s*(.*?)\s*")
 _DATA = {Format.META_IMAGE: "elementdatafile", Format.NRRD: "datafile"}
+_LIST = re.compile(r"LIST(?:\s+(\d)D?)?", re.I | re.ASCII)
+_PATTERN = re.compile(r"([^%]*)%(0?\d{0,2}d)([^%]*?)\s+(-?\d{1,9})\s+(-?\d{1,9})\s+(-?\d{1,9})(?:\s+(\d))?", re.ASCII)
 
 
-def text_fields(path: Path) -> dict[str, str]:
-    """Return the fields of a MetaImage or NRRD header as written; names are in lower case without blanks.
+@dataclass(frozen=True)
+class TextHeader:
+    """Hold the header of a MetaImage or NRRD file.
 
-    The first of two equal fields counts. The header ends with ``ElementDataFile`` or a blank line.
+    Attributes:
+      fields: values of the fields that the format defines; names are in lower case without blanks.
+      end: offset of the first byte behind the header.
+      names: data files as the header names them; none if the voxels follow the header.
+      axes: number of axes within each data file, where the header states it.
     """
-    return _read(path)[0]
+
+    fields: dict[str, str]
+    end: int
+    names: tuple[str, ...] = ()
+    axes: int | None = None
+
+
+def read_text_header(path: Path, kind: Format) -> TextHeader:
+    """Read the header of a MetaImage or NRRD file.
+
+    Comments, NRRD's ``key:=value`` and MetaImage's further fields, such as copies of DICOM tags, are left out.
+
+    Raises:
+      UserError: the file is inside gzip, a line or value is too long or no field, a field comes twice, the header has
+        no end, or its data files are no name, list or pattern.
+    """
+    if is_gzip(path):
+        raise UserError(f"{path}: a {kind.value} file inside gzip; allowed: unpacked (its own compression is read)")
+    fields: dict[str, str] = {}
+    end = 0
+    lines = _lines(path)
+    for number, (line, behind) in enumerate(lines, 1):
+        end = behind
+        if kind is Format.NRRD and not line:
+            break
+        name, value = _field(path, kind, number, line)
+        if not name:
+            continue
+        if name in fields:
+            raise UserError(f"{path}: states {name} twice; allowed: once")
+        if name not in _FREE and len(value) > _LONGEST[kind]:
+            raise UserError(f"{path}: {name} has {len(value)} characters; allowed: up to {_LONGEST[kind]}")
+        fields[name] = value
+        if name == _DATA[kind] and (kind is Format.META_IMAGE or _LIST.fullmatch(value)):
+            break
+    else:
+        if kind is Format.META_IMAGE or _DATA[kind] not in fields:
+            raise UserError(f"{path}: cannot be read (its header has no end)")
+    named = fields.get(_DATA[kind], "LOCAL")
+    if named.upper() == "LOCAL" and (kind is Format.META_IMAGE or _DATA[kind] not in fields):
+        return TextHeader(fields, end)
+    if found := _LIST.fullmatch(named):
+        names = [name for line, _ in lines if (name := line.strip())]
+        return TextHeader(fields, end, _checked(path, named, names), _number(found[1]))
+    return TextHeader(fields, end, *_names(path, named))
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """Return the files with a scan's bytes: ``path``, and those that its header names.
+    """Return the files with a scan's bytes: ``path``, and those that its header names. These may be absent.
 
-    Raises UserError for an invalid pattern of names. The named files may be absent.
+    Raises:
+      UserError: the header is invalid, or names a file outside of its folder, also by a link. Where the header itself
+        is a link, the folder that it leads to counts too.
     """
     kind = format_of_bytes(first := head(path))
     if kind in (Format.NIFTI, Format.ANALYZE):
-        return (path, *_voxels_beside(path, first, kind))
-    if kind not in _DATA:
-        return (path,)
-    fields, behind = _read(path)
-    named = fields.get(_DATA[kind], "LOCAL")
-    if named.upper() == "LOCAL":
-        return (path,)
-    names = behind if named.upper().split()[:1] == ["LIST"] else _names(path, named)
+        names = _voxels_beside(path, first, kind)
+    elif kind in _DATA:
+        names = list(read_text_header(path, kind).names)
+    else:
+        names = []
+    folders = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}
+    for name in names:
+        # Windows' rules know the separators and roots of all systems.
+        plain = PureWindowsPath(name)
+        real = Path(os.path.realpath(path.parent / name))
+        if plain.anchor or ".." in plain.parts or not any(real.is_relative_to(folder) for folder in folders):
+            raise UserError(f"{path}: names its data as {name[:60]!r}; allowed: a file in the header's own folder")
     return (path, *(path.parent / name for name in names))
 
 
-def _read(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the fields, and the lines of a list of data files."""
+def _lines(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield each line of a header, and the offset behind it."""
     with path.open("rb") as file:
-        lines = os.fsdecode(file.read(_MOST_BYTES).split(b"\0")[0]).replace("\r\n", "\n").split("\n")
-    fields: dict[str, str] = {}
-    for number, line in enumerate(lines):
-        if not line.strip():
-            break
-        if found := _FIELD.match(line):
-            name = re.sub(r"\s", "", found[1].lower())
-            fields.setdefault(name, found[2])
-            if name in _DATA.values() and (name == "elementdatafile" or found[2].upper().startswith("LIST")):
-                return fields, [name for line in lines[number + 1 :] if (name := line.strip())]
-    return fields, []
+        for number in range(1, _MOST_LINES + 1):
+            line = file.readline(_LONGEST_LINE + 1)
+            if not line:
+                return
+            if len(line) > _LONGEST_LINE or b"\0" in line:
+                allowed = f"text of up to {_LONGEST_LINE} bytes"
+                raise UserError(f"{path}: cannot be read (line {number} of its header is long or binary; {allowed})")
+            if file.tell() > _MOST_BYTES:
+                break
+            yield os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r")), file.tell()
+    raise UserError(f"{path}: cannot be read (its header has over {_MOST_LINES} lines or {_MOST_BYTES} bytes)")
 
 
-def _names(path: Path, named: str) -> list[str]:
+def _field(path: Path, kind: Format, number: int, line: str) -> tuple[str, str]:
+    """Return name and value of a field; an empty name for a line that is none that the format defines."""
+    if kind is Format.META_IMAGE:
+        found = _META_FIELD.fullmatch(line)
+        if not found and line.strip():
+            raise _no_field(path, number, line, "NAME = VALUE")
+        name, value = found.groups() if found else ("", "")
+    else:
+        name, _, value = line.partition(":")
+        if line.startswith("#") or number == 1 or value.startswith("="):
+            return "", ""
+    name = re.sub(r"\s", "", name.lower())
+    if name in _KNOWN[kind]:
+        return name, value.strip()
+    if kind is Format.NRRD and ":=" not in line:
+        raise _no_field(path, number, line, "fields of NRRD, KEY:=VALUE or # COMMENT")
+    return "", ""
+
+
+def _no_field(path: Path, number: int, line: str, allowed: str) -> UserError:
+    return UserError(f"{path}: line {number} of its header is {line[:60]!r}; allowed: {allowed}")
+
+
+def _names(path: Path, named: str) -> tuple[tuple[str, ...], int | None]:
+    """Return the names that a name or a pattern stands for, and the number of axes within each file."""
     if "%" not in named:
-        return [named]
-    found = _PATTERN.match(named)
-    first, last, step = (int(number) for number in found.groups()[1:]) if found else (0, 0, 0)
-    count = (last - first) // step + 1 if step else 0
-    if not found or not 0 < count <= _MOST_FILES:
+        return _checked(path, named, [named]), None
+    found = _PATTERN.fullmatch(named)
+    if not found:
+        return _checked(path, named, []), None
+    before, form, behind = found.groups()[:3]
+    first, last, step = (int(number) for number in found.groups()[3:6])
+    numbers = range(first, last + (1 if step > 0 else -1), step) if step else range(0)
+    names = [before + format(number, form) + behind for number in numbers[: _MOST_FILES + 1]]
+    return _checked(path, named, names), _number(found[7])
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _checked(path: Path, named: str, names: list[str]) -> tuple[str, ...]:
+    if not 0 < len(names) <= _MOST_FILES or not all(names):
         allowed = f"a name, LIST, or a pattern with one %d and first, last, step for up to {_MOST_FILES} files"
-        raise UserError(f"{path}: names its data as {named!r}; allowed: {allowed}")
-    return [found[1] % number for number in range(first, last + (1 if step > 0 else -1), step)]
+        raise UserError(f"{path}: names its data as {named[:60]!r}; allowed: {allowed}")
+    return tuple(names)
 
 
-def _voxels_beside(path: Path, first: bytes, kind: Format) -> list[Path]:
-    """Return the .img file of a NIfTI pair's or an Analyze header; none for a single file."""
+def _voxels_beside(path: Path, first: bytes, kind: Format) -> list[str]:
+    """Return the name of the .img file of a NIfTI pair's or an Analyze header; none for a single file."""
     if kind is Format.NIFTI and b"n+" in (first[344:346], first[4:6]):
         return []
     stem = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     stem = stem[:-4] if stem.lower().endswith((".hdr", ".nii", ".img")) else stem
-    suffixes = [".img", ".IMG", ".img.gz", ".IMG.GZ"]
-    candidates = [path.with_name(stem + suffix) for suffix in suffixes]
-    return [next((file for file in candidates if file.is_file() and file != path), candidates[0])]
+    names = [stem + suffix for suffix in (".img", ".IMG", ".img.gz", ".IMG.GZ")]
+    return [next((name for name in names if name != path.name and path.with_name(name).is_file()), names[0])]

@@ -9,6 +9,9 @@ import numpy as np
 from dvg_jax.ct.frame import Affine, orientation, spacing
 from dvg_jax.errors import UserError
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Turns positions as DICOM and MetaImage state them into nibabel's."""
+
 MM = {"mm": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001}
 """Length in mm of each unit that headers use."""
 
@@ -20,6 +23,7 @@ _NAMES = {
 
 _LEAST_MM, _MOST_MM = 0.05, 50.0
 _LONGEST_MM = 3000.0
+_FARTHEST_MM = 1e6
 
 
 def no_orientation(path: object, why: str) -> UserError:
@@ -52,7 +56,7 @@ def in_mm(path: object, affine: Affine, unit: str) -> tuple[Affine, tuple[str, .
 
 
 def check_extent(path: object, shape: tuple[int, ...], affine: Affine) -> None:
-    """Refuse voxels or volumes of a size that no CT of a person has, as wrong units or invented steps give.
+    """Refuse voxels, volumes or places that no CT of a person has, as wrong units or invented steps give.
 
     Args:
       path: the file, for error messages.
@@ -60,8 +64,11 @@ def check_extent(path: object, shape: tuple[int, ...], affine: Affine) -> None:
       affine: array indices to RAS mm.
 
     Raises:
-      UserError: a voxel or the longest axis is out of range.
+      UserError: a voxel, the longest axis or the first voxel's position is out of range.
     """
+    if not (abs(affine[:3, 3]) < _FARTHEST_MM).all():
+        place = ", ".join(f"{mm:.4g}" for mm in affine[:3, 3])
+        raise UserError(f"{path}: position {place} mm; allowed: within {_FARTHEST_MM:g} mm")
     steps = np.array(spacing(affine))
     longest = float((steps * shape).max())
     if steps.min() < _LEAST_MM or steps.max() > _MOST_MM or longest > _LONGEST_MM:

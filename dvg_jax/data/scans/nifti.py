@@ -2,7 +2,6 @@
 
 import io
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,15 @@ from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
 from dvg_jax.ct.frame import Affine
 from dvg_jax.data.scans.geometry import check_same, in_mm, no_orientation
-from dvg_jax.data.scans.limits import check_claim
+from dvg_jax.data.scans.limits import check_claim, check_data
+from dvg_jax.data.scans.voxels import Packing, read_bytes
 from dvg_jax.errors import UserError
-from dvg_jax.files.formats import GZIP, head, is_gzip
-from dvg_jax.files.headers import data_files
+from dvg_jax.files.formats import head, is_gzip
 
 _UNITS = {0: "mm", 1: "m", 2: "mm", 3: "um"}
 _SAME_STEP = 0.01
-_CHUNK = 2**20
+_LATEST = 2**24
+"""Largest offset of the voxels, behind a header and its extensions."""
 _LONGEST_QUATERNION = 1.00001
 """Largest square of a unit quaternion's vector part: 1, and a little more by rounding."""
 
@@ -34,10 +34,13 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
     header = _header(path)
     shape = header.get_data_shape()
     affine, notes = _affine(path, header, (*shape, 1, 1)[:3])
-    voxels = data_files(path)[-1]
-    check_claim(path, shape, header.get_data_dtype().itemsize, packed=is_gzip(voxels))
-    size = header.get_data_offset() + math.prod(shape) * header.get_data_dtype().itemsize
-    raw, more = _content(voxels, size)
+    voxels, offset, each = check_data(path)[-1], header.get_data_offset(), header.get_data_dtype().itemsize
+    packing = Packing.DEFLATE if is_gzip(voxels) else Packing.RAW
+    check_claim(path, shape, each, packed=packing is Packing.DEFLATE)
+    if not 0 <= offset <= _LATEST:
+        raise UserError(f"{path}: vox_offset is {offset}; allowed: 0 to {_LATEST}")
+    with voxels.open("rb") as file:
+        raw, more = read_bytes(path, file, offset + math.prod(shape) * each, packing)
     array = header.data_from_fileobj(io.BytesIO(raw))
     # Some writers store a single volume with a trailing axis of length 1.
     return np.squeeze(np.asanyarray(array)), affine, (*notes, *more)
@@ -83,40 +86,6 @@ def _qform(path: Path, header: Header) -> Affine:
     for name, value in zip(names, vector / max(1.0, math.sqrt(square)), strict=True):
         turned[name] = value
     return np.asarray(turned.get_qform(), np.float64)
-
-
-def _content(path: Path, size: int) -> tuple[bytes, tuple[str, ...]]:
-    """Return the first ``size`` bytes of a file, unpacked; and a note of bytes after the compressed ones.
-
-    A gzip file is read to its end, since damage shows only there. Raises UserError where it contains more bytes.
-    """
-    with path.open("rb") as file:
-        if file.read(2) != GZIP:
-            file.seek(0)
-            return file.read(size), ()
-        file.seek(0)
-        return _gunzip(path, file, size)
-
-
-def _gunzip(path: Path, file: io.BufferedReader, size: int) -> tuple[bytes, tuple[str, ...]]:
-    parts: list[bytes] = []
-    length, rest = 0, b""
-    while rest := rest or file.read(_CHUNK):
-        if not GZIP.startswith(rest[:2]):
-            behind = (rest + file.read(_CHUNK)).strip(b"\0")
-            return b"".join(parts), (f"bytes behind the compressed ones of {path.name} were passed over",) * bool(
-                behind
-            )
-        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        while not member.eof and (rest := rest or file.read(_CHUNK)):
-            parts.append(member.decompress(rest, size - length + 1))
-            length, rest = length + len(parts[-1]), member.unconsumed_tail
-            if length > size:
-                raise UserError(f"{path}: cannot be read (holds more than the {size} bytes that its header states)")
-        if not member.eof:
-            raise UserError(f"{path}: cannot be read (its compressed bytes end too soon)")
-        rest = member.unused_data
-    return b"".join(parts), ()
 
 
 def _times(steps: np.ndarray) -> str:

@@ -13,8 +13,9 @@ from dvg_jax.ct.frame import AIR_HU, Affine, HostVolume, orientation, spacing, t
 from dvg_jax.data.scans import dicom, x2ct
 from dvg_jax.data.scans.geometry import check_extent, no_orientation
 from dvg_jax.data.scans.hounsfield import padding_to_air, why_no_hu
-from dvg_jax.data.scans.itk import read_itk
+from dvg_jax.data.scans.meta_image import read_meta_image
 from dvg_jax.data.scans.nifti import read_nifti
+from dvg_jax.data.scans.nrrd import read_nrrd
 from dvg_jax.data.scans.series import MIN_SLICES, Series, group
 from dvg_jax.data.scans.slice_pixels import read_slices
 from dvg_jax.data.scans.straighten import straighten
@@ -116,8 +117,10 @@ def _read_file(path: Path) -> Read:
     kind = format_of(path)
     if kind is Format.NIFTI:
         return read_nifti(path)
-    if kind in (Format.META_IMAGE, Format.NRRD):
-        return read_itk(path, kind)
+    if kind is Format.META_IMAGE:
+        return read_meta_image(path)
+    if kind is Format.NRRD:
+        return read_nrrd(path)
     if kind is Format.HDF5:
         return *x2ct.read_x2ct(path), (x2ct.ASSUMED,)
     if kind is Format.ANALYZE:

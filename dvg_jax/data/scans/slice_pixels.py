@@ -3,7 +3,10 @@
 Slices, foot to head --GDCM, slice by slice--> HU (column, row, slice), affine, notes
 """
 
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import SimpleITK
 
 from dvg_jax.ct.frame import Affine
 from dvg_jax.data.scans.dicom import Slice
-from dvg_jax.data.scans.itk import LPS_TO_RAS, itk_name
+from dvg_jax.data.scans.geometry import LPS_TO_RAS
 from dvg_jax.errors import UserError
 
 PADDING_HU = -2048.0
@@ -48,12 +51,26 @@ def same_pixels(one: Path, other: Path) -> bool:
 
 def _pixels(item: Slice) -> np.ndarray:
     """Return one slice's HU: a series reader would apply the first slice's type to all and wrap others' values."""
-    with itk_name(item.path) as name:
+    with _utf8_name(item.path) as name:
         values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(name, SimpleITK.sitkFloat32, "GDCMImageIO"))
     shape = tuple(map(int, item.grid[8:]))
     if values.shape != (1, *shape):
         raise UserError(f"{item.path.name}: pixels have shape {values.shape}; allowed: {shape} as the header says")
     return values[0]
+
+
+@contextmanager
+def _utf8_name(path: Path) -> Iterator[str]:
+    """Yield a name for ``path`` that SimpleITK accepts: its own, or a link's where its own is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "dvg_jax_slice")
+            link.symlink_to(path.absolute())
+            yield str(link)
+        return
+    yield str(path)
 
 
 def _without_blanks(slices: tuple[Slice, ...], hu: np.ndarray) -> tuple[tuple[Slice, ...], np.ndarray, tuple[str, ...]]:
