@@ -15,10 +15,10 @@ from dvg_jax.files.formats import Format, format_of_bytes, head, is_gzip
 _MOST_LINES = 20_000
 _LONGEST_LINE = 2**16
 _MOST_BYTES = 2**21
-_MOST_FILES = 10_000
+_MOST_FILES = 4096
 _LONGEST = {Format.META_IMAGE: 255, Format.NRRD: 1000}
 """Longest value of a field. Other readers have no more room for it, and write beyond."""
-_FREE = {"content", "datafile", "elementdatafile"}
+_LONGEST_NAME = 1024
 _KNOWN = {
     Format.META_IMAGE: {
         "objecttype", "objectsubtype", "fileformatversion", "comment", "acquisitiondate", "ndims", "name", "id",
@@ -36,7 +36,9 @@ _KNOWN = {
         "spaceunits", "spaceorigin", "spacedirections", "measurementframe",
     },
 }  # fmt: skip
-_META_FIELD = re.compile(r"\s*([^=:]+?)\s*[=:]\s*(.*?)\s*")
+_SEPARATOR = {Format.META_IMAGE: re.compile("[=:]"), Format.NRRD: re.compile(":")}
+_MAGIC = re.compile(r"NRRD\d{4}", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DATA = {Format.META_IMAGE: "elementdatafile", Format.NRRD: "datafile"}
 _LIST = re.compile(r"LIST(?:\s+(\d)D?)?", re.I | re.ASCII)
 _PATTERN = re.compile(r"([^%]*)%(0?\d{0,2}d)([^%]*?)\s+(-?\d{1,9})\s+(-?\d{1,9})\s+(-?\d{1,9})(?:\s+(\d))?", re.ASCII)
@@ -82,16 +84,18 @@ def read_text_header(path: Path, kind: Format) -> TextHeader:
             continue
         if name in fields:
             raise UserError(f"{path}: states {name} twice; allowed: once")
-        if name not in _FREE and len(value) > _LONGEST[kind]:
-            raise UserError(f"{path}: {name} has {len(value)} characters; allowed: up to {_LONGEST[kind]}")
+        most = _LONGEST_NAME if name == _DATA[kind] else _LONGEST[kind]
+        if len(value) > most and name != "content":
+            raise UserError(f"{path}: {name} has {len(value)} characters; allowed: up to {most}")
         fields[name] = value
         if name == _DATA[kind] and (kind is Format.META_IMAGE or _LIST.fullmatch(value)):
             break
     else:
+        # Only a header with its voxels in other files may end with the file.
         if kind is Format.META_IMAGE or _DATA[kind] not in fields:
             raise UserError(f"{path}: cannot be read (its header has no end)")
-    named = fields.get(_DATA[kind], "LOCAL")
-    if named.upper() == "LOCAL" and (kind is Format.META_IMAGE or _DATA[kind] not in fields):
+    named = fields.get(_DATA[kind])
+    if named is None or (kind is Format.META_IMAGE and named.upper() == "LOCAL"):
         return TextHeader(fields, end)
     if found := _LIST.fullmatch(named):
         names = [name for line, _ in lines if (name := line.strip())]
@@ -113,12 +117,11 @@ def data_files(path: Path) -> tuple[Path, ...]:
         names = list(read_text_header(path, kind).names)
     else:
         names = []
-    folders = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}
+    folders = tuple(os.path.join(os.path.realpath(folder), "") for folder in (path.parent, path.resolve().parent))
     for name in names:
-        # Windows' rules know the separators and roots of all systems.
-        plain = PureWindowsPath(name)
-        real = Path(os.path.realpath(path.parent / name))
-        if plain.anchor or ".." in plain.parts or not any(real.is_relative_to(folder) for folder in folders):
+        plain = PureWindowsPath(name)  # Windows' rules know the separators and roots of all systems
+        inside = not plain.anchor and ".." not in plain.parts and not _CONTROL.search(name)
+        if not inside or not os.path.realpath(path.parent / name).startswith(folders):
             raise UserError(f"{path}: names its data as {name[:60]!r}; allowed: a file in the header's own folder")
     return (path, *(path.parent / name for name in names))
 
@@ -141,25 +144,18 @@ def _lines(path: Path) -> Iterator[tuple[str, int]]:
 
 def _field(path: Path, kind: Format, number: int, line: str) -> tuple[str, str]:
     """Return name and value of a field; an empty name for a line that is none that the format defines."""
+    name, *values = _SEPARATOR[kind].split(line, maxsplit=1)
+    name, value = "".join(name.lower().split()), "".join(values)
     if kind is Format.META_IMAGE:
-        found = _META_FIELD.fullmatch(line)
-        if not found and line.strip():
-            raise _no_field(path, number, line, "NAME = VALUE")
-        name, value = found.groups() if found else ("", "")
+        allowed, passed = "NAME = VALUE", bool(name and values) or not line.strip()
     else:
-        name, _, value = line.partition(":")
-        if line.startswith("#") or number == 1 or value.startswith("="):
-            return "", ""
-    name = re.sub(r"\s", "", name.lower())
-    if name in _KNOWN[kind]:
+        allowed = "NRRD and a version" if number == 1 else "fields of NRRD, KEY:=VALUE or # COMMENT"
+        passed = bool(_MAGIC.fullmatch(line)) if number == 1 else line.startswith("#") or ":=" in line
+    if name in _KNOWN[kind] and not (kind is Format.NRRD and value.startswith("=")):
         return name, value.strip()
-    if kind is Format.NRRD and ":=" not in line:
-        raise _no_field(path, number, line, "fields of NRRD, KEY:=VALUE or # COMMENT")
+    if not passed:
+        raise UserError(f"{path}: line {number} of its header is {line[:60]!r}; allowed: {allowed}")
     return "", ""
-
-
-def _no_field(path: Path, number: int, line: str, allowed: str) -> UserError:
-    return UserError(f"{path}: line {number} of its header is {line[:60]!r}; allowed: {allowed}")
 
 
 def _names(path: Path, named: str) -> tuple[tuple[str, ...], int | None]:

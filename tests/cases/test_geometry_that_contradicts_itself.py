@@ -53,8 +53,8 @@ def test_other_formats_state_units_too(tmp_path, write, unit):
         (lambda p: nrrd(p, omit=("space",)), r"states no orientation \(no space;"),
         (lambda p: nrrd(p, omit=("space",), space_dimension="3"), r"states no orientation \(no space;"),
         (lambda p: nrrd(p, omit=("space", "space_directions", "space_origin"), spacings="8 8 5"), "no orientation"),
-        (lambda p: nrrd(p, space="scanner-xyz"), r"states no orientation \(space is scanner-xyz"),
-        (lambda p: nrrd(p, space="3D-right-handed"), r"states no orientation \(space is 3D-right-handed"),
+        (lambda p: nrrd(p, space="scanner-xyz"), r"states no orientation \(space is 'scanner-xyz'"),
+        (lambda p: nrrd(p, space="3D-right-handed"), r"states no orientation \(space is '3D-right-handed'"),
         (lambda p: nrrd(p, space_units='"furlong" "furlong" "furlong"'), "'furlong'; allowed: mm"),
         (lambda p: meta_image(p, omit=("TransformMatrix",)), r"states no orientation \(no TransformMatrix"),
         (

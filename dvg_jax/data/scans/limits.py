@@ -13,11 +13,14 @@ _MOST_OF_A_BYTE = 1032
 """Largest expansion by Deflate, which every compressed format here uses."""
 
 
-def check_claim(path: Path, shape: tuple[int, ...], bytes_a_voxel: int, packed: bool = True) -> None:
+def check_claim(
+    path: Path, files: tuple[Path, ...], shape: tuple[int, ...], bytes_a_voxel: int, packed: bool = True
+) -> None:
     """Check the shape that a header states.
 
     Args:
-      path: the file.
+      path: the header's file, for error messages.
+      files: the files with the voxels.
       shape: voxels along each axis, as stated.
       bytes_a_voxel: bytes of a voxel.
       packed: True if the voxels may be compressed.
@@ -28,7 +31,7 @@ def check_claim(path: Path, shape: tuple[int, ...], bytes_a_voxel: int, packed: 
     voxels = math.prod(shape)
     if voxels > MAX_VOXELS:
         raise UserError(f"{path}: header states {_times(shape)} voxels, allowed: {MAX_VOXELS} (1024 x 1024 x 1024)")
-    size = sum(file.stat().st_size for file in check_data(path))
+    size = sum(file.stat().st_size for file in files)
     if voxels * bytes_a_voxel > size * (_MOST_OF_A_BYTE if packed else 1):
         raise UserError(f"{path}: cannot be read (header states {_times(shape)} voxels, the file holds {size} bytes)")
 

@@ -3,6 +3,7 @@
 header --TransformMatrix, Offset, ElementSpacing--> affine to RAS mm; --DimSize, ElementType--> voxels
 """
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -29,6 +30,7 @@ _TYPES = {
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _FIXED = {"elementnumberofchannels": 1, "elementtointensityfunctionslope": 1, "elementtointensityfunctionoffset": 0}
 """Fields with one allowed value: programs do not agree whether ElementToIntensity applies to the stored values."""
+_CLAIM = re.compile("[LRAPSI]{3}", re.I)
 _OPPOSITE = str.maketrans("LRPASI", "RLAPIS")
 
 
@@ -68,8 +70,8 @@ def _check_values(path: Path, fields: dict[str, str]) -> None:
 def _affine(path: Path, fields: dict[str, str]) -> Affine:
     """Return the affine to LPS in the header's unit."""
     if not set(_MATRIX) & set(fields):
-        claim = fields.get("anatomicalorientation", "???")
-        more = "" if "?" in claim else f"; AnatomicalOrientation = {claim[:40]} alone is read both ways"
+        claim = fields.get("anatomicalorientation", "")
+        more = f"; AnatomicalOrientation = {claim} alone is read both ways" if _CLAIM.fullmatch(claim) else ""
         raise no_orientation(path, f"no TransformMatrix{more}")
     steps = fields.get("elementspacing", fields.get("elementsize"))
     if steps is None:
@@ -95,14 +97,14 @@ def _one_of(path: Path, fields: dict[str, str], names: tuple[str, ...], count: i
 def _stored(path: Path, header: TextHeader) -> Stored:
     fields = header.fields
     sizes = whole_numbers(path, "dimsize", fields["dimsize"], 3)
-    check_claim(path, sizes, 1)
+    files = check_data(path)[1:] or (path,)
+    check_claim(path, files, sizes, 1)
     kind = fields.get("elementtype", "").upper()
     if kind not in _TYPES:
         raise UserError(f"{path}: elementtype is {kind[:40]!r}; allowed: {', '.join(_TYPES)}")
     orders = {_boolean(path, fields, name) for name in _ORDER if name in fields}
     if len(orders) > 1:
         raise UserError(f"{path}: {' and '.join(_ORDER)} contradict each other; allowed: one of them")
-    files = check_data(path)[1:] or (path,)
     packed = _boolean(path, fields, "compresseddata")
     start = 0 if header.names else header.end
     (skip,) = whole_numbers(path, "headersize", fields.get("headersize", "0"), 1, -1)
@@ -128,6 +130,6 @@ def _claimed(fields: dict[str, str], affine: Affine) -> tuple[str, ...]:
     """Return a note if AnatomicalOrientation, in either of its two readings, contradicts the matrix."""
     claim = fields.get("anatomicalorientation", "").upper()
     codes = "".join(code or "?" for code in nib.aff2axcodes(affine))
-    if len(claim) != 3 or "?" in claim + codes or claim in (codes, codes.translate(_OPPOSITE)):
+    if not _CLAIM.fullmatch(claim) or "?" in codes or claim in (codes, codes.translate(_OPPOSITE)):
         return ()
     return (f"AnatomicalOrientation = {claim} is not what TransformMatrix says ({codes}); the matrix was used",)

@@ -36,7 +36,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
     affine, notes = _affine(path, header, (*shape, 1, 1)[:3])
     voxels, offset, each = check_data(path)[-1], header.get_data_offset(), header.get_data_dtype().itemsize
     packing = Packing.DEFLATE if is_gzip(voxels) else Packing.RAW
-    check_claim(path, shape, each, packed=packing is Packing.DEFLATE)
+    check_claim(path, (voxels,), shape, each, packed=packing is Packing.DEFLATE)
     if not 0 <= offset <= _LATEST:
         raise UserError(f"{path}: vox_offset is {offset}; allowed: 0 to {_LATEST}")
     with voxels.open("rb") as file:

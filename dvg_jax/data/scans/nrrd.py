@@ -41,7 +41,7 @@ _ENCODINGS = {
 _ORDERS = {"little": "<", "big": ">"}
 _WITHOUT_SPACE = ("spacings", "axismins", "axismaxs", "units")
 _SPATIAL = {"domain", "space", "none", "???"}
-_VECTOR = re.compile(r"\s*(?:none|\(([^()]*)\))", re.I)
+_VECTOR = re.compile(r"\s*(?:none|\(([^(),]*,[^(),]*,[^(),]*)\))", re.I)
 _MOST_AXES = 16
 _MOST_SKIPPED = 2**30
 
@@ -69,14 +69,14 @@ def _unit(path: Path, fields: dict[str, str]) -> str:
     """Return the unit of lengths. Raises UserError where the header states no orientation."""
     space = fields.get("space", "")
     if space.lower() not in _TO_RAS:
-        stated = f"space is {space[:40]}" if space else "no space"
+        stated = f"space is {space[:40]!r}" if space else "no space"
         known = ", ".join(name for name in _TO_RAS if "-" in name)
         raise no_orientation(path, f"{stated}; known: {known}")
     if "spacedirections" not in fields:
         raise no_orientation(path, "no space directions")
     units = set(fields.get("spaceunits", '"mm"').replace('"', " ").split())
     if len(units) > 1:
-        raise UserError(f"{path}: states lengths in {' and '.join(sorted(units))}; allowed: one unit")
+        raise UserError(f"{path}: states lengths in {' and '.join(map(repr, sorted(units)))}; allowed: one unit")
     return units.pop() if units else "mm"
 
 
@@ -93,9 +93,11 @@ def _affine(path: Path, fields: dict[str, str], sizes: tuple[int, ...]) -> tuple
     affine = np.eye(4)
     for column, axis in enumerate(axes):
         affine[:3, column] = _triple(path, "space directions", str(vectors[axis]))
-    origin = fields.get("spaceorigin", "none")
-    if origin.lower() != "none":
-        affine[:3, 3] = _triple(path, "space origin", origin.removeprefix("(").removesuffix(")"))
+    origin = _VECTOR.fullmatch(text := fields.get("spaceorigin", "none"))
+    if not origin:
+        raise UserError(f"{path}: space origin is {text[:60]!r}; allowed: (x,y,z) or none")
+    if origin[1]:
+        affine[:3, 3] = _triple(path, "space origin", origin[1])
     return np.diag([*_TO_RAS[fields["space"].lower()], 1]) @ affine, axes
 
 

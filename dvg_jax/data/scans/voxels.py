@@ -5,6 +5,7 @@ file --skip, unpack--> bytes, no more and no fewer than stated --> array (x, y, 
 
 import bz2
 import math
+import os
 import zlib
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -73,8 +74,9 @@ def read_voxels(path: Path, stored: Stored) -> tuple[np.ndarray, tuple[str, ...]
     Raises:
       UserError: the files contain more or fewer voxels than stated, or damaged ones.
     """
-    packed = stored.packing is not Packing.RAW
-    check_claim(path, stored.sizes, 1 if packed else stored.dtype.itemsize, packed)
+    each = {Packing.RAW: stored.dtype.itemsize, Packing.HEX: 2 * stored.dtype.itemsize}.get(stored.packing, 1)
+    packed = stored.packing in (Packing.DEFLATE, Packing.BZIP2)
+    check_claim(path, stored.files, stored.sizes, each, packed)
     share = _voxels_a_file(path, stored)
     parts: list[np.ndarray] = []
     notes: list[str] = []
@@ -87,7 +89,7 @@ def read_voxels(path: Path, stored: Stored) -> tuple[np.ndarray, tuple[str, ...]
     return native.reshape(stored.sizes[::-1]).T, tuple(notes)
 
 
-def read_bytes(path: Path, file: BinaryIO, size: int, packing: Packing) -> tuple[bytes, tuple[str, ...]]:
+def read_bytes(path: Path, file: BinaryIO, size: int, packing: Packing) -> tuple[bytearray, tuple[str, ...]]:
     """Read the bytes from a file's present position to its end, unpacked.
 
     Compressed ones are read to their end, since damage shows only there. What follows a compressed stream is passed
@@ -156,20 +158,25 @@ def _read_file(path: Path, name: Path, stored: Stored, voxels: int) -> tuple[np.
     return np.frombuffer(found, stored.dtype, offset=skip), notes
 
 
-def _plain(file: BinaryIO, size: int) -> tuple[bytes, bytes]:
-    return file.read(size), file.read(_MOST_BEHIND + 1)
+def _plain(file: BinaryIO, size: int) -> tuple[bytearray, bytes]:
+    found = bytearray(size)
+    del found[file.readinto(found) :]  # type: ignore[attr-defined]
+    return found, file.read(_MOST_BEHIND + 1)
 
 
-def _bunzipped(file: BinaryIO, size: int) -> tuple[bytes, bytes]:
+def _bunzipped(file: BinaryIO, size: int) -> tuple[bytearray, bytes]:
+    found, stream = bytearray(), bz2.BZ2File(file)
     try:
-        return bz2.BZ2File(file).read(size + 1), b""
+        while len(found) <= size and (piece := stream.read(min(_PIECE, size + 1 - len(found)))):
+            found += piece
+        return found, b""
     except OSError as error:
         if error.errno:
             raise
         raise ValueError(str(error)) from error  # so bz2 reports damage
 
 
-def _inflated(file: BinaryIO, size: int) -> tuple[bytes, bytes]:
+def _inflated(file: BinaryIO, size: int) -> tuple[bytearray, bytes]:
     """Return up to ``size`` + 1 bytes out of gzip or zlib, and what follows; gzip may have several members."""
     found = bytearray()
     rest = b""
@@ -181,12 +188,12 @@ def _inflated(file: BinaryIO, size: int) -> tuple[bytes, bytes]:
             found += member.decompress(rest, size + 1 - len(found))
             rest = member.unconsumed_tail
             if len(found) > size:
-                return bytes(found), b""
+                return found, b""
         rest = member.unused_data
         if len(rest) < len(GZIP):
             rest += file.read(_PIECE)
         if not rest.startswith(GZIP):
-            return bytes(found), rest + file.read(_MOST_BEHIND)
+            return found, rest + file.read(_MOST_BEHIND)
 
 
 def _unhexed(path: Path, file: BinaryIO, size: int) -> bytes:
@@ -214,7 +221,8 @@ def _decimal(path: Path, file: BinaryIO, dtype: np.dtype, voxels: int) -> np.nda
 
 
 def _text(path: Path, file: BinaryIO, words: int) -> bytes:
-    text = file.read(_LONGEST_WORD * words + 1)
-    if len(text) > _LONGEST_WORD * words:
+    start = file.tell()
+    if file.seek(0, os.SEEK_END) - start > _LONGEST_WORD * words:
         raise UserError(f"{path}: cannot be read (more than {_LONGEST_WORD} characters a voxel)")
-    return text
+    file.seek(start)
+    return file.read()
