@@ -37,7 +37,7 @@ _KNOWN = {
     },
 }  # fmt: skip
 _SEPARATOR = {Format.META_IMAGE: re.compile("[=:]"), Format.NRRD: re.compile(":")}
-_MAGIC = re.compile(r"NRRD\d{4}", re.ASCII)
+_MAGIC = re.compile("NRRD000[1-5]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DATA = {Format.META_IMAGE: "elementdatafile", Format.NRRD: "datafile"}
 _LIST = re.compile(r"LIST(?:\s+(\d)D?)?", re.I | re.ASCII)
@@ -67,8 +67,8 @@ def read_text_header(path: Path, kind: Format) -> TextHeader:
     Comments, NRRD's ``key:=value`` and MetaImage's further fields, such as copies of DICOM tags, are left out.
 
     Raises:
-      UserError: the file is inside gzip, a line or value is too long or no field, a field comes twice, the header has
-        no end, or its data files are no name, list or pattern.
+      UserError: the file is inside gzip, a line or value is too long, a line of NRRD is no field, a field comes again
+        with another value, the header has no end, or its data files are no name, list or pattern.
     """
     if is_gzip(path):
         raise UserError(f"{path}: a {kind.value} file inside gzip; allowed: unpacked (its own compression is read)")
@@ -82,8 +82,8 @@ def read_text_header(path: Path, kind: Format) -> TextHeader:
         name, value = _field(path, kind, number, line)
         if not name:
             continue
-        if name in fields:
-            raise UserError(f"{path}: states {name} twice; allowed: once")
+        if fields.get(name, value) != value:
+            raise UserError(f"{path}: states {name} twice, not alike; allowed: once")
         most = _LONGEST_NAME if name == _DATA[kind] else _LONGEST[kind]
         if len(value) > most and name != "content":
             raise UserError(f"{path}: {name} has {len(value)} characters; allowed: up to {most}")
@@ -145,15 +145,13 @@ def _lines(path: Path) -> Iterator[tuple[str, int]]:
 def _field(path: Path, kind: Format, number: int, line: str) -> tuple[str, str]:
     """Return name and value of a field; an empty name for a line that is none that the format defines."""
     name, *values = _SEPARATOR[kind].split(line, maxsplit=1)
-    name, value = "".join(name.lower().split()), "".join(values)
-    if kind is Format.META_IMAGE:
-        allowed, passed = "NAME = VALUE", bool(name and values) or not line.strip()
-    else:
-        allowed = "NRRD and a version" if number == 1 else "fields of NRRD, KEY:=VALUE or # COMMENT"
-        passed = bool(_MAGIC.fullmatch(line)) if number == 1 else line.startswith("#") or ":=" in line
-    if name in _KNOWN[kind] and not (kind is Format.NRRD and value.startswith("=")):
-        return name, value.strip()
-    if not passed:
+    name = name.strip().lower().replace(" ", "")
+    if values and name in _KNOWN[kind] and not (kind is Format.NRRD and values[0].startswith("=")):
+        return name, values[0].strip()
+    # Further lines of a MetaImage are copies of DICOM's tags, whose texts may have several lines.
+    passed = kind is Format.META_IMAGE or line.startswith("#") or ":=" in line
+    if not (_MAGIC.fullmatch(line) if kind is Format.NRRD and number == 1 else passed):
+        allowed = "NRRD with version 1 to 5 in line 1, then its fields, KEY:=VALUE or # COMMENT"
         raise UserError(f"{path}: line {number} of its header is {line[:60]!r}; allowed: {allowed}")
     return "", ""
 

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import time
 import zlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from dvg_jax.data.scans.nrrd import read_nrrd
 from dvg_jax.data.scans.read import load_scan
 from dvg_jax.errors import UserError
 from tests.cases.chest import HU, meta_image, nifti, nrrd
+from tests.paths import SHARED, needs_shared
 
 RAW = HU.astype("<i2").tobytes()
 PACKED = zlib.compress(RAW)
@@ -66,7 +68,7 @@ WELL_FORMED = {
     "negative_steps.mha": lambda p: meta_image(p, ElementSpacing="8 -8 5"),
     "from_the_end.mha": lambda p: _behind(meta_image(p, HeaderSize="-1"), b"\0" * 99 + RAW),
     "gzip_inside.mha": lambda p: _behind(_zipped(p, len(gzip.compress(RAW))), gzip.compress(RAW)),
-    "tags.mha": lambda p: meta_image(p, **{"0010|0010": "A = B: C", "0008|0060": "CT"}),
+    "tags.mha": lambda p: meta_image(p, **{"0010|0010": "A = B: C", "0008|0081": "Street\nTown\n\nCountry = X"}),
     "windows.mha": lambda p: p.write_bytes(
         (raw := meta_image(p).read_bytes())[: -len(RAW)].replace(b"\n", b"\r\n") + raw[-len(RAW) :]
     ),
@@ -179,6 +181,17 @@ def test_what_is_unsound_is_refused_in_one_line(tmp_path, name):
         load_scan(tmp_path / name)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
+
+
+@needs_shared
+@pytest.mark.parametrize("suffix", ["mha", "mhd", "nrrd", "nhdr", "nii"])
+def test_hostile_files_are_refused_in_one_line_at_once(suffix):
+    for path in (SHARED / "cases" / "hostile").glob(f"*.{suffix}"):
+        began = time.monotonic()
+        with pytest.raises(UserError, match="allowed|cannot be read") as error:
+            load_scan(path)
+        assert "\n" not in str(error.value)
+        assert time.monotonic() - began < 1
 
 
 def test_data_that_the_header_and_its_link_share_is_read(tmp_path):

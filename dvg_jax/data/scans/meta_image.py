@@ -116,7 +116,8 @@ def _stored(path: Path, header: TextHeader) -> Stored:
         if found != stated:
             raise UserError(f"{path}: cannot be read (CompressedDataSize is {stated}, {file.name} holds {found})")
     dtype = np.dtype(_TYPES[kind]).newbyteorder(">" if True in orders else "<")
-    return Stored(sizes, dtype, files, Packing.DEFLATE if packed else Packing.RAW, start, 0, skip, header.axes)
+    packing = Packing.DEFLATE if packed else Packing.RAW
+    return Stored(sizes, dtype, files, packing, start, skip=skip, axes=header.axes)
 
 
 def _boolean(path: Path, fields: dict[str, str], name: str, absent: str = "false") -> bool:

@@ -43,7 +43,8 @@ _WITHOUT_SPACE = ("spacings", "axismins", "axismaxs", "units")
 _SPATIAL = {"domain", "space", "none", "???"}
 _VECTOR = re.compile(r"\s*(?:none|\(([^(),]*,[^(),]*,[^(),]*)\))", re.I)
 _MOST_AXES = 16
-_MOST_SKIPPED = 2**30
+_MOST_LINES, _MOST_BYTES = 2**14, 2**24
+"""Largest part of a file to skip: each line is read, and so is each byte of packed voxels."""
 
 
 def read_nrrd(path: Path) -> tuple[np.ndarray, Affine, tuple[str, ...]]:
@@ -132,15 +133,8 @@ def _stored(path: Path, header: TextHeader, sizes: tuple[int, ...]) -> Stored:
     least = -1 if packing is Packing.RAW else 0
     (skip,) = whole_numbers(path, "byte skip", fields.get("byteskip", "0"), 1, least)
     (lines,) = whole_numbers(path, "line skip", fields.get("lineskip", "0"), 1, 0)
-    if max(skip, lines) > _MOST_SKIPPED or (skip and packing in (Packing.HEX, Packing.TEXT)):
-        raise UserError(f"{path}: skips {lines} lines and {skip} bytes; allowed: fewer, and no bytes of text")
-    return Stored(
-        sizes,
-        dtype,
-        check_data(path)[1:] or (path,),
-        packing,
-        0 if header.names else header.end,
-        lines,
-        skip,
-        header.axes,
-    )
+    most = {Packing.RAW: skip, Packing.HEX: 0, Packing.TEXT: 0}.get(packing, _MOST_BYTES)
+    if lines > _MOST_LINES or skip > most:
+        raise UserError(f"{path}: skips {lines} lines and {skip} bytes; allowed: up to {_MOST_LINES} and {most}")
+    files, start = check_data(path)[1:] or (path,), 0 if header.names else header.end
+    return Stored(sizes, dtype, files, packing, start, lines, skip, header.axes)
