@@ -188,7 +188,7 @@ def test_what_is_unsound_is_refused_in_one_line(tmp_path, name):
 def test_hostile_files_are_refused_in_one_line_at_once(suffix):
     for path in (SHARED / "cases" / "hostile").glob(f"*.{suffix}"):
         began = time.monotonic()
-        with pytest.raises(UserError, match="allowed|cannot be read") as error:
+        with pytest.raises(UserError, match=r"allowed|cannot be read") as error:
             load_scan(path)
         assert "\n" not in str(error.value)
         assert time.monotonic() - began < 1

@@ -173,7 +173,7 @@ def _bunzipped(file: BinaryIO, size: int) -> tuple[bytearray, bytes]:
     except OSError as error:
         if error.errno:
             raise
-        raise ValueError(str(error)) from error  # so bz2 reports damage
+        raise ValueError(str(error)) from error  # bz2 reports damage as an OSError without a number
 
 
 def _inflated(file: BinaryIO, size: int) -> tuple[bytearray, bytes]:
