@@ -31,6 +31,25 @@ def fingerprint(variables: Variables) -> str:
     return found.hexdigest()[:_DIGITS]
 
 
+def of_variables(variables: Variables) -> dict[str, str]:
+    """Return 16 digits for each learned array, by its path in the tree: for its type, shape and numbers."""
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(variables), strict=True) if variables else ((), ())
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(map(path_of, paths), pool.map(_of_array, leaves), strict=True))
+
+
+def path_of(keys: jax.tree_util.KeyPath) -> str:
+    """Return an array's place in a tree as a path, such as ``params/conv/kernel``."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _of_array(array: Any) -> str:
+    array = np.asarray(array)
+    found = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()[:_DIGITS]
+
+
 def of_settings(settings: Any) -> str:
     """Return 16 digits for settings that JSON can represent; the order of names does not matter."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:_DIGITS]

@@ -5,9 +5,7 @@ with together(stale) as removed:      on success every new file takes its name, 
 """
 
 import errno
-import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -15,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dvg_jax.errors import UserError
-
-_OLD = "partial-old"
-_LONGEST_NAME = 200
-"""A temporary name can contain a name of up to this many bytes: file systems allow 255."""
+from dvg_jax.files.durable import sync, sync_names
+from dvg_jax.files.partial import OLD, clear_partials, hidden, remove
 
 
 @dataclass
@@ -36,8 +32,9 @@ _batch: ContextVar[_Batch | None] = ContextVar("batch", default=None)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``, with its suffixes; it takes the name on success only.
 
-    On failure it is removed. Creates the parent folder. A reader sees the old file or the new one, never a part. Within
-    :func:`together` the name is taken at the end of that block. An OSError names ``path``.
+    On failure it is removed. Creates the parent folder. A reader sees the old file or the new one, never a part, also
+    after a loss of power. What processes that have ended left in the folder is cleared. Within :func:`together` the
+    name is taken at the end of that block. An OSError names ``path``.
     """
     with _naming(path), _staged(path) as temporary:
         yield temporary
@@ -75,7 +72,7 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
     finally:
         _batch.reset(token)
         for temporary, _ in batch.moves:
-            _remove(temporary)
+            remove(temporary)
         _remove_empty(batch.folders)
 
 
@@ -103,14 +100,6 @@ def make_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
 
 
-def hidden(path: Path, word: str = "partial") -> Path:
-    """Return a name in the folder of ``path`` that only this process uses, with the same suffixes."""
-    name = path.name
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + "".join(path.suffixes[-2:])
-    return path.with_name(f".{word}-{os.getpid()}-{name}")
-
-
 @contextmanager
 def _staged(path: Path) -> Iterator[Path]:
     """Yield the temporary name; its content takes the name of ``path``, now or at the end of the batch."""
@@ -118,18 +107,22 @@ def _staged(path: Path) -> Iterator[Path]:
     if batch is not None:
         batch.folders += missing_folders(path.parent)
     make_folder(path.parent)
+    clear_partials(path.parent)
+    remove(temporary)  # a container's processes have the numbers of those of its last run
     try:
         yield temporary
+        sync(temporary)
         if batch is not None:
             batch.moves.append((temporary, path))
         elif temporary.is_dir():
             _commit([(temporary, path)], [])
         else:
             os.replace(temporary, path)
+            sync_names(path.parent)
         kept = True
     finally:
         if not kept:
-            _remove(temporary)
+            remove(temporary)
 
 
 def _commit(moves: list[tuple[Path, Path]], stale: list[Path]) -> None:
@@ -140,10 +133,13 @@ def _commit(moves: list[tuple[Path, Path]], stale: list[Path]) -> None:
             os.replace(temporary, path)
         for path in stale:
             undo.callback(_put_back, path)
-            os.rename(path, hidden(path, _OLD))
+            os.rename(path, hidden(path, OLD))
         undo.pop_all()
-    for path in (*(path for _, path in moves), *stale):
-        _remove(hidden(path, _OLD))
+    changed = [*(path for _, path in moves), *stale]
+    for folder in dict.fromkeys(path.parent for path in changed):
+        sync_names(folder)
+    for path in changed:
+        remove(hidden(path, OLD))
 
 
 def _put_aside(path: Path, undo: ExitStack) -> None:
@@ -154,15 +150,15 @@ def _put_aside(path: Path, undo: ExitStack) -> None:
     elif os.path.lexists(path):
         undo.callback(_put_back, path)
         try:
-            os.link(path, hidden(path, _OLD), follow_symlinks=False)
+            os.link(path, hidden(path, OLD), follow_symlinks=False)
         except (OSError, NotImplementedError):
-            os.rename(path, hidden(path, _OLD))  # no links on this file system; the name is free for a moment
+            os.rename(path, hidden(path, OLD))  # no links on this file system; the name is free for a moment
         return
-    undo.callback(_remove, path)
+    undo.callback(remove, path)
 
 
 def _put_back(path: Path) -> None:
-    old = hidden(path, _OLD)
+    old = hidden(path, OLD)
     if not os.path.lexists(old):
         return
     if os.path.lexists(path) and os.path.samestat(old.lstat(), path.lstat()):
@@ -187,13 +183,6 @@ def _naming(path: Path) -> Iterator[None]:
 def _place(path: Path) -> Path:
     """Return one spelling of a name in a folder. A link is not followed: its target is another place."""
     return Path(os.path.realpath(path.parent)) / path.name
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _remove_empty(folders: list[Path]) -> None:

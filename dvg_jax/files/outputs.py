@@ -7,8 +7,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from dvg_jax.errors import UserError
-from dvg_jax.files.atomic import check_free, hidden, make_folder, missing_folders
+from dvg_jax.files.atomic import check_free, make_folder, missing_folders
 from dvg_jax.files.headers import data_files
+from dvg_jax.files.partial import hidden
 
 Paths = Mapping[str, Iterable[Path]]
 """Paths by the flag or folder that the user gave for them."""

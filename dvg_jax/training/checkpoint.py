@@ -1,31 +1,55 @@
-"""Write and read training states and finished stages. Orbax writes to a temporary folder and renames it."""
+"""Write and read training states and finished stages. Each is a sealed folder, which takes its name once it is whole.
 
-import shutil
+What is damaged is refused by name: files are compared with their digests before anything reads them, the variables of
+a model with theirs afterwards. Folders of earlier versions have no digests; those that cannot be checked are named.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from dvg_jax.errors import UserError
+from dvg_jax.files.atomic import make_folder
+from dvg_jax.files.durable import take_place
+from dvg_jax.files.partial import OLD, clear_partials, hidden, remove
+from dvg_jax.files.sealed import NAME, check_seal, damaged, listed, seal
+from dvg_jax.fingerprint import fingerprint, of_variables
 from dvg_jax.shapes import Variables
 from dvg_jax.training import distributed
+from dvg_jax.training.finite import check_finite
+
+_DIGESTS = "variables"
+"""The fact that has a digest of each variable; callers do not see it."""
+_OF_FACTS = ("facts/", "_CHECKPOINT_METADATA")
+_LOOKS = 20
+"""Times that a model is read again because another one took its place meanwhile."""
+
+_Found = TypeVar("_Found")
 
 
 class Checkpoints:
-    """Store the training states of one stage, each with the position of the data iterator."""
+    """Store the training states of one stage, each with the position of the data iterator, under its step's number.
+
+    All processes call each method.
+
+    Args:
+      folder: of the states.
+      kept: the number of states that stay; older ones go.
+    """
 
     def __init__(self, folder: Path, kept: int) -> None:
-        self._folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=kept, cleanup_tmp_directories=True, enable_async_checkpointing=False
-        )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._folder, self._kept = folder.absolute(), kept
 
     def latest(self) -> int | None:
         """Return the last step that is wholly written."""
-        return self._manager.latest_step()
+        return max(self._steps(), default=None)
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
         """Write a state, unless its step is stored already.
@@ -37,77 +61,167 @@ class Checkpoints:
         """
         if self.latest() == step:
             return
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-        self._manager.save(step, args=args)
+        _write(self._folder / str(step), state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        if distributed.is_first():
+            for old in self._steps()[: -self._kept]:
+                remove(self._folder / str(old))
+        distributed.wait_for_all()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the state of ``step``, in shapes and on devices of ``like``, and the data iterator's position."""
+        """Return the state of ``step``, in shapes and on devices of ``like``, and the data iterator's position.
+
+        Raises:
+          UserError: it is damaged; an older state is named and not used.
+        """
+        folder = self._folder / str(step)
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore())
+        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         try:
-            found = self._manager.restore(step, args=args)
-        except Exception as error:
-            raise _unreadable(self._folder / str(step), error) from error
+            if not check_seal(folder):
+                _say_unchecked(folder)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore())
+            with _opened(folder, **handlers) as checkpointer:
+                found = checkpointer.restore(folder, args=args)
+        except UserError as error:
+            older = [other for other in self._steps() if other < step]
+            on = f"to go on from step {older[-1]}" if older else "to begin anew"
+            raise UserError(f"{error}, or remove it {on}") from error
         return found["state"], found["data"]
 
-    def close(self) -> None:
-        """Wait until everything is written."""
-        self._manager.close()
+    def _steps(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
 
 
 def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> None:
     """Write a finished stage's variables and facts about them; replace an older model as a whole.
 
-    All processes call it. The new model is written before the old one is removed. Orbax's own ``force`` deletes first,
-    so a run that is killed then has neither.
+    All processes call it. The new model takes the name when it is whole, in one step where the system can: who reads
+    the folder meanwhile finds either model.
 
     Args:
       folder: of the model.
       variables: of the stage.
       facts: about them, as JSON.
+
+    Raises:
+      UserError: a variable is not finite; the older model stays.
     """
-    folder = folder.absolute()
-    new, old = (folder.with_name(f".{which}-{folder.name}") for which in ("new", "old"))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        args = ocp.args.Composite(variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
-        checkpointer.save(new, args=args, force=True)  # overwrites what a killed run left
-    if distributed.is_first():
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    distributed.wait_for_all()
+    check_finite(variables, f"{folder} cannot be written")
+    facts = facts | {_DIGESTS: of_variables(variables)}
+    _write(folder, variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
 
 
 def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
-    """Read variables and facts that :func:`save_model` wrote, as NumPy arrays, on any devices."""
-    folder = folder.absolute()
-    try:
-        handlers = {"variables": ocp.PyTreeCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()}
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
-            tree = checkpointer.metadata(folder).item_metadata["variables"].tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            args = ocp.args.Composite(
-                variables=ocp.args.PyTreeRestore(restore_args=as_numpy), facts=ocp.args.JsonRestore()
-            )
-            found = checkpointer.restore(folder, args=args)
-    except Exception as error:
-        raise _unreadable(folder, error) from error
-    return found["variables"], found["facts"]
+    """Read variables and facts that :func:`save_model` wrote, as NumPy arrays, on any devices.
+
+    Raises:
+      UserError: the folder is damaged, or a variable is not finite.
+    """
+    return _settled(folder, _model)
 
 
 def load_facts(folder: Path) -> dict[str, Any]:
-    """Read the facts that :func:`save_model` stored with a model; its weights are not read."""
-    folder = folder.absolute()
+    """Read the facts that :func:`save_model` stored with a model; its weights are not read.
+
+    Raises:
+      UserError: they are damaged.
+    """
+    facts = _settled(folder, _facts)
+    facts.pop(_DIGESTS, None)
+    return facts
+
+
+def _model(folder: Path) -> tuple[Variables, dict[str, Any]]:
+    sealed, facts = check_seal(folder), _facts(folder)
+    with _opened(folder, variables=ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(folder).item_metadata["variables"].tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        args = ocp.args.Composite(variables=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        variables = checkpointer.restore(folder, args=args)["variables"]
+    digests = facts.pop(_DIGESTS, None)
+    if digests is not None and not sealed:
+        raise damaged(folder, f"{NAME} is missing")
+    if digests is not None:
+        found = of_variables(variables)
+        differing = [name for name in sorted(digests.keys() | found.keys()) if digests.get(name) != found.get(name)]
+        if differing:
+            raise damaged(folder, f"{listed(differing)} changed")
+    elif "fingerprint" not in facts:
+        _say_unchecked(folder)
+    elif fingerprint({facts.get("stage", ""): variables}) != facts["fingerprint"]:
+        raise damaged(folder, "its fingerprint changed")
+    check_finite(variables, str(folder))
+    return variables, facts
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    check_seal(folder, _OF_FACTS)
+    with _opened(folder, facts=ocp.JsonCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(folder, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+
+
+@contextmanager
+def _opened(folder: Path, **handlers: ocp.CheckpointHandler) -> Iterator[ocp.Checkpointer]:
+    """Yield what reads items of a folder by name; its errors become one line."""
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(facts=ocp.JsonCheckpointHandler())) as checkpointer:
-            return checkpointer.restore(folder, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
+            yield checkpointer
     except Exception as error:
-        raise _unreadable(folder, error) from error
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:200] if lines else type(error).__name__
+        raise UserError(
+            f"checkpoint {folder} cannot be read: {reason}; allowed: one that this program has written"
+        ) from error
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    lines = str(error).strip().splitlines()
-    reason = lines[0][:200] if lines else type(error).__name__
-    return UserError(f"checkpoint {path} cannot be read: {reason}; allowed: one that this program has written")
+def _settled(folder: Path, read: Callable[[Path], _Found]) -> _Found:
+    """Return what ``read`` finds in a folder; once more where another took the folder's name meanwhile."""
+    folder = folder.absolute()
+    for _ in range(_LOOKS):
+        before, failed = _identity(folder), None
+        try:
+            found = read(folder)
+        except UserError as error:
+            failed = error
+        if _identity(folder) == before:
+            if failed is not None:
+                raise failed
+            return found
+    raise UserError(f"{folder} was replaced {_LOOKS} times while it was read; allowed: one that stays meanwhile")
+
+
+def _identity(folder: Path) -> tuple[int, ...]:
+    """Return what differs between a folder and another one under its name, which may have the first one's number."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _write(folder: Path, **items: ocp.args.CheckpointArgs) -> None:
+    """Write items beside ``folder``, seal them and give them its name."""
+    folder = Path(os.path.realpath(folder))  # a link stays one
+    new = folder.with_name(distributed.of_first(hidden(folder).name))
+    first = distributed.is_first()
+    if first:
+        make_folder(folder.parent)
+        clear_partials(folder.parent)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(new, args=ocp.args.Composite(**items), force=True)
+        if first:
+            seal(new)
+            take_place(new, folder, hidden(folder, OLD))
+    finally:
+        if first:  # the older one, or parts of what failed under names that orbax derives
+            for path in [path for path in folder.parent.iterdir() if path.name.startswith(new.name)]:
+                remove(path)
+    distributed.wait_for_all()
+
+
+def _say_unchecked(folder: Path) -> None:
+    if distributed.is_first():
+        print(f"warning: {folder} is not checked: written by an earlier version, without digests", file=sys.stderr)

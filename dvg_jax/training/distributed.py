@@ -91,6 +91,14 @@ def in_any(fact: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(fact))))
 
 
+def of_first(text: str) -> str:
+    """Return the ``text`` of the first process, of up to 255 bytes. All must call it at the same place."""
+    if jax.process_count() == 1:
+        return text
+    row = np.frombuffer(text.encode().ljust(256, b"\0"), np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(row)).tobytes().rstrip(b"\0").decode()
+
+
 def wait_for_all() -> None:
     """Wait until all processes have called it."""
     in_any(False)

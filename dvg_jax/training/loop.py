@@ -14,6 +14,7 @@ from dvg_jax.config import stage_field, stage_settings
 from dvg_jax.config.build import build_source
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.errors import UserError
+from dvg_jax.files.sealed import listed
 from dvg_jax.fingerprint import fingerprint
 from dvg_jax.keys import named
 from dvg_jax.shapes import VariablesByStage
@@ -21,6 +22,7 @@ from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.training import distributed, sharding
 from dvg_jax.training.checkpoint import Checkpoints, load_facts, save_model
 from dvg_jax.training.examples import Examples, Given, check_cache, open_examples
+from dvg_jax.training.finite import not_finite
 from dvg_jax.training.log import RunLog
 from dvg_jax.training.optim import Training
 from dvg_jax.training.state import Fixed, Step, TrainState, create, update
@@ -106,13 +108,12 @@ class StageRun:
                     record.write(step, {name: value for name, value in metrics.items() if name != "asked"})
                 if step % log.checkpoint_every == 0 or step == last or stopping:
                     self._check_finite(metrics, step, saved)
-                    saved.save(step, state, examples.place)
+                    self._save(state, step, examples, saved)
                 if stopping:
                     self.stop.leave(f"{self.stage.name}: saved at step {step}")
                 self._validate(state, step, examples, record, saved)
         finally:
             record.close()
-            saved.close()
         return state
 
     def _program(self, examples: Examples) -> tuple[Step, Fixed]:
@@ -155,11 +156,17 @@ class StageRun:
         return bool(metrics) and float(metrics["asked"]) > 0
 
     def _check_finite(self, metrics: Metrics, step: int, saved: Checkpoints) -> None:
-        if metrics and not math.isfinite(value := float(metrics["loss"])):
-            raise UserError(
-                f"{self.stage.name}: loss is {value} at step {step}; the last good checkpoint is of step "
-                f"{saved.latest() or 0}"
-            )
+        for name in ("loss", "gradient_norm") if metrics else ():
+            if not math.isfinite(value := float(metrics[name])):
+                raise UserError(f"{self.stage.name}: {name} is {value} at step {step}; {_last_good(saved)}")
+
+    def _save(self, state: TrainState, step: int, examples: Examples, saved: Checkpoints) -> None:
+        """Write a state that is finite: the loss that was looked at belongs to the parameters before the update."""
+        if saved.latest() == step:
+            return
+        if found := not_finite(state):
+            raise UserError(f"{self.stage.name}: not finite at step {step}: {listed(found)}; {_last_good(saved)}")
+        saved.save(step, state, examples.place)
 
     def _validates(self, step: int) -> bool:
         every = self.config.log.evaluate_every
@@ -176,7 +183,7 @@ class StageRun:
             self._show(self._with(state, examples), step, record)
             self._leave_if_asked(f"saved at step {step}")
         except SystemExit:
-            saved.save(step, state, examples.place)
+            self._save(state, step, examples, saved)
             raise
 
     def _with(self, state: TrainState, examples: Examples) -> VariablesByStage:
@@ -211,3 +218,7 @@ class StageRun:
             "from": {name: fingerprint({self._trained_as(name): frozen}) for name, frozen in self.frozen.items()},
         }
         save_model(self.folder / "model", variables, facts)
+
+
+def _last_good(saved: Checkpoints) -> str:
+    return f"the last good checkpoint is of step {saved.latest() or 0}"

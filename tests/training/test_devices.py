@@ -98,7 +98,6 @@ def test_a_checkpoint_is_read_in_either_layout(both, monkeypatch, written, split
     saved = Checkpoints(run.folder / "checkpoints", 1)
     examples = run.examples()
     state = run._start(run._program(examples)[0], examples, saved)
-    saved.close()
     assert held(state) == held(found["split" if split else "four"][1])
     chex.assert_trees_all_equal(state, found[written][1])
 
