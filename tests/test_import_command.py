@@ -328,6 +328,15 @@ def test_folder_of_another_run_is_left_alone(fails, files, tmp_path):
     assert contents(tmp_path) == {}
 
 
+def test_weights_that_are_not_finite_are_refused_before_anything_is_written(fails, tmp_path):
+    state = released.trainer_state()
+    state["fine_model.init_conv.weight"][0, 1] = np.nan
+    file = released.write_trainer(tmp_path / "bad.pt", ema=state)
+    told = fails(command.main, "--checkpoint", file, "--num_groups=4", "--workdir", tmp_path / "run")
+    assert told == "error: bad.pt, diffusion: variables: params/init_conv/kernel is not finite; allowed: finite numbers"
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pt"]
+
+
 def test_interrupted_import_is_no_model_and_can_be_repeated(files, imported, tmp_path, monkeypatch):
     whole = "--checkpoint", files / "DVG_Diffusion.pt", "--num_groups=4"
     load(tmp_path, *whole, "--which=model")

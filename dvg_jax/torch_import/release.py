@@ -24,6 +24,7 @@ from dvg_jax.torch_import.reader import load_checkpoint
 from dvg_jax.torch_import.state_dict import StateDict, entry_of, load_trainer, subtree
 from dvg_jax.torch_import.unet import unet3d
 from dvg_jax.torch_import.vqgan import vqgan3d
+from dvg_jax.training.finite import check_finite
 
 UNETS = {"new_view": "fit_model", "diffusion": "fine_model"}
 VQGANS = {"ct_vqgan": "vqgan", "view_vqgan": "vqgan_bp", "new_view_vqgan": "vqgan_bp025"}
@@ -68,13 +69,15 @@ class Part:
         """Return the network and views of its variables.
 
         Raises:
-          UserError: names the stage and the keys that do not fit.
+          UserError: names the stage and the keys that do not fit, or variables that are not finite.
         """
         convert: Any = unet3d if self.stage in UNETS else vqgan3d
         try:
-            return convert(self.state_dict, **self.settings, copy=False)
+            network, variables = convert(self.state_dict, **self.settings, copy=False)
+            check_finite(variables, "variables")
         except UserError as error:
             raise UserError(f"{self.origin['file']}, {self.stage}: {error}") from None
+        return network, variables
 
 
 @dataclass(frozen=True)

@@ -134,18 +134,22 @@ def load_facts(folder: Path) -> dict[str, Any]:
 
 
 def _model(folder: Path) -> tuple[Variables, dict[str, Any]]:
-    sealed, facts = check_seal(folder), _facts(folder)
-    with _opened(folder, variables=ocp.PyTreeCheckpointHandler()) as checkpointer:
+    sealed = check_seal(folder)
+    handlers = {"variables": ocp.PyTreeCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()}
+    with _opened(folder, **handlers) as checkpointer:
         tree = checkpointer.metadata(folder).item_metadata["variables"].tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        args = ocp.args.Composite(variables=ocp.args.PyTreeRestore(restore_args=as_numpy))
-        variables = checkpointer.restore(folder, args=args)["variables"]
+        as_numpy = ocp.args.PyTreeRestore(
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        )
+        args = ocp.args.Composite(variables=as_numpy, facts=ocp.args.JsonRestore())
+        found = checkpointer.restore(folder, args=args)
+    variables, facts = found["variables"], found["facts"]
     digests = facts.pop(_DIGESTS, None)
     if digests is not None and not sealed:
         raise damaged(folder, f"{NAME} is missing")
     if digests is not None:
-        found = of_variables(variables)
-        differing = [name for name in sorted(digests.keys() | found.keys()) if digests.get(name) != found.get(name)]
+        now = of_variables(variables)
+        differing = [name for name in sorted(digests.keys() | now.keys()) if digests.get(name) != now.get(name)]
         if differing:
             raise damaged(folder, f"{listed(differing)} changed")
     elif "fingerprint" not in facts:

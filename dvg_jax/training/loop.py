@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config import stage_field, stage_settings
 from dvg_jax.config.build import build_source
+from dvg_jax.data.opening import folders_of
 from dvg_jax.data.pipeline import evaluation_batches
 from dvg_jax.errors import UserError
 from dvg_jax.files.sealed import listed
@@ -25,6 +26,7 @@ from dvg_jax.training.examples import Examples, Given, check_cache, open_example
 from dvg_jax.training.finite import not_finite
 from dvg_jax.training.log import RunLog
 from dvg_jax.training.optim import Training
+from dvg_jax.training.sanity import check_rate, say_collapse, say_constant
 from dvg_jax.training.state import Fixed, Step, TrainState, create, update
 from dvg_jax.training.stop import StopRequest
 from dvg_jax.training.workdir import model_folder
@@ -55,6 +57,7 @@ class StageRun:
         check_cache(config, stage.name)
         self.training = Training(**stage_settings(config, stage.name).train)
         self.rate = jax.jit(self.training.rate())
+        check_rate(self.rate, self.training, f"config.{stage_field(stage.name)}.train")
         self.mesh = sharding.data_mesh(self.training.batch_size, f"config.{stage_field(stage.name)}.train.batch_size")
         self.layout = sharding.Layout(self.mesh, config.shard_parameters)
         self.everywhere = sharding.replicated(self.mesh)
@@ -73,6 +76,8 @@ class StageRun:
           UserError: the loss is not finite.
           SystemExit: a signal asked to stop; the state has been saved, and the next run goes on from there.
         """
+        if distributed.is_first() and folders_of(self.config.data.source):
+            say_constant(self.cts, self.config.data.source)
         with StopRequest() as self.stop:
             examples = self.examples()
             self._leave_if_asked("before its first step")
@@ -104,6 +109,8 @@ class StageRun:
                 self._check_finite(before, step - 1, saved)
                 record.advance()
                 stopping = self._stopping(metrics if step == last else before)
+                if step == last and distributed.is_first():
+                    say_collapse(self.stage.name, metrics)
                 if step % log.metrics_every == 0 or step == last:
                     record.write(step, {name: value for name, value in metrics.items() if name != "asked"})
                 if step % log.checkpoint_every == 0 or step == last or stopping:

@@ -4,6 +4,7 @@
 <workdir>/<stage>/model           variables of a finished stage, and facts about it
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dvg_jax import config as configs
-from dvg_jax.config import STAGES
+from dvg_jax.config import BASELINES, STAGES, stage_field, stage_settings
 from dvg_jax.config.table import is_free
 from dvg_jax.errors import UserError, near_path
 from dvg_jax.shapes import VariablesByStage
@@ -46,7 +47,7 @@ def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wante
       wanted_by: needs them; for the message.
 
     Raises:
-      UserError: a stage is missing, was trained from other stages, or has another order of D.
+      UserError: a stage is missing or damaged, was trained from other stages, or has another network or order of D.
     """
     loaded = {}
     for name in names:
@@ -58,9 +59,23 @@ def load_stages(config: ConfigDict, workdir: Path, names: tuple[str, ...], wante
             )
         check_origin(config, workdir, name)
         loaded[name], facts = load_model(folder)
+        _check_network(config, name, facts, folder)
         if name in TURNED:
             orientation.check(config.head_first, facts, folder)
     return loaded
+
+
+def _check_network(config: ConfigDict, name: str, facts: dict[str, Any], folder: Path) -> None:
+    """Check that a finished stage has the network that the config describes; facts without a config pass."""
+    sections = facts.get("config", {})
+    was = _flat(ConfigDict((sections.get("baselines", {}) if name in BASELINES else sections).get(name, {})))
+    now = _flat(ConfigDict(json.loads(stage_settings(config, name).to_json())))
+    for field in sorted(was.keys() & now.keys()):
+        path = f"{stage_field(name)}.{field}"
+        if field.split(".")[0] not in ("train", "loss") and not is_free(path) and was[field] != now[field]:
+            raise UserError(
+                f"config.{path} is {now[field]}, and {folder.parent} was trained with {was[field]}; allowed: the same"
+            )
 
 
 def check_origin(config: ConfigDict, workdir: Path, name: str) -> None:

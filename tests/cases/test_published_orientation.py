@@ -189,7 +189,8 @@ def older(imported, tmp_path):
         for stage in PAPER_STAGES:
             file = folder / stage / "model" / "facts" / "metadata"
             facts = json.loads(file.read_text())
-            del facts["config"]["head_first"]
+            del facts["config"]["head_first"], facts["variables"]
+            (folder / stage / "model" / "digests.json").unlink()
             if stage in trained:
                 del facts["source"]
             file.write_text(json.dumps(facts))
