@@ -62,7 +62,7 @@ def listed(names: list[str]) -> str:
 
 
 def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return a digest of each file: of its length and of the digests of its blocks, which threads compute."""
+    """Return a digest of each file: of the digests of its blocks, which threads compute."""
     with ThreadPoolExecutor() as pool:
         files = {name: (folder / name).stat().st_size for name in names}
         blocks = {
