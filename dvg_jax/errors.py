@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return _UNDECODED.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
+def kind_and_text(error: Exception) -> str:
+    """Return an exception's kind and its text on one line, such as ``OverflowError: cannot convert infinity``."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
 def did_you_mean(value: object, names: Iterable[object]) -> str:
     """Return a hint ``; did you mean NAME?`` where one of ``names`` is close to ``value``, else "".
 

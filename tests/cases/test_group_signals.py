@@ -8,27 +8,28 @@ import time
 import pytest
 
 from dvg_jax.data.scans import folder
+from dvg_jax.data.scans.workers import Workers
+from tests.cases.attacks import nothing, signalled
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
-def test_processes_that_start_hear_no_signal():
-    """A process that a signal ends before it has set its handlers breaks the pool."""
+def test_workers_hear_no_signal_for_the_group_and_end_with_the_block():
+    signals = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with folder._signals_held():
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
+    with Workers(1, nothing) as workers:
+        ((_, (process, blocked)),) = workers.each(signalled, [sorted(signals)])
+        assert blocked == signals
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
-def test_a_process_at_work_goes_on_and_ends_in_time(monkeypatch):
-    """If the process ended while it returns a result, the parent would wait for the rest for ever."""
-    ends = []
-    monkeypatch.setattr(os, "_exit", ends.append)
-    monkeypatch.setattr(folder, "_GRACE_S", 0.05)
-    folder._end_later(signal.SIGTERM, None)
-    assert ends == []
-    time.sleep(0.3)
-    assert ends == [143]
+def test_a_stop_does_not_wait_for_the_work():
+    start = time.monotonic()
+    with Workers(2, nothing) as workers:
+        assert next(workers.each(time.sleep, [0, 600]))[0] == 0
+    assert time.monotonic() - start < 60
 
 
 def test_parts_of_files_go(tmp_path):

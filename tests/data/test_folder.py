@@ -1,7 +1,6 @@
 """Many processes, and what happens when they are stopped."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -106,17 +105,6 @@ def _running(session):
         if int(of) == session and state != "Z":
             found.append(status)
     return found
-
-
-def test_a_process_that_dies_is_one_line(tmp_path, monkeypatch):
-    source = _scans(tmp_path / "in", 2)
-    monkeypatch.setattr(folder, "prepare_one", _die)
-    with pytest.raises(UserError, match="fewer --jobs"):
-        prepare_folder(source, Job(tmp_path / "out", Settings(16)), jobs=2)
-
-
-def _die(item, job):
-    os._exit(9)
 
 
 def test_a_series_that_cannot_be_read_makes_way_for_the_next(tmp_path, monkeypatch):

@@ -1,18 +1,11 @@
 """Prepare every scan of a folder in parallel; runs can be resumed and do not depend on the number of processes."""
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,7 +22,8 @@ from dvg_jax.data.scans.cube import Prepared, check_cube, cut, prepare_scan
 from dvg_jax.data.scans.index import Candidate, choose_series, find_scans
 from dvg_jax.data.scans.read import Scan
 from dvg_jax.data.scans.splits import SplitRule, assign_splits, check_lists
-from dvg_jax.errors import UserError
+from dvg_jax.data.scans.workers import Lost, Workers
+from dvg_jax.errors import UserError, kind_and_text
 from dvg_jax.files.atomic import replacing
 from dvg_jax.files.lock import exclusive
 
@@ -39,12 +33,7 @@ PICTURES = "pictures"
 _RULES = 2
 """Version of the protocol, to be raised when the same scan and settings give other files: all are prepared again."""
 
-_HEADERS_A_TASK = 64
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_GRACE_S = 20.0
-"""Seconds from SIGTERM to the end: enough to finish a scan, and less than a cluster grants."""
+_HEADERS_A_TASK, _MANY_HEADERS = 256, 2048
 
 
 @dataclass(frozen=True)
@@ -87,7 +76,7 @@ def prepare_folder(
     job: Job,
     rule: SplitRule | None = None,
     all_series: bool = False,
-    jobs: int = 1,
+    jobs: int = 0,
 ) -> tuple[list[Row], list[str]]:
     """Prepare every scan below a folder.
 
@@ -99,7 +88,8 @@ def prepare_folder(
       job: output folder and settings.
       rule: rule by which patients are divided into splits.
       all_series: True to prepare every usable DICOM series, False for the best one of each patient.
-      jobs: number of processes.
+      jobs: number of processes, which a damaged scan may end or stall without harm to the others; 0 works in this
+        process, where only exceptions are harmless.
 
     Returns:
       The manifest's rows, and the changes that were made to the split's lists, a line each.
@@ -111,8 +101,8 @@ def prepare_folder(
     rule = rule or SplitRule()
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
-    if jobs < 1:
-        raise UserError(f"jobs is {jobs}; allowed: 1 or more")
+    if jobs < 0:
+        raise UserError(f"jobs is {jobs}; allowed: 0 (this process) or more")
     if job.output.resolve() == source.resolve():
         raise UserError(f"output {job.output} is the input itself; allowed: a folder inside it or elsewhere")
     with exclusive(job.output, "preparation"):
@@ -121,8 +111,9 @@ def prepare_folder(
 
 def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: int) -> tuple[list[Row], list[str]]:
     known = {row.source: row for row in read_manifest(job.output)} if (job.output / NAME).is_file() else {}
-    with _cleared(job.output), _pool(jobs) as pool:
-        found = find_scans(source, job.output, partial(_headers, pool))
+    # Workers end before half-written files are removed.
+    with _cleared(job.output), Workers(jobs, _start_process) if jobs else nullcontext() as workers:
+        found = find_scans(source, job.output, partial(_headers, workers))
         if all(item.reason in own.REASONS for item in found):
             but = f" but {found[0].source}, {found[0].reason}" if found else ""
             raise UserError(f"{source}: holds no scan (NIfTI, MetaImage, NRRD, X2CT's HDF5, or DICOM files){but}")
@@ -134,7 +125,7 @@ def _prepare(source: Path, job: Job, rule: SplitRule, all_series: bool, jobs: in
         refused: frozenset[str] = frozenset()
         while True:
             chosen = found if all_series else choose_series(found, refused)
-            _run(pool, [item for item in chosen if ledger.needs(item)], ledger)
+            _run(workers, [item for item in chosen if ledger.needs(item)], ledger)
             # A series that could not be read makes way for its patient's next.
             failed = frozenset(item.source for item in chosen if ledger.rows[item.source].status == "refused")
             if failed == refused:
@@ -203,6 +194,8 @@ def prepare_one(item: Candidate, job: Job) -> Row:
         return replace(row, status="refused", reason=" ".join(str(error).split()))
     except MemoryError:
         return replace(row, status="refused", reason="too large for this machine's memory")
+    except Exception as error:  # a scan of an unforeseen kind is no reason to stop the others
+        return replace(row, status="refused", reason=f"cannot be prepared ({kind_and_text(error)})")
     file = f"{file_word(item.patient)}-{hashlib.sha256(item.source.encode()).hexdigest()[:8]}.nii.gz"
     hu = np.asarray(intensity_to_hu(prepared.volume))
     save_nifti(job.output / file, hu, prepared.affine, own.PREPARED_NOTE)
@@ -233,96 +226,45 @@ def _row(item: Candidate, stamp: str, settings: str, status: str = "", reason: s
     return Row(item.patient, item.uid, "", item.source, "", "", "", "", status, reason, stamp, settings)
 
 
-def _run(pool: Executor | None, items: list[Candidate], ledger: _Ledger) -> None:
-    todo = partial(prepare_one, job=ledger.job)
+def _run(workers: Workers | None, items: list[Candidate], ledger: _Ledger) -> None:
     with tqdm(total=len(items), desc="prepare", unit="scan", disable=not items) as progress:
-        # A process takes longer to start than a scan to prepare.
-        rows = _parallel(pool, todo, items) if pool and len(items) > 1 else map(todo, items)
-        for row in rows:
+        for row in _rows(workers, items, ledger.job):
             ledger.add(row)
             progress.update()
 
 
-def _parallel(pool: Executor, todo: Callable[[Candidate], Row], items: list[Candidate]) -> Iterator[Row]:
-    try:
-        with _signals_held():
-            futures = [pool.submit(todo, item) for item in items]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError("a process died (memory?); what is done is kept: run again with fewer --jobs") from error
-
-
-def _headers(pool: Executor | None, read: Callable[[Path], Any], files: list[Path]) -> Iterable[Any]:
-    # Few headers are read sooner than a process starts.
-    if pool is None or len(files) < 32 * _HEADERS_A_TASK:
-        return map(read, files)
-    with _signals_held():
-        found = pool.map(read, files, chunksize=_HEADERS_A_TASK)
-    return tqdm(found, total=len(files), desc="headers", unit="file")
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[Executor | None]:
-    """Yield a pool of processes that start when there is work, one thread each; None for a single process.
-
-    On an error or Ctrl-C running scans are finished and waiting ones are dropped.
-    """
-    if jobs == 1:
-        yield None
+def _rows(workers: Workers | None, items: list[Candidate], job: Job) -> Iterator[Row]:
+    """Yield a row for each scan; one that ended or stalled its process is refused like any other unreadable one."""
+    todo = partial(prepare_one, job=job)
+    if workers is None:
+        yield from map(todo, items)
         return
-    for library in ("OPENBLAS", "MKL", "OMP"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_process)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for place, row in workers.each(todo, items):
+        if isinstance(row, Lost):
+            item, reason = items[place], f"cannot be read ({row.reason})"
+            row = _row(item, item.stamp(), str(job.settings), "refused", reason)
+        yield row
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Block signals in processes started in the block until :func:`_start_process` has set their handlers."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _headers(workers: Workers | None, read: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+    """Return what ``read`` returns for each item, in their order; the reason where it ended or stalled its process."""
+    if workers is None:
+        return map(read, items)
+    found = [None] * len(items)
+    done = workers.each(read, items, _HEADERS_A_TASK)
+    few = len(items) < _MANY_HEADERS
+    for place, header in tqdm(done, desc="headers", unit="file", total=len(items), disable=few):
+        found[place] = f"cannot be read ({header.reason})" if isinstance(header, Lost) else header
+    return found
 
 
 def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_later(number: int, frame: FrameType | None) -> None:
-    """End this process after a delay, so that its scan can be finished; the parent, which gets the signal too, ends it.
-
-    If it ended while it returns a result, the parent would wait for the rest for ever.
-    """
-    end = threading.Timer(_GRACE_S, os._exit, (128 + number,))
-    end.daemon = True
-    end.start()
-
-
-def _end_with_parent() -> None:
-    """End this process with its parent: a killed parent cannot stop it, and it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
 
 
 @contextmanager
 def _cleared(output: Path) -> Iterator[None]:
-    """Remove half-written files at the end: a signal to the group, as ``timeout`` sends, ends processes at once."""
+    """Remove half-written files at the end: workers are ended in the middle of their work."""
     try:
         yield
     finally:
