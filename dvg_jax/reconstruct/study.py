@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from dvg_jax.errors import UserError
+from dvg_jax.files.dicom import open_dicom
 
 _FIELDS = (
     "PatientName",
@@ -105,9 +106,9 @@ def read_study(films: Sequence[Path], digests: Sequence[str]) -> Study:
 def read_tags(film: Path) -> Dataset | None:
     """Read a DICOM film's tags without pixels, with or without preamble; None for other pictures."""
     if pydicom.misc.is_dicom(film):
-        return pydicom.dcmread(film, stop_before_pixels=True)
+        return open_dicom(film, stop_before_pixels=True)
     try:
-        tags = pydicom.dcmread(film, stop_before_pixels=True, force=True)
+        tags = open_dicom(film, stop_before_pixels=True)
         return tags if {"Rows", "Columns"} <= set(tags.dir()) else None
     except Exception:  # a picture's bytes were read as tags
         return None

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import FileDataset
 
 from dvg_jax.data.films.dicom_greys import film_greys
 from dvg_jax.data.films.dicom_pixels import stored_pixels
-from dvg_jax.data.films.dicom_tags import brief, pair, positive, text, whole
 from dvg_jax.errors import UserError
+from dvg_jax.files.dicom import open_dicom
+from dvg_jax.files.dicom_tags import brief, pair, positive, text, whole
 
 MODALITIES = {
     "CR": "computed radiography",
@@ -41,7 +41,7 @@ def is_bare_dicom(path: Path) -> bool:
             return False
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+            found = open_dicom(path, stop_before_pixels=True)
     except Exception:  # pydicom raises a dozen types for a file that is no DICOM
         return False
     return any(name in found for name in ("SOPClassUID", "Modality", "Rows"))
@@ -83,8 +83,8 @@ def read_dicom(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any]]
 
 def _opened(path: Path) -> FileDataset:
     try:
-        return pydicom.dcmread(path, force=True)
-    except OSError:
+        return open_dicom(path)
+    except (OSError, UserError):
         raise
     except Exception as error:  # pydicom raises a dozen types for a damaged file
         raise UserError("a damaged DICOM object: its attributes cannot be read") from error

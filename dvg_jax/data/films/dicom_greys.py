@@ -16,8 +16,8 @@ from pydicom.multival import MultiValue
 from dvg_jax.data.films.colour import grey_of
 from dvg_jax.data.films.dicom_pixels import COLOUR, Stored
 from dvg_jax.data.films.dicom_tables import palette, table
-from dvg_jax.data.films.dicom_tags import brief, number, stated, text, unchecked
 from dvg_jax.errors import UserError
+from dvg_jax.files.dicom_tags import brief, meant, number, stated, text, unchecked
 
 LEAST_SHOWN = 0.02
 """Least share of pixels that a window must leave neither black nor white: some files state a dummy width of 1."""
@@ -73,7 +73,7 @@ def _modality_values(film: FileDataset, stored: Stored) -> tuple[np.ndarray, boo
 
 def _rescale(film: FileDataset, name: str, default: float) -> float:
     value = stated(film, f"Rescale{name}", "allowed: a number")
-    found = default if value is None else number(value)
+    found = default if value is None else meant(f"Rescale{name}", value)
     if found is None:
         raise UserError(f"its Rescale{name} is {brief(value)}; allowed: a number")
     return found
@@ -91,7 +91,7 @@ def _windowed(values: np.ndarray, film: FileDataset, repairs: list[str]) -> tupl
     if all(value in (None, "") for value in window):
         return values, None
     function = text(film, "VOILUTFunction") or "LINEAR"
-    centre, width = (number(value) for value in window)
+    centre, width = (meant(f"Window{end}", value) for end, value in zip(("Center", "Width"), window, strict=True))
     name = f"centre {_written(window[0])} width {_written(window[1])}"
     name += "" if function == "LINEAR" else f" {function}"
     if centre is None or width is None or width <= 0 or function not in FUNCTIONS:
@@ -145,10 +145,10 @@ def _raw(film: FileDataset) -> bool:
 
 def _without_padding(values: np.ndarray, film: FileDataset, stored: Stored, repairs: list[str]) -> np.ndarray:
     """Set padding that reaches the picture's edge to the value of the darkest pixel of the picture."""
-    padding = number(unchecked(film, "PixelPaddingValue"))
+    padding = meant("PixelPaddingValue", unchecked(film, "PixelPaddingValue"))
     if padding is None or stored.values.ndim != 2:
         return values
-    limit = number(unchecked(film, "PixelPaddingRangeLimit"))
+    limit = meant("PixelPaddingRangeLimit", unchecked(film, "PixelPaddingRangeLimit"))
     # pydicom may have read a negative value as an unsigned one.
     ends = [end - 65536 if stored.signed and end > 32767 else end for end in (padding, limit) if end is not None]
     padded = ((stored.values >= min(ends)) & (stored.values <= max(ends))).astype(np.uint8)

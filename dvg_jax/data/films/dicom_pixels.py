@@ -22,13 +22,13 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from dvg_jax.data.films.dicom_tags import brief, stated, text, whole
 from dvg_jax.errors import UserError
+from dvg_jax.files.dicom import check_frame
+from dvg_jax.files.dicom_tags import brief, stated, stored_word, text, whole
 
 GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 LARGEST_SIDE = 65535
-ALLOCATED = (1, 8, 16, 32)
 _SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
 
 
@@ -77,12 +77,8 @@ def stored_pixels(film: FileDataset, max_pixels: int) -> Stored:
 
 def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[FileDataset, int, int]:
     """Copy the attributes that decoding needs; also return the bits of a value and the unused bits below it."""
-    allocated = whole(film, "BitsAllocated", 1, 32)
-    if allocated not in ALLOCATED:
-        raise UserError(f"its BitsAllocated is {allocated}; allowed: {', '.join(map(str, ALLOCATED))}")
-    bits = whole(film, "BitsStored", 1, allocated)
+    allocated, bits, high, signed = stored_word(film)
     syntax = _transfer_syntax(film)
-    high = whole(film, "HighBit", bits - 1, allocated - 1, default=bits - 1)
     # JPEG of any kind encodes values, not the words that contain them.
     high = bits - 1 if _is_compressed(syntax) and syntax != RLELossless else high
     meta = FileMetaDataset()
@@ -94,7 +90,7 @@ def _pixel_module(film: FileDataset, photometric: str, samples: int) -> tuple[Fi
     pixels.PhotometricInterpretation = photometric if samples == 3 else "MONOCHROME2"
     # Bits above the highest one are overlays and are left out. Bits below the lowest one are shifted away later.
     pixels.BitsAllocated, pixels.BitsStored, pixels.HighBit = allocated, high + 1, high
-    pixels.PixelRepresentation = whole(film, "PixelRepresentation", 0, 1)
+    pixels.PixelRepresentation = signed
     if samples == 3:
         pixels.PlanarConfiguration = whole(film, "PlanarConfiguration", 0, 1, default=0)
     pixels["PixelData"] = film["PixelData"]
@@ -120,6 +116,8 @@ def _decoded(pixels: FileDataset, shape: tuple[int, ...]) -> tuple[np.ndarray, s
     present, needed = len(pixels.PixelData), get_expected_length(pixels)
     if not compressed and present < needed:
         raise UserError(f"its pixels are cut short: {present} of {needed} bytes")
+    if compressed:
+        check_frame(pixels.PixelData, shape, syntax)
     values: np.ndarray | None = None
     by = None
     try:

@@ -11,8 +11,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import apply_color_lut
 
-from dvg_jax.data.films.dicom_tags import brief, stated
 from dvg_jax.errors import UserError
+from dvg_jax.files.dicom_tags import brief, stated
 
 Table = Callable[[np.ndarray], np.ndarray]
 """Function from values (rows, columns) to table entries of the same shape, float32."""

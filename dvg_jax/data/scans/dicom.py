@@ -14,7 +14,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, kind_and_text
+from dvg_jax.files.dicom import open_dicom
+from dvg_jax.files.dicom_tags import Word, beyond, stored_word
 from dvg_jax.files.formats import Format, format_of, is_gzip
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -28,12 +30,14 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 """Length of compressed pixels, whose end is a mark; the decoder reports a missing one."""
 _LONG_BYTES = 1024
 _SHOWN = 60
+_SKEW = 0.02
+"""Largest error of the directions' lengths and angle; some writers round to two digits."""
 _SHARP = re.compile(r"bone|lung|edge|sharp|detail|^[bhi]r?[5-9]\d", re.I)
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality",
     "PatientID", "ImageType", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "Rows", "Columns", "SamplesPerPixel", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation",
-    "RescaleSlope", "RescaleIntercept", "ConvolutionKernel", "PixelData",
+    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ConvolutionKernel", "PixelData",
 ]  # fmt: skip
 
 
@@ -54,6 +58,7 @@ class Slice:
       grid: direction (6), spacing in mm (2), rows and columns; equal within a volume.
       padding_hu: lowest and highest HU of padding, or None.
       rescale: why the scale of values is in doubt; empty if it is not.
+      word: how a pixel is stored; None where ``not_a_slice`` says why.
     """
 
     path: Path
@@ -68,6 +73,7 @@ class Slice:
     grid: tuple[float, ...]
     padding_hu: tuple[float, float] | None
     rescale: str
+    word: Word | None
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -103,7 +109,7 @@ def read_header(path: Path) -> Slice | str | None:
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except Exception as error:  # damaged headers raise dozens of types
-        return f"header cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+        return f"header cannot be read ({kind_and_text(error)})"
 
 
 def is_sharp(kernel: str) -> bool:
@@ -113,7 +119,7 @@ def is_sharp(kernel: str) -> bool:
 
 def _read(path: Path) -> Slice | str | None:
     # Long values are skipped. A file that ends within its pixels is found all the same, compressed or not.
-    header = pydicom.dcmread(path, defer_size=_LONG_BYTES, specific_tags=_TAGS, force=True)
+    header = open_dicom(path, defer_size=_LONG_BYTES, specific_tags=_TAGS)
     if header.file_meta.get("MediaStorageSOPClassUID") == _INDEX_OF_A_DISC:
         return None
     if not header.get("SeriesInstanceUID"):
@@ -122,19 +128,21 @@ def _read(path: Path) -> Slice | str | None:
     kernel = _many(header.get("ConvolutionKernel"))
     (position, direction, pixel, shape), misplaced = _geometry(header)
     padding_hu, rescale, unscaled = _scale(header)
+    word, unstored = _word(header)
     return Slice(
         path,
         str(header.SeriesInstanceUID),
         str(header.get("SOPInstanceUID") or path),
         (str(header.get("StudyInstanceUID") or ""), str(header.get("FrameOfReferenceUID") or "")),
         _patient(header),
-        _other_kind(header, kinds) or misplaced or _no_pixels(path, header) or unscaled,
+        _other_kind(header, kinds) or misplaced or _no_pixels(path, header) or unscaled or unstored,
         bool(kinds) and kinds[0] == "ORIGINAL",
         str(kernel[0]) if kernel else "",
         position,
         (*direction, *pixel, *shape),
         padding_hu,
         rescale,
+        word,
     )
 
 
@@ -174,8 +182,14 @@ def _geometry(header: pydicom.Dataset) -> tuple[list[tuple[float, ...]], str]:
     values.append((float(header.get("Rows") or 0), float(header.get("Columns") or 0)))
     if not reason and tuple(map(len, values[:3])) != (3, 6, 2):
         reason = "slices state no position, direction or pixel spacing, so left and right are unknown"
-    elif not reason and not (np.isfinite(np.concatenate(values[:3])).all() and min(values[2]) > 0):
-        reason = f"pixel spacing is {values[2]} mm, position {values[0]}; allowed: finite, steps above 0"
+    elif not reason and min(values[2]) <= 0:
+        reason = f"pixel spacing is {values[2]} mm; allowed: above 0"
+    elif (
+        not reason and np.abs(np.reshape(values[1], (2, 3)) @ np.reshape(values[1], (2, 3)).T - np.eye(2)).max() > _SKEW
+    ):
+        reason = f"ImageOrientationPatient is {values[1]}; allowed: two unit vectors at right angles"
+    elif not reason and min(values[3]) < 1:
+        reason = f"matrix is {values[3][0]:g} x {values[3][1]:g} pixels; allowed: 1 x 1 or more"
     return values, reason
 
 
@@ -205,6 +219,13 @@ def _scale(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, st
     return padding, "" if slope and slope[0] else "state a rescale slope of 0 or none: taken as 1", ""
 
 
+def _word(header: pydicom.Dataset) -> tuple[Word | None, str]:
+    try:
+        return stored_word(header), ""
+    except UserError as error:
+        return None, str(error)
+
+
 def _padding_hu(header: pydicom.Dataset, slope: float, intercept: float) -> tuple[float, float] | None:
     """Return the lowest and highest HU of padding (PixelPaddingValue, PixelPaddingRangeLimit), or None."""
     if header.get("PixelPaddingValue") is None:
@@ -217,7 +238,7 @@ def _padding_hu(header: pydicom.Dataset, slope: float, intercept: float) -> tupl
 
 
 def _numbers(header: pydicom.Dataset, tag: str) -> tuple[float, ...]:
-    """Return the numbers of an element, () where it is absent or empty. Raises UserError for anything else."""
+    """Return the numbers of an element, () where it is absent or empty. Raises UserError for what it cannot mean."""
     try:
         numbers = tuple(float(value) for value in _many(header.get(tag)))
     except (ValueError, TypeError, OverflowError) as error:
@@ -225,6 +246,8 @@ def _numbers(header: pydicom.Dataset, tag: str) -> tuple[float, ...]:
         value = raw.value if raw else None
         text = value.decode("latin-1") if isinstance(value, bytes) else "\\".join(map(str, _many(value)))
         raise UserError(f"{tag} is {text[:_SHOWN].strip()!r}; allowed: numbers with a decimal point") from error
+    if why := beyond(tag, numbers):
+        raise UserError(why)
     return numbers
 
 

@@ -250,7 +250,7 @@ def _headers(workers: Workers | None, read: Callable[[Any], Any], items: Sequenc
     """Return what ``read`` returns for each item, in their order; the reason where it ended or stalled its process."""
     if workers is None:
         return map(read, items)
-    found = [None] * len(items)
+    found: list[Any] = [None] * len(items)
     done = workers.each(read, items, _HEADERS_A_TASK)
     few = len(items) < _MANY_HEADERS
     for place, header in tqdm(done, desc="headers", unit="file", total=len(items), disable=few):

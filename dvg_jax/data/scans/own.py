@@ -7,10 +7,9 @@ prepared one that was moved out of its folder, has a note in its header.
 import csv
 from pathlib import Path
 
-import pydicom
-
 from dvg_jax.ct.nifti import note_of
 from dvg_jax.data.manifest import NAME
+from dvg_jax.files.dicom import open_dicom
 
 MARK = "dvg_jax"
 PREPARED_NOTE = f"{MARK}.data.prepare"
@@ -43,7 +42,7 @@ def wrote_nifti(path: Path) -> bool:
 def wrote_dicom(path: Path) -> bool:
     """Return True if a DICOM file names this program as manufacturer; False for other or unreadable files."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer"], force=True)
+        header = open_dicom(path, stop_before_pixels=True, specific_tags=["Manufacturer"])
         return str(header.get("Manufacturer") or "").strip() == MARK
     except Exception:  # damaged headers raise dozens of types; they are refused where they are read
         return False

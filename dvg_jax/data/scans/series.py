@@ -3,6 +3,7 @@
 Slices --group--> Series (foot to head, or a reason) --slice_pixels.read_slices--> array
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dvg_jax.data.scans.dicom import Slice, is_sharp
+from dvg_jax.data.scans.limits import MAX_VOXELS
 from dvg_jax.data.scans.slice_pixels import same_pixels
 
 MIN_SLICES = 8
@@ -19,6 +21,7 @@ _GAP_TOLERANCE = 0.1
 _SAME_PLACE_MM = 0.01
 _SAME_DIRECTION = 1e-3
 _AXIAL = 0.8
+_WORD = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def _checked(uid: str, members: list[Slice]) -> Series:
     unique = {item.instance: item for item in sorted(good, key=lambda item: item.path, reverse=True)}
     if len(unique) < len(good):
         notes.append(f"{len(good) - len(unique)} copies of slices left out")
-    return _ordered(Series(uid, patient, tuple(unique.values()), notes=tuple(notes)))
+    series = _ordered(Series(uid, patient, tuple(unique.values()), notes=tuple(notes)))
+    return replace(series, reason=f"{series.reason}; {notes[0]}") if series.reason and reasons else series
 
 
 def _few(reasons: Counter[str]) -> str:
@@ -108,6 +112,11 @@ def _few(reasons: Counter[str]) -> str:
 
 
 def _ordered(series: Series) -> Series:
+    if differing := _different_words(series.slices):
+        return replace(series, reason=differing)
+    voxels = max(math.prod(map(int, item.grid[8:])) for item in series.slices) * len(series.slices)
+    if voxels > MAX_VOXELS:
+        return replace(series, reason=f"{voxels} voxels in {len(series.slices)} slices; allowed: {MAX_VOXELS}")
     alike = _alike(series.slices)
     small = [part for part in alike[1:] if len(part) < MIN_SLICES]
     if len(alike) - len(small) > 1:
@@ -125,6 +134,15 @@ def _ordered(series: Series) -> Series:
     if len(single) < MIN_SLICES:
         return replace(series, reason=f"{len(single)} slices; allowed: {MIN_SLICES} or more (a fragment, a localiser?)")
     return replace(series, reason=_uneven(series.slices))
+
+
+def _different_words(slices: tuple[Slice, ...]) -> str:
+    """Return which attribute of the pixels' storage differs within a series; empty where all are alike."""
+    words = [item.word for item in slices if item.word]
+    for name, values in zip(_WORD, map(set, zip(*words, strict=True)), strict=False):
+        if len(values) > 1:
+            return f"{name} is {' and '.join(map(str, sorted(values)))} in one series; allowed: one value for all"
+    return ""
 
 
 def _without_twins(ordered: list[Slice]) -> list[Slice]:

@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK
 
 from dvg_jax.ct.frame import Affine
 from dvg_jax.data.scans.dicom import Slice
 from dvg_jax.data.scans.geometry import LPS_TO_RAS
 from dvg_jax.errors import UserError
+from dvg_jax.files.dicom import check_frame, open_dicom
 
 PADDING_HU = -2048.0
+
+_LONG_BYTES = 1024
 
 _NEAR_AIR_HU = -900.0
 _LEAST_PART = 0.0025
@@ -43,20 +45,34 @@ def read_slices(slices: tuple[Slice, ...]) -> tuple[np.ndarray, Affine, tuple[st
 
 
 def same_pixels(one: Path, other: Path) -> bool:
-    """Return True if two files show the same: stored pixels and the scale that makes them HU."""
+    """Return True if two files show the same: stored pixels and what makes them HU. Unreadable ones differ."""
     tags = ["PixelData", "RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored"]
-    a, b = (pydicom.dcmread(path, specific_tags=tags, force=True) for path in (one, other))
-    return all(a.get(tag) == b.get(tag) for tag in tags)
+    try:
+        a, b = (open_dicom(path, specific_tags=tags) for path in (one, other))
+        return all(a.get(tag) == b.get(tag) for tag in tags)
+    except Exception:  # damaged pixels raise dozens of types; they equal nothing
+        return False
 
 
 def _pixels(item: Slice) -> np.ndarray:
     """Return one slice's HU: a series reader would apply the first slice's type to all and wrap others' values."""
+    shape = tuple(map(int, item.grid[8:]))
+    _check_compressed(item.path, shape)
     with _utf8_name(item.path) as name:
         values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(name, SimpleITK.sitkFloat32, "GDCMImageIO"))
-    shape = tuple(map(int, item.grid[8:]))
     if values.shape != (1, *shape):
         raise UserError(f"{item.path.name}: pixels have shape {values.shape}; allowed: {shape} as the header says")
     return values[0]
+
+
+def _check_compressed(path: Path, shape: tuple[int, ...]) -> None:
+    pixels = open_dicom(path, defer_size=_LONG_BYTES, specific_tags=["PixelData"])
+    syntax = pixels.file_meta.get("TransferSyntaxUID")
+    if syntax and syntax.is_transfer_syntax and syntax.is_encapsulated:
+        try:
+            check_frame(pixels.PixelData, shape, syntax)
+        except UserError as error:
+            raise UserError(f"{path.name}: {error}") from error
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Read attributes of a DICOM object, and report one that cannot be used.
+"""Read attributes of a DICOM object, film or CT slice, and report one that cannot be used.
 
 pydicom converts an attribute on first access, and raises any of a dozen types if its bytes make no sense.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -12,6 +13,55 @@ from pydicom.multival import MultiValue
 from dvg_jax.errors import UserError
 
 UNREADABLE = "unreadable"
+
+LIMITS = {
+    "ImagePositionPatient": (0.0, 1e5),
+    "ImageOrientationPatient": (0.0, 1.1),
+    "PixelSpacing": (1e-3, 100.0),
+    "ImagerPixelSpacing": (1e-3, 100.0),
+    "RescaleSlope": (1e-9, 1e9),
+    "RescaleIntercept": (0.0, 1e9),
+    "WindowCenter": (0.0, 1e12),
+    "WindowWidth": (0.0, 1e12),
+    "PixelPaddingValue": (0.0, 2.0**32),
+    "PixelPaddingRangeLimit": (0.0, 2.0**32),
+    "DistanceSourceToDetector": (1.0, 1e5),
+    "DistanceSourceToPatient": (1.0, 1e5),
+}
+"""Least magnitude, if it is not 0, and largest magnitude that an attribute can mean; lengths are in mm."""
+
+ALLOCATED = (1, 8, 16, 32)
+
+
+class Word(NamedTuple):
+    """Hold BitsAllocated, BitsStored, HighBit and PixelRepresentation, which say how a pixel is stored."""
+
+    allocated: int
+    stored: int
+    high: int
+    signed: int
+
+
+def beyond(name: str, values: Sequence[float]) -> str:
+    """Return why numbers are none that the attribute ``name`` can mean; empty where they are within its limits."""
+    least, most = LIMITS[name]
+    if all(np.isfinite(value) and abs(value) <= most and (not value or abs(value) >= least) for value in values):
+        return ""
+    shown = "\\".join(f"{value:.6g}" for value in values)
+    return f"{name} is {shown}; allowed: {f'0, or magnitudes from {least:g}' if least else 'magnitudes'} to {most:g}"
+
+
+def stored_word(film: Dataset) -> Word:
+    """Return how the pixels of an object are stored.
+
+    Raises UserError for an attribute that is missing, out of range or in contradiction to the others.
+    """
+    allocated = whole(film, "BitsAllocated", 1, max(ALLOCATED))
+    if allocated not in ALLOCATED:
+        raise UserError(f"its BitsAllocated is {allocated}; allowed: {', '.join(map(str, ALLOCATED))}")
+    stored = whole(film, "BitsStored", 1, allocated)
+    high = whole(film, "HighBit", stored - 1, allocated - 1, default=stored - 1)
+    return Word(allocated, stored, high, whole(film, "PixelRepresentation", 0, 1))
 
 
 def stated(film: Dataset, name: str, allowed: str) -> Any:
@@ -78,9 +128,26 @@ def number(value: Any) -> float | None:
     return found if np.isfinite(found) else None
 
 
+def meant(name: str, value: Any) -> float | None:
+    """Return a number that was read from the attribute ``name``, None for anything else.
+
+    Raises UserError for a number beyond the attribute's limits.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    if why := beyond(name, [found]):
+        raise UserError(f"its {why}")
+    return found
+
+
 def positive(film: Dataset, name: str) -> float | None:
-    """Return an attribute that is a number above 0, None where it is absent or anything else."""
-    found = number(unchecked(film, name))
+    """Return an attribute that is a number above 0, None where it is absent or anything else.
+
+    Raises UserError for a number beyond the attribute's limits.
+    """
+    found = meant(name, unchecked(film, name))
     return found if found is not None and found > 0 else None
 
 
@@ -91,11 +158,14 @@ def pair(film: Dataset, name: str, repairs: list[str]) -> tuple[float, float] | 
       film: the DICOM object.
       name: the attribute's keyword.
       repairs: receives a line for an attribute that is present but of another form.
+
+    Raises:
+      UserError: a number is beyond the attribute's limits.
     """
     value = unchecked(film, name)
     if not value:
         return None
-    numbers = [number(part) for part in value] if isinstance(value, MultiValue) else []
+    numbers = [meant(name, part) for part in value] if isinstance(value, MultiValue) else []
     row, column = numbers if len(numbers) == 2 else (None, None)
     if row and column and min(row, column) > 0:
         return row, column
