@@ -14,6 +14,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from dvg_jax.errors import UserError
+from dvg_jax.files.packbits import unpacked_size
 
 MOST_UNPACKED = 2**29
 """Bytes of the largest object inside a deflated file: a film of 100 million pixels of 4 bytes, and its attributes."""
@@ -77,18 +78,8 @@ def _rle_size(frame: bytes) -> str:
     """Return the number of pixels that an RLE frame decodes to: each of its segments holds one byte of every pixel."""
     count, *starts = struct.unpack("<16I", frame[:64].ljust(64, b"\0"))
     starts = [*starts[:count], len(frame)]
-    sizes = {_unpacked(frame[start:end]) for start, end in pairwise(starts)}
+    sizes = {unpacked_size(frame[start:end]) for start, end in pairwise(starts)}
     return " and ".join(map(str, sorted(sizes))) or "0"
-
-
-def _unpacked(segment: bytes) -> int:
-    """Return the number of bytes that a segment decodes to (PackBits)."""
-    place = total = 0
-    while place + 1 < len(segment):  # a last byte alone is padding
-        control = segment[place]
-        total += 257 - control if control > 128 else min(control + 1, len(segment) - place - 1) if control < 128 else 0
-        place += 2 if control > 128 else control + 2 if control < 128 else 1
-    return total
 
 
 def _jpeg_2000_size(frame: bytes) -> str:

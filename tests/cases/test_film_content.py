@@ -62,7 +62,7 @@ def test_a_phones_jpeg_of_several_pictures(tmp_path):
     assert "the first of 2 pictures" in read_film(tmp_path / "film.jpg").facts.repairs[0]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_pictures_under_wrong_names(tmp_path, kind):
     for name in ("film.dcm", "film.nii.gz", "film.tif", "film.png"):
         Image.fromarray(grey()).save(tmp_path / name, kind)

@@ -65,7 +65,7 @@ def text(path, content):
     return path
 
 
-def gif(path):
+def pages(path):
     first, second = Image.fromarray(grey()), Image.fromarray(255 - grey())
     first.save(path, save_all=True, append_images=[second])
     return path
@@ -103,7 +103,7 @@ MALFORMED = {
     "text": ("film.png", lambda p: text(p, b"left lung clear"), "not a picture"),
     "huge png": ("film.png", lambda p: png_header(p, 100_000, 100_000), "more pixels than allowed: 100,000,000"),
     "large png": ("film.png", lambda p: png_header(p, 12_000, 12_000), "12000 x 12000 pixels; allowed: 100,000,000"),
-    "animated gif": ("film.gif", gif, "holds 2 pictures"),
+    "two pages": ("film.tif", pages, "holds 2 pictures"),
     "nan tiff": ("film.tif", nan_tiff, "finite values"),
     "folder": ("film.png", lambda p: (p.mkdir(), p)[1], "no such film"),
     "absent": ("film.png", lambda p: p, "no such film"),

@@ -1,23 +1,26 @@
-"""Read pictures of films in the formats that Pillow knows: their values, bright where dense."""
+"""Read pictures of films, PNG, JPEG or TIFF: their values, bright where dense."""
 
 import io
 import json
 import struct
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dvg_jax.data.films.colour import grey_of
+from dvg_jax.data.films.tiff import check_strips
 from dvg_jax.errors import UserError
 
 RENDERED_KEY = "dvg_jax"
 """``write_picture`` records how a view was rendered in the PNG text with this key."""
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
-"""Formats that are read. Pillow's others run external programs (EPS) or contain no films."""
+FORMATS = ("PNG", "JPEG", "TIFF")
+"""Formats that are read. Pillow knows more, which damaged files would reach too; its EPS runs a program."""
 WANTED = "allowed: PNG, JPEG, TIFF or DICOM"
 
 STARTS = {
@@ -32,6 +35,10 @@ STARTS = {
     b"%!PS": "PostScript",
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "ZIP",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
     b"NES_": "MetaImage",
     b"NRRD": "NRRD",
 }
@@ -55,6 +62,7 @@ def read_picture(path: Path, max_pixels: int) -> tuple[np.ndarray, dict[str, Any
         if picture.width * picture.height > max_pixels:
             raise UserError(f"{picture.width} x {picture.height} pixels; allowed: {max_pixels:,} in all")
         _check_frames(picture, repairs)
+        _check_whole(picture, source)
         mode, form, rendered = picture.mode, str(picture.format), _rendered(picture.info)
         orientation = picture.getexif().get(0x0112, 1)
         values = _values(ImageOps.exif_transpose(picture), white_is_zero, repairs)
@@ -89,6 +97,18 @@ def _opened(source: Path | io.BytesIO, max_pixels: int) -> Image.Image:
         return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError:
         raise UserError(f"more pixels than allowed: {max_pixels:,} in all") from None
+
+
+def _check_whole(picture: Image.Image, source: Path | io.BytesIO) -> None:
+    """Refuse pixels that are damaged in a way that Pillow's decoders do not notice, as far as the format tells."""
+    if picture.format == "PNG":
+        with Image.open(source, formats=("PNG",)) as again:  # a picture cannot be loaded after it was verified
+            again.verify()
+    if isinstance(picture, TiffImageFile):
+        with nullcontext(source) if isinstance(source, io.BytesIO) else source.open("rb") as file:
+            place = file.tell()
+            check_strips(picture.tag_v2, file)
+            file.seek(place)
 
 
 def _check_frames(picture: Image.Image, repairs: list[str]) -> None:
