@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from dvg_jax import runtime
 from dvg_jax.cli.interrupt import Stopped, stopped_by_signals
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, visible
 
 BAD_INPUT = 2
 
@@ -90,7 +90,7 @@ def _leave(code: str | int | None, message: str = "", kind: type[SystemExit] = S
     """Exit after printing ``message`` as one line on stderr. Output that cannot be written is dropped silently."""
     try:
         if message:
-            print(" ".join(message.split()), file=sys.stderr, flush=True)
+            print(visible(" ".join(message.split())), file=sys.stderr, flush=True)
         _flush()
     except OSError as error:
         code = code or (NOBODY_READS if error.errno == errno.EPIPE else BAD_INPUT)

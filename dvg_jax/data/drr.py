@@ -31,7 +31,7 @@ from dvg_jax.data.films.template import field_share
 from dvg_jax.data.scans import remarks
 from dvg_jax.data.scans.cube import prepare_scan
 from dvg_jax.data.scans.read import load_scan
-from dvg_jax.errors import printable
+from dvg_jax.errors import printable, say
 from dvg_jax.files.atomic import removal_notes, together
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 from dvg_jax.xray.geometry import GEOMETRIES
@@ -61,7 +61,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
     stale = rendered.check(path, films, cube, side)
     prepared = prepare_scan(load_scan(path), side, preset="lung")
     for check in remarks.worth_a_look(["; ".join(prepared.checks)])[1][0]:
-        print(f"warning: {printable(str(path))}: {check}", file=sys.stderr)
+        say(f"warning: {printable(str(path))}: {check}", sys.stderr)
     poses = np.stack([view_pose(angle) for angle in angles])
     views = np.asarray(jax.jit(lambda v: minmax(forward_project_views(v, poses, geometry)))(prepared.volume))
     with together(stale) as removed:
@@ -69,7 +69,7 @@ def render_scan(path: Path, angles: tuple[float, ...], output: Path, geometry: C
             write_picture(film, view, bits=16, rendered={"angle_deg": angle, "field_share": field_share(geometry)[1]})
         save_nifti(cube, np.asarray(intensity_to_hu(prepared.volume)), prepared.affine, rendered.NOTE)
     for line in removal_notes(removed):
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     return films
 
 
@@ -88,4 +88,4 @@ def main(argv: list[str] | None = None) -> None:
     geometry = getattr(ConeBeamGeometry, options.geometry)(size=options.size)
     films = render_scan(options.ct, tuple(options.angle), options.output, geometry)
     flags = " ".join(f"--xray {film}@{angle:g}" for film, angle in zip(films, options.angle, strict=True))
-    print(f"{flags} --like {options.output / rendered.CUBE}")
+    say(f"{flags} --like {options.output / rendered.CUBE}")

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PureWindowsPath
 
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, printable_line
 from dvg_jax.files.atomic import replacing
+from dvg_jax.files.cells import from_cell, to_cells
 
 NAME = "manifest.csv"
 
@@ -27,7 +28,7 @@ _VISIT = re.compile(r"(?:__.*|[_-](?:(?:ses|scan|study|series|visit|run|acq|part
 
 @dataclass(frozen=True)
 class Row:
-    """Describe one scan by one line of the manifest.
+    """Describe one scan by one line of the manifest; controls in what its files state are escaped.
 
     Attributes:
       patient: the patient's id as one word.
@@ -57,6 +58,11 @@ class Row:
     stamp: str
     settings: str
     input: str = ""
+
+    def __post_init__(self) -> None:
+        """Escape what no terminal, spreadsheet or text editor may meet."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, printable_line(getattr(self, field.name)))
 
 
 def slug(text: str) -> str:
@@ -125,7 +131,7 @@ def write_manifest(folder: Path, rows: list[Row]) -> None:
     ):
         table = csv.DictWriter(file, [field.name for field in fields(Row)])
         table.writeheader()
-        table.writerows(asdict(row) for row in rows)
+        table.writerows(to_cells(asdict(row)) for row in rows)
 
 
 def read_manifest(folder: Path) -> list[Row]:
@@ -151,7 +157,7 @@ def read_manifest(folder: Path) -> list[Row]:
 def _row(line: dict[str, str], path: Path, number: int) -> Row:
     if None in line or None in line.values():
         raise UserError(f"{path}: line {number} has another number of columns; allowed: as many as in its head")
-    row = Row(**(dict.fromkeys(_LATER, "") | line))
+    row = Row(**(dict.fromkeys(_LATER, "") | {name: from_cell(cell) for name, cell in line.items()}))
     # Windows' rules know both kinds of separator and drives.
     named = PureWindowsPath(row.file)
     if named.is_absolute() or named.drive or named.root or ".." in named.parts:

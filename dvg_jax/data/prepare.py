@@ -25,7 +25,7 @@ from dvg_jax.data.scans import remarks
 from dvg_jax.data.scans.cube import PRESETS, prepare_volume
 from dvg_jax.data.scans.folder import CHANGES, Job, Settings, prepare_folder
 from dvg_jax.data.scans.splits import SplitRule, read_lists
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, say
 
 __all__ = ["Job", "Settings", "main", "prepare_folder", "prepare_volume"]
 
@@ -110,14 +110,14 @@ def _report(rows: list[Row], changes: list[str], output: Path) -> None:
     shares = [f"{splits[name]} {name}" for name in ("train", "val", "test") if splits[name]]
     without = [f"{splits['']} in no split"] if splits[""] else []
     counted = f"{len(done)} prepared" + (f" ({', '.join(shares + without)})" if done else "")
-    print(f"{counted}, {statuses['passed over']} passed over, {statuses['refused']} refused: {output / NAME}")
+    say(f"{counted}, {statuses['passed over']} passed over, {statuses['refused']} refused: {output / NAME}")
 
 
 def _first(what: str, lines: list[str], file: Path) -> None:
     for line in lines[:_SHOWN]:
-        print(what, line)
+        say(f"{what} {line}")
     if len(lines) > _SHOWN:
-        print(what, f"{len(lines) - _SHOWN} more, see {file}")
+        say(f"{what} {len(lines) - _SHOWN} more, see {file}")
 
 
 def _cpus() -> int:

@@ -16,7 +16,7 @@ from dvg_jax.config import BASELINES
 from dvg_jax.config.build import build_also, build_dvg, build_source, estimate_stages, required_stages
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, say
 from dvg_jax.evaluate import files
 from dvg_jax.evaluate.cases import Procedure, build_procedure
 from dvg_jax.evaluate.measure import Measured, measure
@@ -57,7 +57,7 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
     with together(files.check(config, workdir, report)) as removed:
         tables = _evaluate(config, workdir, show_progress, report)
     for line in removal_notes(removed):
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     return tables
 
 

@@ -14,6 +14,7 @@ from dvg_jax.experiments.measure import Result, yardstick_name
 from dvg_jax.experiments.plan import degrees
 from dvg_jax.experiments.reproduce import Experiment, Results
 from dvg_jax.files.atomic import replacing
+from dvg_jax.files.cells import to_cells
 from dvg_jax.methods.base import CODEC, LINEAR, agreeing
 from dvg_jax.methods.yardsticks import YARDSTICKS
 from dvg_jax.metrics.tables import align, interval_cell, summarise
@@ -60,7 +61,7 @@ def write_report(table: str, rows: Sequence[Row], experiment: Experiment, result
         flat = [_flat(line) for line in lines]
         writer = csv.DictWriter(file, list(dict.fromkeys(name for f in flat for name in f)))
         writer.writeheader()
-        writer.writerows(flat)
+        writer.writerows(map(to_cells, flat))
     with replacing(path.with_suffix(".json")) as part:
         whole = {"table": table, "caption": CAPTIONS[table], **facts, "lines": [_whole(line) for line in lines]}
         part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from dvg_jax import runtime
 from dvg_jax.cli.flags import Parser
 from dvg_jax.ct.intensity import hu_to_intensity
 from dvg_jax.data.scans.read import Scan, load_scan
-from dvg_jax.errors import UserError, printable
+from dvg_jax.errors import UserError, printable, say
 from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
 from dvg_jax.networks.lpips import NETWORKS
 
@@ -43,14 +43,14 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
     """
     a, b = load_scan(truth).checked(), load_scan(result)
     if b.doubt:
-        print(f"warning: {printable(b.doubt)}", file=sys.stderr)
+        say(f"warning: {printable(b.doubt)}", sys.stderr)
     if a.hu.shape != b.hu.shape or not _apart(a, b) <= TOLERANCE_MM:
         there, wanted, apart = _told_apart(b, a)
         raise UserError(f"{result} has {there}; allowed: the voxels of {truth}, {wanted}{apart}")
     for path, scan in ((truth, a), (result, b)):
         # Padding is air in nearly every scan.
         for note in (note for note in scan.notes if not note.startswith("padding")):
-            print(f"note: {printable(str(path))}: {note}", file=sys.stderr)
+            say(f"note: {printable(str(path))}: {note}", sys.stderr)
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
     return (measures or Measures()).volume(expected, found)
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from dvg_jax.cli.flags import Parser
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, visible
+from dvg_jax.files.cells import from_cell
 from dvg_jax.metrics.bootstrap import mean_interval, sign_flip_p
 from dvg_jax.metrics.tables import LABELS, Row, align, decimals, figure_names, interval_cell, patients_of
 
@@ -66,7 +67,8 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
             for line in table:
                 if None in line:
                     raise UserError(f"{path}: line {table.line_num} has more cells than columns; allowed: as many")
-                rows.setdefault(line["method"], []).append({k: _value(path, k, v) for k, v in line.items()})
+                row = {name: _value(path, name, cell) for name, cell in line.items()}
+                rows.setdefault(row["method"], []).append(row)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as CSV ({error}); allowed: a table of evaluate.py") from error
     if not rows:
@@ -137,7 +139,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     a, b = read_rows(options.a), read_rows(options.b or options.a)
     for x, y in _method_pairs(options, a, b):
-        print(f"A: {x}, {options.a}\nB: {y}, {options.b or options.a}\n\n{table(compare_paired(a[x], b[y]))}\n")
+        print(
+            visible(f"A: {x}, {options.a}\nB: {y}, {options.b or options.a}\n\n{table(compare_paired(a[x], b[y]))}\n")
+        )
 
 
 def _method_pairs(options: argparse.Namespace, a: dict[str, list[Row]], b: dict[str, list[Row]]) -> list:
@@ -160,7 +164,7 @@ def _value(path: Path, column: str, text: str | None) -> Any:
     if text is None:
         raise UserError(f"{path}: a row without {column}; allowed: a value in every column")
     if column in LABELS:
-        return text
+        return from_cell(text)
     try:
         return float(text)
     except ValueError:

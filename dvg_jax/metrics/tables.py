@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dvg_jax.files.atomic import replacing
+from dvg_jax.files.cells import to_cells
 from dvg_jax.metrics.bootstrap import mean_interval
 
 Row = dict[str, Any]
@@ -75,7 +76,7 @@ def write_table(
     with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(flat[0]))
         writer.writeheader()
-        writer.writerows(flat)
+        writer.writerows(map(to_cells, flat))
     means = {method: {name: without_nan(s) for name, s in found.items()} for method, found in summary.items()}
     with replacing(path.with_suffix(".json")) as part:
         part.write_text(json.dumps({"title": title, "methods": means}, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from dvg_jax.config.table import MOST_SEED
 from dvg_jax.consistency import MODES
 from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.diffusion.samplers import SAMPLERS
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, visible
 from dvg_jax.reconstruct.films import FRAMES, INTENSITIES, parse_film_request
 from dvg_jax.reconstruct.placement import ALIGNMENTS
 from dvg_jax.reconstruct.reconstructor import BATCH
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     runtime.check_platform()
     enable_compilation_cache()
-    print("\n".join(reconstruct(request)))
+    print(visible("\n".join(reconstruct(request))))
 
 
 def _parser() -> Parser:

@@ -15,7 +15,7 @@ from dvg_jax.ct.frame import frame_affine
 from dvg_jax.ct.intensity import hu_to_intensity
 from dvg_jax.data.films.read import read_film
 from dvg_jax.data.scans.read import Scan, load_scan
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, say
 from dvg_jax.reconstruct import dicom
 from dvg_jax.reconstruct import films as films_in
 from dvg_jax.reconstruct import outputs as results
@@ -92,7 +92,7 @@ def _make(request: Request) -> Outcome:
 def _tell(warnings: list[str]) -> list[str]:
     """Print warnings on stderr, and return them."""
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", sys.stderr)
     return warnings
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dvg_jax.cli.flags import Parser, number, workdir_path
 from dvg_jax.cli.rules import Number
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, say
 from dvg_jax.files.lock import exclusive
 from dvg_jax.files.outputs import check_outputs
 from dvg_jax.torch_import.release import Release, open_trainer, open_vqgan, vqgan_file
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         config = write_workdir(release, folder, options.size)
     for stage, part in release.parts.items():
         origin = part.origin
-        print(f"{folder / stage}: {origin['weights']} of {origin['file']}, step {origin['step']}")
+        say(f"{folder / stage}: {origin['weights']} of {origin['file']}, step {origin['step']}")
     print(f"{folder}: {config.size}^3 voxels, {config.timesteps} time steps, released conventions")
 
 

@@ -12,7 +12,7 @@ from dvg_jax.data.manifest import patient_of, tell_apart
 from dvg_jax.data.scans import dicom, own, x2ct
 from dvg_jax.data.scans.read import IMAGES, Scan, load_scan, load_series
 from dvg_jax.data.scans.series import Series, group
-from dvg_jax.errors import UserError, printable
+from dvg_jax.errors import UserError, printable_line
 from dvg_jax.files.formats import Format, format_of
 from dvg_jax.files.headers import data_files
 
@@ -181,7 +181,7 @@ def _series(folder: Path, files: list[Path], unreadable: list[tuple[Path, str]],
     stated = [item.patient or _first_folder(folder, place) for item, place in zip(grouped, places, strict=True)]
     words = tell_apart(stated)
     for series, place, patient in zip(grouped, places, stated, strict=True):
-        source = _relative(folder, place) + (f"#{series.uid}" if place in shared else "")
+        source = _relative(folder, place) + (f"#{printable_line(series.uid)}" if place in shared else "")
         passed = series.passed_over
         found.append(Candidate(source, place, words[patient], series, series.reason, passed))
     return found + _unreadable(folder, unreadable)
@@ -250,7 +250,7 @@ def _first_folder(folder: Path, place: Path) -> str:
 
 
 def _relative(folder: Path, path: Path) -> str:
-    return printable(path.relative_to(folder).as_posix())
+    return printable_line(path.relative_to(folder).as_posix())
 
 
 def _holds(folder: Path, paths: list[Path]) -> bool:
