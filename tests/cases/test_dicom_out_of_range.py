@@ -97,17 +97,28 @@ def test_one_slice_out_of_range_is_named_where_the_series_is_refused(tmp_path):
 )
 def test_slices_stored_differently_are_refused(tmp_path, tags, said):
     def change(item, d):
-        for name, value in tags.items() if d == 5 else ():
-            setattr(item, name, value)
+        if d == 5:
+            for name, value in tags.items():
+                setattr(item, name, value)
+            item.PixelData *= item.BitsAllocated // 16
 
     with pytest.raises(UserError, match=f"{said} in one series; allowed: one value for all"):
         load_scan(made.write_series(tmp_path, HU, AFFINE, change=change))
 
 
-def test_a_series_that_claims_more_than_memory_holds(tmp_path):
+def test_a_slice_that_claims_more_pixels_than_it_holds(tmp_path):
     def change(item, d):
         item.Rows = item.Columns = 65535
-        item["PixelData"].VR = "OW"
+
+    made.write_series(tmp_path, HU, AFFINE, change=change)
+    (found,) = find_scans(tmp_path)
+    assert "cut off: 510 bytes of pixels, 65535 x 65535 of 16 bits stated" in found.reason
+
+
+def test_a_compressed_series_that_claims_more_than_memory_holds(tmp_path):
+    def change(item, d):
+        _compress(item)
+        item.Rows = item.Columns = 65535
 
     made.write_series(tmp_path, HU, AFFINE, change=change)
     (found,) = find_scans(tmp_path)

@@ -135,7 +135,12 @@ def _read(path: Path) -> Slice | str | None:
         str(header.get("SOPInstanceUID") or path),
         (str(header.get("StudyInstanceUID") or ""), str(header.get("FrameOfReferenceUID") or "")),
         _patient(header),
-        _other_kind(header, kinds) or misplaced or _no_pixels(path, header) or unscaled or unstored,
+        _other_kind(header, kinds)
+        or misplaced
+        or _no_pixels(path, header)
+        or unscaled
+        or unstored
+        or _few_pixels(path, header, word),
         bool(kinds) and kinds[0] == "ORIGINAL",
         str(kernel[0]) if kernel else "",
         position,
@@ -184,13 +189,17 @@ def _geometry(header: pydicom.Dataset) -> tuple[list[tuple[float, ...]], str]:
         reason = "slices state no position, direction or pixel spacing, so left and right are unknown"
     elif not reason and min(values[2]) <= 0:
         reason = f"pixel spacing is {values[2]} mm; allowed: above 0"
-    elif (
-        not reason and np.abs(np.reshape(values[1], (2, 3)) @ np.reshape(values[1], (2, 3)).T - np.eye(2)).max() > _SKEW
-    ):
+    elif not reason and _skew(values[1]) > _SKEW:
         reason = f"ImageOrientationPatient is {values[1]}; allowed: two unit vectors at right angles"
     elif not reason and min(values[3]) < 1:
         reason = f"matrix is {values[3][0]:g} x {values[3][1]:g} pixels; allowed: 1 x 1 or more"
     return values, reason
+
+
+def _skew(direction: tuple[float, ...]) -> float:
+    """Return how far the directions of rows and columns are from two unit vectors at right angles."""
+    pair = np.reshape(direction, (2, 3))
+    return float(np.abs(pair @ pair.T - np.eye(2)).max())
 
 
 def _no_pixels(path: Path, header: pydicom.Dataset) -> str:
@@ -203,6 +212,16 @@ def _no_pixels(path: Path, header: pydicom.Dataset) -> str:
         if path.stat().st_size < end and not deflated:
             return f"{path.name} is cut off: {path.stat().st_size} bytes, {end} stated"
     return ""
+
+
+def _few_pixels(path: Path, header: pydicom.Dataset, word: Word | None) -> str:
+    """Return why pixels that are not compressed cannot be all; a decoder would allocate what the header claims."""
+    pixels = header.get_item("PixelData", keep_deferred=True)
+    if word is None or not isinstance(pixels, RawDataElement) or pixels.length == _UNDEFINED_LENGTH:
+        return ""
+    size = f"{header.Rows} x {header.Columns} of {word.allocated} bits"
+    short = pixels.length * 8 < header.Rows * header.Columns * word.allocated
+    return f"{path.name} is cut off: {pixels.length} bytes of pixels, {size} stated" if short else ""
 
 
 def _scale(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, str]:

@@ -120,6 +120,7 @@ class Workers:
         try:
             answer: Answer = worker.pipe.recv()
         except (EOFError, OSError):
+            worker.process.join(1)  # it has closed its pipe, and is about to end by itself
             return Lost(f"its process ended by {self._end(worker)}")
         if isinstance(answer, Exception):
             raise answer
@@ -144,7 +145,6 @@ class Workers:
     def _end(self, worker: _Worker) -> str:
         """End a worker, dead or alive, and return what ended it."""
         self._workers.remove(worker)
-        worker.process.join(0.5)  # one that has closed its pipe is about to end by itself
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
