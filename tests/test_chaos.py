@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests.chaos import __main__ as chaos
 from tests.chaos import Result
+from tests.chaos import __main__ as chaos
 
 SECONDS = 20
 
