@@ -1,123 +1,51 @@
 """Read PyTorch's checkpoint files without PyTorch, and without running any code that a file asks for.
 
-    checkpoint.pt (a zip file)
-      .../data.pkl       a pickle: containers, numbers, strings, and of each tensor its storage and layout
-      .../data/<name>    one storage: raw numbers, mapped from the disk and viewed in place
+    checkpoint.pt --archive.py--> data.pkl --pickled.py--> stand-ins --_Plain--> dicts, lists, tuples, arrays
 
 A pickle may name any function and call it. Here names are looked up in a closed list of stand-ins: plain
-containers, records of tensors, and inert placeholders for the classes that Lightning and omegaconf leave
-behind. Any other name ends the reading before its call is reached.
+containers, tensors, and inert placeholders for the classes that Lightning and omegaconf leave behind. Any other name
+ends the reading before its call is reached.
 """
 
-import io
-import mmap
 import os
-import pickle
+import re
 import struct
 import zipfile
-import zlib
-from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from dvg_jax.errors import UserError
+from dvg_jax.torch_import.archive import MOST_AXES, STORAGES, Archive, Storage
+from dvg_jax.torch_import.pickled import Machine, Name, Placeholder
+from dvg_jax.torch_import.wording import shown
 
-STORAGES = {
-    "torch.DoubleStorage": np.dtype(np.float64),
-    "torch.FloatStorage": np.dtype(np.float32),
-    "torch.HalfStorage": np.dtype(np.float16),
-    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "torch.LongStorage": np.dtype(np.int64),
-    "torch.IntStorage": np.dtype(np.int32),
-    "torch.ShortStorage": np.dtype(np.int16),
-    "torch.CharStorage": np.dtype(np.int8),
-    "torch.ByteStorage": np.dtype(np.uint8),
-    "torch.BoolStorage": np.dtype(np.bool_),
+DICTS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"}
+SETS = {"builtins.set", "__builtin__.set"}
+SIZE = "torch.Size"
+TENSOR = "torch._utils._rebuild_tensor_v2"
+PARAMETERS = {"torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter"}
+TYPES = {
+    f"{module}.{kind.__name__}"
+    for module in ("builtins", "__builtin__")
+    for kind in (list, tuple, int, float, bool, str)
 }
-CONTAINERS: dict[str, type] = {
-    "collections.OrderedDict": OrderedDict,
-    "collections.defaultdict": defaultdict,
-    "torch.Size": tuple,
-    "__builtin__.long": int,
-    **{
-        f"{module}.{kind.__name__}": kind
-        for module in ("builtins", "__builtin__")
-        for kind in (dict, list, tuple, set, int, float, bool, str)
-    },
-}
-INERT_NAMES = {"typing.Any", "torch.device", *STORAGES} | {
+INERT_NAMES = {"typing.Any", "torch.device", "__builtin__.long", *STORAGES, *TYPES} | {
     f"torch.{name}"
-    for name in (
-        "float64",
-        "float32",
-        "float16",
-        "bfloat16",
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint8",
-        "bool",
-    )
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 }
-INERT_PACKAGES = ("omegaconf.", "pytorch_lightning.", "lightning_fabric.", "lightning.")
+NAMES = {*DICTS, *SETS, SIZE, TENSOR, *PARAMETERS, *INERT_NAMES}
+INERT_PACKAGES = re.compile(r"(omegaconf|pytorch_lightning|lightning_fabric|lightning)(\.[A-Za-z_]\w{0,99}){1,9}", re.A)
+CALLED = {"torch.device"}
+"""The only inert name outside the packages that is called."""
+
+MOST_LEVELS = 100
+"""Containers inside each other. Published files have 10."""
 MALFORMED = (
-    *(
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        ImportError,
-        LookupError,
-        MemoryError,
-        RecursionError,
-        TypeError,
-    ),
-    *(ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError, ValueError),
+    *(NotImplementedError, struct.error, zipfile.BadZipFile),
 )
-
-
-class Placeholder:
-    """Replace an object whose class is not loaded: store its arguments and do nothing."""
-
-    kind = ""
-    arguments: tuple[Any, ...]
-    state: Any
-    items: dict[Any, Any]
-
-    def __new__(cls, *arguments: Any, **_: Any) -> "Placeholder":
-        self = super().__new__(cls)
-        self.arguments, self.state, self.items = arguments, {}, {}
-        return self
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items[key] = value
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}, not loaded>"
-
-
-class _Tensor(Placeholder):
-    """Store (storage, offset, shape, strides, ...) from the pickle; ``_Archive.array`` checks them."""
-
-
-class _Parameter(Placeholder):
-    """Store a tensor wrapped by ``torch.nn.Parameter``: its first argument."""
-
-
-TENSORS: dict[str, type[Placeholder]] = {
-    "torch._utils._rebuild_tensor_v2": _Tensor,
-    "torch._utils._rebuild_parameter": _Parameter,
-    "torch.nn.parameter.Parameter": _Parameter,
-}
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Any:
@@ -125,139 +53,109 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Any:
 
     Returns:
       The saved object as nested dicts, lists and tuples. Tensors are read-only arrays over the mapped file (bfloat16
-      by ml_dtypes), omegaconf's containers plain dicts and lists, other objects ``Placeholder``.
+      by ml_dtypes), sets lists, omegaconf's containers plain dicts and lists, other objects ``Placeholder``.
 
     Raises:
-      UserError: the file is damaged, of another format, or asks for a name outside the list.
+      UserError: the file is damaged, of another format, beyond the limits of ``pickled.py``, or asks for a name
+        outside the list.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; allowed: a file of torch.save")
     try:
-        archive = _Archive(path)
-        content = _Unpickler(path, archive.member("data.pkl")).load()
-        return _Plain(archive).convert(content)
+        archive = Archive(path)
+        calls = _Calls(archive)
+        content = Machine(calls.find, calls.call, calls.load).run(archive.member("data.pkl"))
+        return _Plain().convert(content)[0]
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(f"checkpoint {path}: cannot be read ({error.strerror}); allowed: a whole file") from error
     except MALFORMED as error:
-        raise UserError(f"checkpoint {path}: damaged or cut short ({error}); allowed: a whole file") from error
+        raise UserError(f"checkpoint {path}: damaged or cut short ({shown(error)}); allowed: a whole file") from error
 
 
-class _Unpickler(pickle.Unpickler):
-    """Resolve names by the closed list only."""
+class _Calls:
+    """Answer a pickle's names, calls and storages by the closed list only."""
 
-    def __init__(self, path: Path, data: memoryview) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8")
-        self.path = path
-        self.placeholders: dict[str, type[Placeholder]] = {}
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.names: dict[str, Name] = {}
 
-    def find_class(self, module: str, name: str) -> type:
+    def find(self, full: str) -> Name:
         """Return the stand-in for ``module.name``."""
-        full = f"{module}.{name}"
-        if full in CONTAINERS:
-            return CONTAINERS[full]
-        if full not in TENSORS and full not in INERT_NAMES and not full.startswith(INERT_PACKAGES):
+        if full not in NAMES and not INERT_PACKAGES.fullmatch(full):
             raise UserError(
-                f"refused: {self.path} asks to call {full}; allowed: tensors, plain containers, and settings "
-                "of Lightning and omegaconf. Nothing was run"
+                f"refused: {self.archive.path} asks to call {shown(full)}; allowed: tensors, plain containers, and "
+                "settings of Lightning and omegaconf. Nothing was run"
             )
-        if full not in self.placeholders:
-            # A new class for each file, so that no change which the file makes to it outlives the reading.
-            self.placeholders[full] = type(name, (TENSORS.get(full, Placeholder),), {"kind": full})
-        return self.placeholders[full]
+        return self.names.setdefault(full, Name(full))
 
-    def persistent_load(self, pid: Any) -> Any:
-        """Return a storage's record unchanged: ("storage", class, name, location, length)."""
-        return pid
+    def load(self, record: Any) -> Storage:
+        """Return the storage of a record ("storage", class, name, location, count)."""
+        mark, storage, name, _, count = record if type(record) is tuple else ()
+        whole = type(name) is str and type(count) is int and count >= 0
+        if mark != "storage" or type(storage) is not Name or storage.kind not in STORAGES or not whole:
+            raise ValueError("a storage without type, name and count")
+        return self.archive.storage(storage.kind, name, count)
+
+    def call(self, function: Name, arguments: tuple[Any, ...]) -> Any:
+        """Return what a call would give; containers take what PyTorch's pickles give them, and no more."""
+        kind = function.kind
+        if kind == TENSOR:
+            storage, offset, shape, strides = arguments[:4]
+            if type(storage) is Storage:
+                return self.archive.tensor(storage, offset, shape, strides)
+        if kind in PARAMETERS and arguments and type(arguments[0]) is np.ndarray:
+            return arguments[0]
+        if kind in DICTS and (not arguments or (len(arguments) == 1 and type(arguments[0]) is Name)):
+            return {}
+        if kind in SETS and len(arguments) == 1 and type(arguments[0]) is list:
+            return arguments[0]
+        if kind == SIZE and len(arguments) == 1 and _is_size(arguments[0]):
+            return arguments[0]
+        if kind in CALLED or INERT_PACKAGES.fullmatch(kind):
+            return Placeholder(kind, arguments)
+        raise ValueError(f"a call of {kind} with other arguments than PyTorch's")
 
 
-class _Archive:
-    """Map the zip file. Its members are stored uncompressed, and each is checked against its checksum."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.storages: dict[str, memoryview] = {}
-        with path.open("rb") as file:
-            self._check_format(file.read(4))
-            with zipfile.ZipFile(file) as directory:
-                self.members = {info.filename: info for info in directory.infolist()}
-            self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        roots = [name.removesuffix("data.pkl") for name in self.members if name.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise UserError(f"checkpoint {path}: {len(roots)} members are named data.pkl; allowed: exactly 1")
-        self.root = roots[0]
-        # PyTorch before 2.1 writes no such member, and was not run on big-endian machines.
-        big = f"{self.root}byteorder" in self.members and bytes(self.member("byteorder")) == b"big"
-        self.order = ">" if big else "<"
-
-    def member(self, name: str) -> memoryview:
-        """Return the bytes of one member, in place."""
-        info = self.members.get(self.root + name)
-        if info is None:
-            raise UserError(f"checkpoint {self.path}: damaged, member {name} is missing; allowed: a whole file")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise UserError(f"checkpoint {self.path}: member {name} is compressed; allowed: plain")
-        # A local header takes 30 bytes, then the name and the padding, whose lengths are at byte 26.
-        start = info.header_offset + 30 + sum(struct.unpack_from("<HH", self.data, info.header_offset + 26))
-        content = self.data[start : start + info.file_size]
-        if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
-            raise UserError(
-                f"checkpoint {self.path}: damaged, member {name} does not match its checksum; allowed: a whole file"
-            )
-        return content
-
-    def array(self, tensor: _Tensor) -> np.ndarray:
-        """Return the tensor as a view of its storage; a copy where the byte order is not this machine's."""
-        (_, storage, name, _, count), offset, shape, strides = tensor.arguments[:4]
-        dtype = STORAGES[storage.kind]
-        if name not in self.storages:
-            self.storages[name] = self.member(f"data/{name}")
-        size = dtype.itemsize
-        raw = np.dtype(f"{self.order}u{size}")
-        # NumPy itself refuses a layout that reaches outside the buffer.
-        steps = tuple(size * step for step in strides)
-        view = np.ndarray(shape, raw, self.storages[name][: size * count], size * offset, steps)
-        return view.astype(raw.newbyteorder("="), copy=False).view(dtype)
-
-    def _check_format(self, head: bytes) -> None:
-        if head.startswith(b"\x80"):
-            raise UserError(
-                f"checkpoint {self.path}: in PyTorch's format before 1.6; allowed: that of 1.6 and later "
-                "(load it with PyTorch and save it again)"
-            )
-        if head != b"PK\x03\x04":
-            raise UserError(f"checkpoint {self.path}: not a PyTorch file; allowed: zip files of torch.save")
+def _is_size(value: Any) -> bool:
+    return type(value) is tuple and len(value) <= MOST_AXES and all(type(number) is int for number in value)
 
 
 class _Plain:
     """Convert the content of a pickle to plain containers and arrays; shared objects stay shared."""
 
-    def __init__(self, archive: _Archive) -> None:
-        self.archive = archive
-        self.done: dict[int, Any] = {}
+    def __init__(self) -> None:
+        self.done: dict[int, tuple[Any, int]] = {}
 
-    def convert(self, value: Any) -> Any:
+    def convert(self, value: Any, depth: int = 0) -> tuple[Any, int]:
+        """Return the converted value, and how many containers are inside each other in it."""
+        if not isinstance(value, dict | list | tuple | Placeholder):
+            return value, 0
+        if not isinstance(value, Placeholder) and not value:
+            return value, 1
+        if depth > MOST_LEVELS:
+            raise ValueError(f"containers inside each other, more than {MOST_LEVELS} levels, or inside themselves")
         if id(value) not in self.done:
-            self.done[id(value)] = self._convert(value)
+            self.done[id(value)] = self._convert(value, depth + 1)
         return self.done[id(value)]
 
-    def _convert(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: self.convert(item) for key, item in dict.items(value)}
-        if isinstance(value, list | tuple):
-            return type(value)([self.convert(item) for item in value])
-        if isinstance(value, _Tensor):
-            return self.archive.array(value)
-        if isinstance(value, _Parameter):
-            return self.convert(value.arguments[0])
+    def _convert(self, value: Any, depth: int) -> tuple[Any, int]:
         if isinstance(value, Placeholder):
-            return self._settings(value)
-        return value
+            return self._settings(value, depth)
+        keys = list(value) if isinstance(value, dict) else []
+        found = [self.convert(item, depth) for item in (value.values() if keys else value)]
+        levels = 1 + max((level for _, level in found), default=0)
+        if levels > MOST_LEVELS:
+            raise ValueError(f"containers inside each other, more than {MOST_LEVELS} levels")
+        items = [item for item, _ in found]
+        return (dict(zip(keys, items, strict=True)) if keys else type(value)(items)), levels
 
-    def _settings(self, value: Placeholder) -> Any:
+    def _settings(self, value: Placeholder, depth: int) -> tuple[Any, int]:
         """Return the content of a placeholder: omegaconf's ``_content`` or ``_val``, or the items set by Lightning."""
         if isinstance(value.state, dict):
             for field in ("_content", "_val"):
                 if field in value.state:
-                    return self.convert(value.state[field])
-        return self.convert(value.items) if value.items else value
+                    return self.convert(value.state[field], depth)
+        return self.convert(value.items, depth) if value.items else (value, 0)

@@ -21,9 +21,10 @@ from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.shapes import Variables
 from dvg_jax.torch_import.reader import load_checkpoint
-from dvg_jax.torch_import.state_dict import StateDict, entry_of, load_trainer, subtree
+from dvg_jax.torch_import.state_dict import StateDict, load_trainer, subtree, weights_of
 from dvg_jax.torch_import.unet import unet3d
 from dvg_jax.torch_import.vqgan import vqgan3d
+from dvg_jax.torch_import.wording import listed
 from dvg_jax.training.finite import check_finite
 
 UNETS = {"new_view": "fit_model", "diffusion": "fine_model"}
@@ -106,7 +107,7 @@ def open_trainer(path: Path, which: str, heads: int | None = None, num_groups: i
     unknown = [key for key in state_dict if key.split(".")[0] not in known]
     if unknown:
         raise UserError(
-            f"checkpoint {path}: not a DVG-Diffusion; unknown: {', '.join(unknown)}; allowed: its parts alone"
+            f"checkpoint {path}: not a DVG-Diffusion; unknown: {listed(unknown)}; allowed: its parts alone"
         )
     origin = {"file": path.name, "weights": which, "step": step}
     parts = {}
@@ -128,7 +129,7 @@ def open_vqgan(stage: str, path: Path, num_groups: int | None = None) -> Part:
       UserError: not such a file.
     """
     content = load_checkpoint(path)
-    state_dict = entry_of(path, content, "state_dict", "CT_VQGAN.ckpt")
+    state_dict = weights_of(path, content, "state_dict", "CT_VQGAN.ckpt")
     if num_groups is None:
         settings: Any = content
         for name in ("hyper_parameters", "cfg", "model", "num_groups"):

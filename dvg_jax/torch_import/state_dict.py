@@ -10,10 +10,14 @@ from flax.traverse_util import unflatten_dict
 
 from dvg_jax.errors import UserError
 from dvg_jax.torch_import.reader import load_checkpoint
+from dvg_jax.torch_import.wording import listed, shown
 
 StateDict = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
+
+MOST_AXIS = 2**20
+"""Longest axis of a weight. Published ones reach 16,384; networks are built from such numbers before they are compared."""
 
 DVG_PARTS = ("fit_model", "fine_model", "vqgan", "vqgan_bp", "vqgan_bp025")
 
@@ -32,26 +36,31 @@ def load_trainer(path: str | os.PathLike[str], which: str) -> tuple[StateDict, i
     if which not in ("ema", "model"):
         raise UserError(f"which is {which!r}; allowed: 'ema', 'model'")
     content = load_checkpoint(path)
-    state_dict = without_module(entry_of(path, content, which, "DVG_Diffusion.pt"))
+    state_dict = without_module(weights_of(path, content, which, "DVG_Diffusion.pt"))
     step = content.get("step")
     return state_dict, step if isinstance(step, int) else 0
 
 
-def entry_of(path: str | os.PathLike[str], content: Any, name: str, like: str) -> dict[str, Any]:
-    """Return the dict that a checkpoint has under a name.
+def weights_of(path: str | os.PathLike[str], content: Any, name: str, like: str) -> StateDict:
+    """Return the state dict that a checkpoint has under a name.
 
     Args:
       path: of the file, for the message.
       content: of the checkpoint.
-      name: of the entry.
+      name: of the state dict.
       like: a published file that has such an entry, for the message.
 
     Raises:
-      UserError: there is no such dict.
+      UserError: there is no such dict, or it has entries that are no named arrays.
     """
     if not isinstance(content, dict) or not isinstance(content.get(name), dict):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        found = listed(content) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"checkpoint {path}: holds {found}; allowed: a dict with {name!r}, as in {like}")
+    for key, array in content[name].items():
+        if not isinstance(key, str) or not isinstance(array, np.ndarray):
+            raise UserError(
+                f"checkpoint {path}: {shown(key)} of {name} is {type(array).__name__}; allowed: tensors with names"
+            )
     return content[name]
 
 
@@ -61,7 +70,7 @@ def subtree(state_dict: StateDict, prefix: str) -> dict[str, np.ndarray]:
     found = {key.removeprefix(start): array for key, array in state_dict.items() if key.startswith(start)}
     if not found:
         roots = sorted({key.split(".")[0] for key in state_dict})
-        raise UserError(f"state dict has nothing under {prefix!r}; allowed: {', '.join(roots)}")
+        raise UserError(f"state dict has nothing under {prefix!r}; allowed: {listed(roots)}")
     return found
 
 
@@ -74,17 +83,17 @@ def check_entries(what: str, arrays: StateDict, shapes: Mapping[str, tuple[int, 
       shapes: the expected shape of each key.
 
     Raises:
-      UserError: lists every key that is unknown, missing or of another shape.
+      UserError: lists the keys that are unknown, missing or of another shape.
     """
     unknown = [key for key in arrays if key not in shapes]
     missing = [key for key in shapes if key not in arrays]
     reshaped = [
-        f"{key} {tuple(arrays[key].shape)} instead of {shape}"
+        f"{shown(key)} {tuple(arrays[key].shape)} instead of {shape}"
         for key, shape in shapes.items()
         if key in arrays and tuple(arrays[key].shape) != shape
     ]
     groups = {"unknown": unknown, "missing": missing, "of another shape": reshaped}
-    faults = [f"{name}: {', '.join(keys)}" for name, keys in groups.items() if keys]
+    faults = [f"{name}: {listed(keys)}" for name, keys in groups.items() if keys]
     if faults:
         raise UserError(f"state dict is not that of a {what}; {'; '.join(faults)}")
 
@@ -104,13 +113,13 @@ def shape_of(what: str, arrays: StateDict, key: str, ndim: int) -> Shape:
       ndim: its number of axes.
 
     Raises:
-      UserError: it is missing, or has other or empty axes.
+      UserError: it is missing, or has other, empty or endless axes.
     """
     if key not in arrays:
         raise UserError(f"state dict is not that of a {what}; missing: {key}")
     shape = tuple(arrays[key].shape)
-    if len(shape) != ndim or 0 in shape:
-        raise UserError(f"state dict's {key} has shape {shape}; allowed: {ndim} axes, none empty")
+    if len(shape) != ndim or not all(1 <= n <= MOST_AXIS for n in shape):
+        raise UserError(f"state dict's {shown(key)} has shape {shape}; allowed: {ndim} axes of 1 to {MOST_AXIS:,}")
     return shape
 
 
