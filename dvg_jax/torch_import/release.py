@@ -31,6 +31,8 @@ UNETS = {"new_view": "fit_model", "diffusion": "fine_model"}
 VQGANS = {"ct_vqgan": "vqgan", "view_vqgan": "vqgan_bp", "new_view_vqgan": "vqgan_bp025"}
 VQGAN_FILES = {"CT_VQGAN": "ct_vqgan", "VPGE_0_90_VQGAN": "view_vqgan", "VPGE_45_VQGAN": "new_view_vqgan"}
 NUM_GROUPS = 32
+MOST_EDGE = 4096
+MOST_STEPS = 10_000
 
 TABLES = (
     "betas",
@@ -106,9 +108,7 @@ def open_trainer(path: Path, which: str, heads: int | None = None, num_groups: i
     known = {*TABLES, *UNUSED, *UNETS.values(), *VQGANS.values()}
     unknown = [key for key in state_dict if key.split(".")[0] not in known]
     if unknown:
-        raise UserError(
-            f"checkpoint {path}: not a DVG-Diffusion; unknown: {listed(unknown)}; allowed: its parts alone"
-        )
+        raise UserError(f"checkpoint {path}: not a DVG-Diffusion; unknown: {listed(unknown)}; allowed: its parts alone")
     origin = {"file": path.name, "weights": which, "step": step}
     parts = {}
     for names, settings in ((VQGANS, {"num_groups": num_groups or NUM_GROUPS}), (UNETS, {"heads": heads})):
@@ -158,9 +158,13 @@ def _size(path: Path, state_dict: StateDict) -> int | None:
     """Return the edge in voxels, twice the offset of the projector's isocentre."""
     if "fp.volume_offset" not in state_dict:
         return None
-    edges = {float(edge) for edge in 2 * np.ravel(state_dict["fp.volume_offset"])}
-    if len(edges) != 1 or not min(edges).is_integer():
-        raise UserError(f"checkpoint {path}: volumes of {sorted(edges)} voxels; allowed: cubes around the isocentre")
+    offset = state_dict["fp.volume_offset"]
+    edges = {float(2 * edge) for edge in offset.ravel()[:3]}
+    if offset.shape != (3,) or len(edges) != 1 or not min(edges).is_integer() or not 1 <= min(edges) <= MOST_EDGE:
+        raise UserError(
+            f"checkpoint {path}: volumes of {sorted(edges)} voxels; allowed: cubes around the isocentre, edges of 1 to "
+            f"{MOST_EDGE}"
+        )
     return int(edges.pop())
 
 
@@ -168,7 +172,9 @@ def _timesteps(path: Path, state_dict: StateDict) -> int | None:
     """Return T, if the noise schedule is the one that :class:`Schedule` computes."""
     if "betas" not in state_dict:
         return None
-    betas = np.ravel(state_dict["betas"])
+    betas = state_dict["betas"]
+    if betas.ndim != 1 or not 1 <= len(betas) <= MOST_STEPS:
+        raise UserError(f"checkpoint {path}: betas of shape {betas.shape}; allowed: 1 to {MOST_STEPS} steps")
     ours = Schedule(len(betas)).betas
     if not np.allclose(betas, ours, rtol=1e-5, atol=1e-7):
         raise UserError(

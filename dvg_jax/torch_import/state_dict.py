@@ -1,6 +1,7 @@
 """Find flat PyTorch state dicts in a published file, and report what is wrong with one."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -16,8 +17,9 @@ StateDict = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 
+MOST_PARTS = 8
 MOST_AXIS = 2**20
-"""Longest axis of a weight. Published ones reach 16,384; networks are built from such numbers before they are compared."""
+"""Most stages of a network, and longest axis of a weight: a network is built from both before keys are compared."""
 
 DVG_PARTS = ("fit_model", "fine_model", "vqgan", "vqgan_bp", "vqgan_bp025")
 
@@ -121,6 +123,25 @@ def shape_of(what: str, arrays: StateDict, key: str, ndim: int) -> Shape:
     if len(shape) != ndim or not all(1 <= n <= MOST_AXIS for n in shape):
         raise UserError(f"state dict's {shown(key)} has shape {shape}; allowed: {ndim} axes of 1 to {MOST_AXIS:,}")
     return shape
+
+
+def count_of(what: str, arrays: StateDict, pattern: str) -> int:
+    """Return how many stages or blocks a network has.
+
+    Args:
+      what: the network, for the message.
+      arrays: the state dict.
+      pattern: matches the start of a part's keys; its group is the part's number.
+
+    Raises:
+      UserError: it has more than any network would.
+    """
+    found = len({match[1] for key in arrays if (match := re.match(pattern, key))})
+    if found > MOST_PARTS:
+        raise UserError(
+            f"state dict is not that of a {what}; {found} parts like {pattern}, allowed: up to {MOST_PARTS}"
+        )
+    return found
 
 
 class Entry(NamedTuple):

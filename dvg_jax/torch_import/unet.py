@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from dvg_jax.errors import UserError
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.shapes import Variables
-from dvg_jax.torch_import.state_dict import Entry, Path, Shape, StateDict, convert, shape_of, without_module
+from dvg_jax.torch_import.state_dict import Entry, Path, Shape, StateDict, convert, count_of, shape_of, without_module
 
 ROTARY = ".rotary_emb.freqs"
 UP = re.compile(r"ups_\d+_4")
@@ -54,8 +54,8 @@ def _measure(arrays: StateDict, heads: int | None) -> tuple[UNet3D, int]:
     dim, channels = shape_of("3D U-Net", arrays, "init_conv.weight", 5)[:2]
     out_dim = shape_of("3D U-Net", arrays, "final_conv.1.weight", 5)[0]
     qkv = shape_of("3D U-Net", arrays, "init_temporal_attn.fn.fn.fn.to_qkv.weight", 2)[0]
-    stages = {int(match[1]) for key in arrays if (match := re.match(r"downs\.(\d+)\.", key))}
-    widths = [shape_of("3D U-Net", arrays, f"downs.{i}.0.block1.proj.weight", 5)[0] for i in range(len(stages))]
+    stages = count_of("3D U-Net", arrays, r"downs\.(\d+)\.")
+    widths = [shape_of("3D U-Net", arrays, f"downs.{i}.0.block1.proj.weight", 5)[0] for i in range(stages)]
     if not widths or any(width % dim for width in widths):
         raise UserError(f"state dict's stage widths are {widths}; allowed: multiples of the first, {dim}")
     mults = tuple(width // dim for width in widths)

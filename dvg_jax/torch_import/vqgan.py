@@ -1,9 +1,7 @@
 """Convert a published ``VQGAN`` to :class:`VQGAN3D`, and its critics to :class:`PatchDiscriminator`."""
 
 import re
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ from dvg_jax.networks.convolution import Triple
 from dvg_jax.networks.discriminator import PatchDiscriminator
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.shapes import Variables
-from dvg_jax.torch_import.state_dict import Entry, Path, Shape, StateDict, convert, shape_of, without_module
+from dvg_jax.torch_import.state_dict import Entry, Path, Shape, StateDict, convert, count_of, shape_of, without_module
 
 NOT_AUTOENCODER = ("perceptual_model.", "image_discriminator.", "video_discriminator.")
 COUNTER = ".num_batches_tracked"
@@ -36,7 +34,7 @@ def vqgan3d(state_dict: StateDict, num_groups: int = 32, copy: bool = True) -> t
     """
     arrays = {k: a for k, a in without_module(state_dict).items() if not k.startswith(NOT_AUTOENCODER)}
     vqgan = _measure(arrays, num_groups)
-    if 2 * vqgan.n_hiddens % num_groups:
+    if num_groups < 1 or 2 * vqgan.n_hiddens % num_groups:
         raise UserError(f"num_groups is {num_groups}; allowed: divisors of this VQGAN's {2 * vqgan.n_hiddens} channels")
     return vqgan, convert("VQGAN", arrays, _template(vqgan), _entry, copy)
 
@@ -53,8 +51,8 @@ def patch_discriminator(state_dict: StateDict, dims: int) -> tuple[PatchDiscrimi
     ``dims``: 2 for ``image_discriminator``, 3 for ``video_discriminator``.
     """
     arrays = {k: a for k, a in without_module(state_dict).items() if not k.endswith(COUNTER)}
-    stages = {int(match[1]) for key in arrays if (match := re.match(r"model(\d+)\.", key))}
-    critic = PatchDiscriminator(dims, shape_of("critic", arrays, "model0.0.weight", dims + 2)[0], len(stages) - 2)
+    stages = count_of("critic", arrays, r"model(\d+)\.")
+    critic = PatchDiscriminator(dims, shape_of("critic", arrays, "model0.0.weight", dims + 2)[0], stages - 2)
     image = jax.ShapeDtypeStruct((1, *(16,) * dims, 1), jnp.float32)
     template = flatten_dict(jax.eval_shape(critic.init, jax.random.key(0), image))
 
@@ -70,15 +68,11 @@ def patch_discriminator(state_dict: StateDict, dims: int) -> tuple[PatchDiscrimi
 def _measure(arrays: StateDict, num_groups: int) -> VQGAN3D:
     hiddens = shape_of("VQGAN", arrays, "encoder.conv_first.conv.weight", 5)[0]
     codes, channels = shape_of("VQGAN", arrays, "codebook.embeddings", 2)
-    levels = _count(arrays, r"decoder\.conv_blocks\.(\d+)\.up\.")
+    levels = count_of("VQGAN", arrays, r"decoder\.conv_blocks\.(\d+)\.up\.")
     kernels = [shape_of("VQGAN", arrays, f"decoder.conv_blocks.{i}.up.convt.weight", 5)[2:] for i in range(levels)]
     downsample: Triple = tuple(2 ** sum(kernel[axis] == 4 for kernel in kernels) for axis in range(3))
-    blocks = _count(arrays, r"decoder\.conv_blocks\.0\.res(\d+)\.")
+    blocks = count_of("VQGAN", arrays, r"decoder\.conv_blocks\.0\.res(\d+)\.")
     return VQGAN3D(hiddens, downsample, channels, codes, num_groups, blocks)
-
-
-def _count(arrays: Mapping[str, Any], pattern: str) -> int:
-    return len({match[1] for key in arrays if (match := re.match(pattern, key))})
 
 
 def _entry(path: Path, shape: Shape) -> Entry:
