@@ -80,8 +80,9 @@ class Machine:
             self._step(opcode.name, argument)
             if self.marks and self.marks[-1] > len(self.stack):
                 raise ValueError("a pickle that takes values from below a mark")
-        (result,) = self.stack
-        return result
+        if len(self.stack) != 1:
+            raise ValueError(f"a pickle that leaves {len(self.stack)} values")
+        return self.stack[0]
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self.stack
@@ -90,6 +91,8 @@ class Machine:
         elif name in _PUTS:
             self.memo[argument] = stack[-1]
         elif name in _GETS:
+            if argument not in self.memo:
+                raise ValueError("a pickle that refers to what it has not built")
             stack.append(self.memo[argument])
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])

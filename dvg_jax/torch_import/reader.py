@@ -72,7 +72,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise UserError(f"checkpoint {path}: cannot be read ({error.strerror}); allowed: a whole file") from error
     except MALFORMED as error:
-        raise UserError(f"checkpoint {path}: damaged or cut short ({shown(error)}); allowed: a whole file") from error
+        raise UserError(
+            f"checkpoint {path}: damaged or cut short, or not of torch.save ({shown(error)}); allowed: a whole file"
+        ) from error
 
 
 class _Calls:
