@@ -72,10 +72,10 @@ class Machine:
         """
         if len(data) > MOST_BYTES:
             raise ValueError(f"a pickle of {len(data):,} bytes, more than {MOST_BYTES:,}")
-        for count, (opcode, argument, place) in enumerate(pickletools.genops(bytes(data))):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(bytes(data))):
             if count == MOST_OPCODES:
                 raise ValueError(f"a pickle of more than {MOST_OPCODES:,} opcodes")
-            if opcode.name == "FRAME" and argument > len(data) - place:
+            if opcode.name == "FRAME" and (argument or 0) > len(data):
                 raise ValueError("a pickle whose frame is longer than the pickle")
             self._step(opcode.name, argument)
             if self.marks and self.marks[-1] > len(self.stack):

@@ -36,13 +36,13 @@ class Reader:
     checksum: bool = False
 
 
-SHAPE = (9, 10, 11)
+SHAPE = (8, 9, 10)
 
 
 def volume() -> np.ndarray:
     """HU of a box in air, no two voxels of it alike in value."""
     hu = np.full(SHAPE, -1000, np.int16)
-    hu[2:-2, 2:-2, 2:-2] = 40 + np.arange(5 * 6 * 7).reshape(5, 6, 7)
+    hu[2:-2, 2:-2, 2:-2] = 40 + np.arange(4 * 5 * 6).reshape(4, 5, 6)
     return hu
 
 
@@ -65,9 +65,13 @@ def _film(path: Path) -> np.ndarray:
 def _slice(path: Path) -> Any:
     from dvg_jax.data.scans.dicom import Slice, read_header
     from dvg_jax.data.scans.slice_pixels import same_pixels
+    from dvg_jax.errors import UserError
 
     header = read_header(path)
-    return [] if not isinstance(header, Slice) or header.not_a_slice else same_pixels(path, path)
+    reason = header.not_a_slice if isinstance(header, Slice) else header
+    if reason:
+        raise UserError(reason)  # as in a row of the manifest
+    return same_pixels(path, path)
 
 
 def _series(path: Path) -> np.ndarray:
@@ -160,7 +164,9 @@ def _dicom_series(folder: Path) -> Path:
     from tests.data.made import write_series
 
     write_series(folder, volume(), frame_affine(SHAPE, (3.0, 3.0, 3.0)))
-    return [_fixed(path, number) for number, path in enumerate(sorted(folder.iterdir()))][0]
+    for number, path in enumerate(sorted(folder.iterdir())):
+        _fixed(path, number)
+    return path
 
 
 def _dicom_film(folder: Path) -> Path:

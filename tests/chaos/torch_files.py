@@ -77,19 +77,19 @@ LAST = p.BINGET + bytes([60])
 SETTINGS = name("omegaconf.dictconfig.DictConfig") + p.EMPTY_TUPLE + p.NEWOBJ
 PICKLES: dict[str, bytes] = {
     "deep lists": p.EMPTY_LIST * MANY + p.APPEND * 10,
-    "deep lists, closed": p.EMPTY_LIST * 400_000 + p.APPEND * 399_999,
+    "deep lists, closed": p.EMPTY_LIST * 40_000 + p.APPEND * 39_999,
     "deep tuples": p.NONE + p.TUPLE1 * MANY,
-    "deep dicts": (p.EMPTY_DICT + text("a")) * 100_000 + p.EMPTY_DICT + p.SETITEM * 100_000,
+    "deep dicts": (p.EMPTY_DICT + text("a")) * 10_000 + p.EMPTY_DICT + p.SETITEM * 10_000,
     "deep by reference": p.EMPTY_LIST + p.MARK + p.NONE + b"".join(
         p.EMPTY_LIST + p.LONG_BINPUT + struct.pack("<I", n) + b"j" + struct.pack("<I", max(0, n - 1)) + p.APPEND
-        for n in range(100_000)) + p.APPENDS,
-    "deep settings": (SETTINGS + p.EMPTY_DICT + text("_content")) * 50_000 + p.NONE + (p.SETITEM + p.BUILD) * 50_000,
+        for n in range(5_000)) + p.APPENDS,
+    "deep settings": (SETTINGS + p.EMPTY_DICT + text("_content")) * 5_000 + p.NONE + (p.SETITEM + p.BUILD) * 5_000,
     "list in itself": itself(),
     "dict in itself": p.EMPTY_DICT + p.BINPUT + b"\0" + text("a") + p.BINGET + b"\0" + p.SETITEM,
     "settings in themselves": SETTINGS + p.BINPUT + b"\0" + entry("_content", p.BINGET + b"\0") + p.BUILD,
     "items in themselves": SETTINGS + p.BINPUT + b"\0" + text("a") + p.BINGET + b"\0" + p.SETITEM,
     "tuple as key": p.EMPTY_DICT + numbers(1, 2) + p.NONE + p.SETITEM,
-    "deep tuple as key": p.EMPTY_DICT + p.NONE + p.TUPLE1 * 500_000 + p.NONE + p.SETITEM,
+    "deep tuple as key": p.EMPTY_DICT + p.NONE + p.TUPLE1 * 100_000 + p.NONE + p.SETITEM,
     "laughing tuple as key": LAUGHING_TUPLE + p.EMPTY_DICT + LAST + p.NONE + p.SETITEM,
     "list as key": p.EMPTY_DICT + p.EMPTY_LIST + p.NONE + p.SETITEM,
     "tensor as key": p.EMPTY_DICT + tensor() + p.NONE + p.SETITEM,
@@ -106,7 +106,7 @@ PICKLES: dict[str, bytes] = {
     "settings as bool": call("builtins.bool", SETTINGS),
     "settings as dict": call("builtins.dict", SETTINGS),
     "digits as int": call("builtins.int", text("9" * 10**6)),
-    "set of deep tuples": p.EMPTY_SET + p.MARK + p.NONE + p.TUPLE1 * 500_000 + p.ADDITEMS,
+    "set of deep tuples": p.EMPTY_SET + p.MARK + p.NONE + p.TUPLE1 * 100_000 + p.ADDITEMS,
     "size of itself": call("torch.Size", itself()),
     "size of strings": call("torch.Size", p.MARK + text("a") * 3 + p.TUPLE),
     "dict of a list": call("collections.OrderedDict", p.EMPTY_LIST),
