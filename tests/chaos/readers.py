@@ -86,7 +86,9 @@ def _torch(path: Path) -> list[np.ndarray]:
     from dvg_jax.torch_import.reader import load_checkpoint
 
     content = load_checkpoint(path)
-    return [array for array in content.values() if isinstance(array, np.ndarray)] if isinstance(content, dict) else []
+    arrays = content.values() if isinstance(content, dict) else []
+    # Copies, since the file that they are views of will be written over.
+    return [array.copy() for array in arrays if isinstance(array, np.ndarray)]
 
 
 def _pickle(path: Path) -> list[np.ndarray]:

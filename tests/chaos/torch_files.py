@@ -190,9 +190,9 @@ LIKE_LIGHTNING = (
 
 def zipped(members: list[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> bytearray:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", kind) as file:
+    with zipfile.ZipFile(stream, "w") as file:
         for member, raw in members:
-            file.writestr(member, raw)
+            file.writestr(zipfile.ZipInfo(member), raw, kind)  # without the time of day
     return bytearray(stream.getvalue())
 
 
