@@ -159,7 +159,7 @@ def _size(path: Path, state_dict: StateDict) -> int | None:
     if "fp.volume_offset" not in state_dict:
         return None
     offset = state_dict["fp.volume_offset"]
-    edges = {float(2 * edge) for edge in offset.ravel()[:3]}
+    edges = {2 * float(edge) for edge in offset.ravel()[:3]}
     if offset.shape != (3,) or len(edges) != 1 or not min(edges).is_integer() or not 1 <= min(edges) <= MOST_EDGE:
         raise UserError(
             f"checkpoint {path}: volumes of {sorted(edges)} voxels; allowed: cubes around the isocentre, edges of 1 to "
