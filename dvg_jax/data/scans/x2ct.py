@@ -66,7 +66,7 @@ def _check_storage(path: Path, ct: Any) -> None:
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
     if len(set(filters)) < len(filters):
         raise UserError(f"{path}: 'ct' is packed more than once; allowed: once")
-    check_claim(path, ct.shape, ct.dtype.itemsize, packed=bool(filters))
+    check_claim(path, (path,), ct.shape, ct.dtype.itemsize, packed=bool(filters))
     # A data set that may grow can have chunks larger than itself, which are unpacked as a whole.
     if math.prod(ct.chunks or ()) > max(ct.size, _SMALL_CHUNK):
         raise UserError(f"{path}: 'ct' has chunks of {ct.chunks} voxels; allowed: up to its shape, {ct.shape}")
