@@ -169,7 +169,7 @@ def test_missing_config_file(fails, tmp_path):
         ("--config.size=18", "config.size is 18; allowed: multiples of 4"),
         ("--config.stage=gan", "config.stage is 'gan'"),
         ("--config.angles=(0.0,400.0)", "config.angles"),
-        ("--config.ct_vqgan.train.steps=0", "config.ct_vqgan.train.steps is 0; allowed: a whole number, 1 or more"),
+        ("--config.ct_vqgan.train.steps=0", "config.ct_vqgan.train.steps is 0; allowed: a whole number from 1"),
         ("--config.ct_vqgan.train.learning_rate=-1.0", "learning_rate is -1.0"),
         ("--config.ct_vqgan.train.warmup_steps=12", "warmup_steps is 12; allowed: 0 or more, fewer than the 12 steps"),
         ("--config.ct_vqgan.train.batch_size=0", "config.ct_vqgan.train.batch_size is 0; allowed"),

@@ -279,7 +279,7 @@ FLAGS = {
     "--which=best": "--which is 'best'; allowed: ema, model",
     "--heads=8": "heads is 8; allowed: 2",
     "--num_groups=3": "num_groups is 3; allowed: divisors of this VQGAN's 8 channels",
-    "--num_groups=0": "--num_groups is '0'; allowed: a whole number, 1 or more",
+    "--num_groups=0": "--num_groups is '0'; allowed: a whole number from 1 to 8192",
     "--size=32": "size is 32; allowed: 16, as the checkpoint's projector has it",
     "--vqgan=A.ckpt": "--vqgan is A.ckpt; allowed: CT_VQGAN.ckpt, VPGE_0_90_VQGAN.ckpt, VPGE_45_VQGAN.ckpt, or STAGE",
     "--vqgan=ct_vqgan=A.ckpt": "checkpoint A.ckpt: no such file",

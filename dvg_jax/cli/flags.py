@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dvg_jax.cli.rules import Number
+from dvg_jax.cli.rules import Number, shown
 from dvg_jax.errors import UserError, did_you_mean, near_path
 
 
@@ -78,7 +78,7 @@ def number(rule: Number) -> Callable[[str], Any]:
         except ValueError:
             value = math.nan
         if not rule.holds(value):
-            raise argparse.ArgumentTypeError(f"is {text!r}; allowed: {rule.allowed}")
+            raise argparse.ArgumentTypeError(f"is {shown(text)}; allowed: {rule.allowed}")
         return value
 
     return parse

@@ -1,11 +1,16 @@
 """Define rules for settings and word their violations. ``config/table.py`` assigns them. Does not import JAX."""
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 from dvg_jax.errors import did_you_mean
+
+_LONGEST = 200
+_LONGEST_PATH = 4096
+"""Characters of the longest path that a system takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,16 @@ def refusal(field: str, value: Any, rule: Rule) -> str:
       rule: that the value breaks.
     """
     near = did_you_mean(value, rule.values) if isinstance(rule, OneOf) and isinstance(value, str) else ""
-    return f"config.{field} is {value!r}{near}; allowed: {rule.allowed}"
+    return f"config.{field} is {shown(value)}{near}; allowed: {rule.allowed}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as Python writes it, cut where a line would be too long to read."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of more digits than Python writes, or endless nesting
+        return f"a value of type {type(value).__name__} that is too long to be shown"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class Number(Rule):
 
     def holds(self, value: Any) -> bool:
         kinds = int if self.whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= sys.float_info.max:
             return False
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)
@@ -109,28 +123,28 @@ class Text(Rule):
         return self.what
 
     def holds(self, value: Any) -> bool:
-        return isinstance(value, str) and (self.empty or bool(value.strip()))
+        return isinstance(value, str) and len(value) <= _LONGEST_PATH and (self.empty or bool(value.strip()))
 
 
 @dataclass(frozen=True)
 class Several(Rule):
-    """Allow a tuple of ``least`` or more entries, or of exactly ``count``, each of which follows ``rule``."""
+    """Allow a tuple of ``least`` to ``most`` entries, or of exactly ``count``, each of which follows ``rule``."""
 
     rule: Rule
     least: int = 0
+    most: int = 16
     count: int | None = None
     example: str = ""
 
     @property
     def allowed(self) -> str:
-        least = f"{self.least} or more" if self.least else "none or more"
-        many = f"{self.count}" if self.count else least
+        many = f"{self.count}" if self.count else f"{self.least} to {self.most}"
         return f"a tuple{f' such as {self.example}' if self.example else ''} of {many}, each {self.rule.allowed}"
 
     def holds(self, value: Any) -> bool:
         if not isinstance(value, (tuple, list)):
             return False
-        right = len(value) == self.count if self.count else len(value) >= self.least
+        right = len(value) == self.count if self.count else self.least <= len(value) <= self.most
         return right and all(self.rule.holds(one) for one in value)
 
 

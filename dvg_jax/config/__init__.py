@@ -4,16 +4,14 @@ from dvg_jax.config.defaults import (
     CALIBRATION,
     PUBLISHED,
     check,
-    completed,
     default_config,
     files_of_run,
     published_config,
-    read,
-    save,
     stage_field,
     stage_settings,
     training,
 )  # fmt: skip
+from dvg_jax.config.saved import completed, read, save
 from dvg_jax.config.table import ALL_STAGES, BASELINES, LATENT_STAGES, PAPER_STAGES, STAGES, VQGANS
 
 __all__ = [

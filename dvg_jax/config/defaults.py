@@ -4,7 +4,6 @@ Sections of networks and losses are the default fields of the classes that are b
 written here are written there.
 """
 
-import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from dvg_jax.config.relations import check_relations
 from dvg_jax.config.table import ALL_STAGES, BASELINES, check_fields
 from dvg_jax.consistency import Fit
 from dvg_jax.diffusion import Sampler, Schedule
-from dvg_jax.errors import UserError
-from dvg_jax.files.atomic import replacing
 from dvg_jax.imperfections import Imperfections
 from dvg_jax.networks.refiner import Refiner
 from dvg_jax.networks.unet3d import UNet3D
@@ -214,44 +211,3 @@ CALIBRATION = "calibration.json"
 def files_of_run(workdir: Path) -> list[Path]:
     """List what a trained model is read from, whether or not it is there: no command may write over it."""
     return [workdir / name for name in ("config.json", CALIBRATION, *ALL_STAGES)]
-
-
-def save(config: ConfigDict, path: Path) -> None:
-    """Write ``config`` as JSON, whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read the fields that :func:`save` wrote; lists come back as tuples.
-
-    Raises:
-      UserError: the file is missing or holds no config.
-    """
-    try:
-        saved = _tuples(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; allowed: a --workdir that train.py has written") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not a saved config ({error}); allowed: one that train.py has written") from None
-    if not isinstance(saved, dict):
-        raise UserError(f"{path} is not a saved config; allowed: one that train.py has written")
-    return saved
-
-
-def completed(saved: dict[str, Any]) -> ConfigDict:
-    """Return saved fields as a config, in which every field younger than the file has its default."""
-    return ConfigDict(_filled(saved, default_config().to_dict()))
-
-
-def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    nested = {
-        k: _filled(saved[k], v) for k, v in default.items() if isinstance(v, dict) and isinstance(saved.get(k), dict)
-    }
-    return default | saved | nested
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

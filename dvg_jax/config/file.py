@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dvg_jax.cli.flags import unexpected, unknown
-from dvg_jax.cli.rules import Number, refusal
+from dvg_jax.cli.rules import Number, refusal, shown
 from dvg_jax.config.table import check_name, rules
 from dvg_jax.errors import UserError, near_path
 
@@ -82,7 +82,7 @@ def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> Us
         return UserError(refusal(field, value, rule))
     whole = isinstance(values[name].parser, flags.IntegerParser)
     kind = Number(whole=True).allowed if whole else f"a value like {values[name].default!r}"
-    return UserError(f"--{name} is {value!r}; allowed: {kind}")
+    return UserError(f"--{name} is {shown(value)}; allowed: {kind}")
 
 
 class _Parser(flags.ArgumentParser):

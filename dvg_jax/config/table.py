@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dvg_jax.cli.limits import DEPTH, HELD, NUMBER, SEED, SIDE, WEIGHT, WIDTH
 from dvg_jax.cli.rules import Number, OneOf, Rule, Several, Switch, Text, Words, refusal
 from dvg_jax.consistency import MODES
 from dvg_jax.errors import UserError, did_you_mean
@@ -32,21 +33,22 @@ BASELINES = ("cnn2d", "x2ct_cnn", "x2ct_gan", "prior_net", "residual_unet", "bx2
 ALL_STAGES = (*STAGES, *BASELINES)
 """Whatever can be trained: each has a folder of this name in a working folder, and a field in ``config.init``."""
 
-MOST_SEED = 2**32 - 1
-"""A larger seed would be cut to 32 bits, and give the numbers of a smaller one."""
-
 Table = dict[str, Any]
 """It maps a field to its rule, or a section to another table."""
 
-COUNT = Number(1, whole=True)
-COUNT_OR_NONE = Number(0, whole=True)
 SHARE = Number(0, 1)
 BELOW_ONE = Number(0, 1, open_high=True)
-WEIGHT = Number(0)
-WIDTH = Number(0, open_low=True)
+MULTIPLE = Number(0, 64, open_low=True)
 ANGLE = Number(-360, 360)
+VIEWS = 360
+"""One a degree; the paper has 20 at most."""
 SWITCH = Switch()
 DISTANCE = OneOf(("mse", "l1"), changes_examples=False)
+
+
+def or_none(rule: Number) -> Number:
+    """Return a rule for counts that allows 0 too."""
+    return replace(rule, low=0)
 
 
 def marked(table: Table, **marks: bool) -> Table:
@@ -58,32 +60,32 @@ def marked(table: Table, **marks: bool) -> Table:
 
 
 TRAIN: Table = {
-    "steps": replace(COUNT, free=True),
-    "batch_size": COUNT,
+    "steps": replace(NUMBER, free=True),
+    "batch_size": HELD,
     "learning_rate": Number(0, 1, open_low=True),
     "schedule": OneOf(("constant", "cosine", "linear", "staircase")),
-    "warmup_steps": COUNT_OR_NONE,
-    "decay_steps": COUNT_OR_NONE,
+    "warmup_steps": or_none(NUMBER),
+    "decay_steps": or_none(NUMBER),
     "end_rate": SHARE,
     "beta1": BELOW_ONE,
     "beta2": BELOW_ONE,
     "clip_norm": WEIGHT,
     "weight_decay": WEIGHT,
     "ema_decay": BELOW_ONE,
-    "ema_every": COUNT,
-    "ema_start": COUNT_OR_NONE,
+    "ema_every": NUMBER,
+    "ema_start": or_none(NUMBER),
     "cache": Switch(free=True),
 }
 TRAIN = marked(TRAIN, changes_examples=False)
 
 VQGAN: Table = {
     "network": {
-        "n_hiddens": COUNT,
+        "n_hiddens": WIDTH,
         "downsample": Several(OneOf((1, 2, 4, 8, 16, 32, 64)), count=3, example="(4, 4, 4)"),
-        "embedding_dim": COUNT,
-        "n_codes": COUNT,
-        "num_groups": COUNT,
-        "decoder_res_blocks": COUNT_OR_NONE,
+        "embedding_dim": WIDTH,
+        "n_codes": Number(1, 2**20, whole=True),
+        "num_groups": WIDTH,
+        "decoder_res_blocks": or_none(DEPTH),
         "remat": SWITCH,
     },
     "loss": marked(
@@ -93,10 +95,10 @@ VQGAN: Table = {
             "perceptual": WEIGHT,
             "gan": WEIGHT,
             "feature_matching": WEIGHT,
-            "gan_start": COUNT_OR_NONE,
+            "gan_start": or_none(NUMBER),
             "gan_kind": OneOf(("hinge", "vanilla")),
-            "disc_width": COUNT,
-            "disc_layers": COUNT,
+            "disc_width": WIDTH,
+            "disc_layers": Number(1, 8, whole=True),
             "restart_threshold": WEIGHT,
         },
         changes_examples=False,
@@ -106,51 +108,51 @@ VQGAN: Table = {
 
 # Time features are sines and cosines of half as many frequencies, of which there must be at least two.
 UNET: Table = {
-    "dim": Number(4, whole=True),
-    "dim_mults": Several(COUNT, least=1, example="(1, 2, 4)"),
-    "heads": COUNT,
-    "head_dim": Number(2, whole=True),
+    "dim": replace(WIDTH, low=4),
+    "dim_mults": Several(Number(1, 64, whole=True), least=1, example="(1, 2, 4)"),
+    "heads": WIDTH,
+    "head_dim": replace(WIDTH, low=2),
     "remat": SWITCH,
 }
-LATENT: Table = {"network": UNET | {"groups": COUNT}, "train": TRAIN}
+LATENT: Table = {"network": UNET | {"groups": WIDTH}, "train": TRAIN}
 
 REFINER: Table = {
-    "network": {"widths": Several(COUNT, least=1, example="(24, 48, 72)"), "num_groups": COUNT, "remat": SWITCH},
-    "rounds": COUNT,
+    "network": {"widths": Several(WIDTH, least=1, example="(24, 48, 72)"), "num_groups": WIDTH, "remat": SWITCH},
+    "rounds": DEPTH,
     "loss": marked({"l1": WEIGHT, "perceptual": WEIGHT}, changes_examples=False),
     "train": TRAIN,
 }
 
 X2CT: Table = {
-    "width": WIDTH,
-    "layers": Several(COUNT_OR_NONE, count=5, example="(6, 12, 24, 16, 6)"),
+    "width": MULTIPLE,
+    "layers": Several(or_none(DEPTH), count=5, example="(6, 12, 24, 16, 6)"),
     "dropout": BELOW_ONE,
     "train": TRAIN,
 }
 
 METHODS: Table = {
     "cnn2d": {
-        "width": WIDTH,
+        "width": MULTIPLE,
         "fusion": OneOf(("early", "late")),
-        "blocks": Several(COUNT, count=5, example="(4, 3, 3, 3, 5)"),
+        "blocks": Several(DEPTH, count=5, example="(4, 3, 3, 3, 5)"),
         "train": TRAIN,
     },
     "x2ct_cnn": X2CT,
     "x2ct_gan": X2CT
-    | {"loss": dict.fromkeys(("adversarial", "reconstruction", "projection"), Number(0, changes_examples=False))},
+    | {"loss": dict.fromkeys(("adversarial", "reconstruction", "projection"), replace(WEIGHT, changes_examples=False))},
     "prior_net": {
-        "width": WIDTH,
+        "width": MULTIPLE,
         "norm": OneOf(("batch", "group")),
         "loss": OneOf(("l1", "full"), changes_examples=False),
         "train": TRAIN,
     },
-    "residual_unet": {"width": WIDTH, "train": TRAIN},
-    "bx2s": {"base": Number(4, whole=True), "guided": SWITCH, "loss": DISTANCE, "train": TRAIN},
-    "reconnet": {"width": WIDTH, "start_depth": OneOf((2, 4)), "loss": DISTANCE, "train": TRAIN},
+    "residual_unet": {"width": MULTIPLE, "train": TRAIN},
+    "bx2s": {"base": replace(WIDTH, low=4), "guided": SWITCH, "loss": DISTANCE, "train": TRAIN},
+    "reconnet": {"width": MULTIPLE, "start_depth": OneOf((2, 4)), "loss": DISTANCE, "train": TRAIN},
     "cddpm": {
         "space": OneOf(("pixel", "latent")),
         "new_view": SWITCH,
-        "network": UNET | {"attention_size": COUNT_OR_NONE},
+        "network": UNET | {"attention_size": or_none(SIDE)},
         "train": TRAIN,
     },
     "unrolled": REFINER,
@@ -158,14 +160,14 @@ METHODS: Table = {
 
 TABLE: Table = {
     "stage": OneOf(("all", *ALL_STAGES), free=True, changes_examples=False),
-    "seed": Number(0, MOST_SEED, whole=True),
-    "size": Number(2, whole=True),
+    "seed": SEED,
+    "size": replace(SIDE, low=2),
     "geometry": OneOf(GEOMETRIES),
-    "angles": Several(ANGLE, least=1, example="(0.0, 90.0)"),
-    "new_angles": Several(ANGLE, example="(45.0,)"),
+    "angles": Several(ANGLE, least=1, most=VIEWS, example="(0.0, 90.0)"),
+    "new_angles": Several(ANGLE, most=VIEWS, example="(45.0,)"),
     "use_vpge": SWITCH,
     "use_diffusion": SWITCH,
-    "random_views": COUNT_OR_NONE,
+    "random_views": Number(0, VIEWS, whole=True),
     "projector": OneOf(tuple(PROJECTORS)),
     "normalize_new_view": SWITCH,
     "head_first": SWITCH,
@@ -173,11 +175,11 @@ TABLE: Table = {
     "floor": BELOW_ONE,
     "dtype": OneOf(("float32", "bfloat16")),
     "shard_parameters": Switch(free=True),
-    "timesteps": COUNT,
+    "timesteps": HELD,
     "sampler": marked(
         {
             "name": OneOf(("ancestral", "ddim", "dpmpp_2m", "")),
-            "steps": COUNT_OR_NONE,
+            "steps": or_none(HELD),
             "eta": SHARE,
         },
         free=True,
@@ -187,8 +189,8 @@ TABLE: Table = {
     "consistency": marked(
         {
             "mode": OneOf(MODES),
-            "strength": Number(0, open_low=True),
-            "iterations": COUNT,
+            "strength": replace(WEIGHT, open_low=True),
+            "iterations": HELD,
         },
         free=True,
         changes_examples=False,
@@ -201,8 +203,8 @@ TABLE: Table = {
     "data": marked(
         {
             "source": Text("phantom, or a folder written by dvg_jax.data.prepare, or several"),
-            "train_count": COUNT_OR_NONE,
-            "test_count": COUNT,
+            "train_count": or_none(NUMBER),
+            "test_count": NUMBER,
             "augment": SWITCH,
         },
         changes_examples=False,
@@ -220,33 +222,33 @@ TABLE: Table = {
     "ct_vqgan": VQGAN,
     "view_vqgan": VQGAN,
     "new_view_vqgan": VQGAN,
-    "new_view": LATENT | {"loss": {"pixel": WEIGHT, "pixel_start": COUNT_OR_NONE}},
+    "new_view": LATENT | {"loss": {"pixel": WEIGHT, "pixel_start": or_none(NUMBER)}},
     "diffusion": LATENT | {"target": OneOf(("latent", "residual"))},
     "refine": REFINER,
     "baselines": METHODS,
     "calibration": marked(
-        {"cases": COUNT_OR_NONE, "samples": COUNT},
+        {"cases": or_none(HELD), "samples": HELD},
         free=True,
         changes_examples=False,
     ),
     "log": marked(
         {
-            "metrics_every": COUNT,
-            "checkpoint_every": COUNT,
-            "checkpoints_kept": COUNT,
-            "evaluate_every": COUNT_OR_NONE,
+            "metrics_every": NUMBER,
+            "checkpoint_every": NUMBER,
+            "checkpoints_kept": NUMBER,
+            "evaluate_every": or_none(NUMBER),
         },
         free=True,
         changes_examples=False,
     ),
     "evaluate": marked(
         {
-            "cases": COUNT,
-            "batch_size": COUNT,
+            "cases": NUMBER,
+            "batch_size": HELD,
             "protocols": Words(("hu", "x2ct", "dvg")),
             "lpips": OneOf(("vgg", "alex", "")),
             "lpips_range": OneOf(("unit", "signed")),
-            "pictures": COUNT_OR_NONE,
+            "pictures": or_none(HELD),
             "also": Text("phantom, or a folder written by dvg_jax.data.prepare, or nothing", empty=True),
             "stress": Text("standard, or imperfections of films as NAME:SIZE,NAME:SIZE, or nothing", empty=True),
         },

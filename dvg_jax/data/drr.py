@@ -22,6 +22,7 @@ import numpy as np
 
 from dvg_jax import runtime
 from dvg_jax.cli.flags import Parser, number
+from dvg_jax.cli.limits import SIDE
 from dvg_jax.cli.rules import Number
 from dvg_jax.ct.intensity import intensity_to_hu
 from dvg_jax.ct.nifti import save_nifti
@@ -81,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
         "--angle", type=number(Number(-360, 360)), action="append", required=True, help="degrees; once a view"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder, made if it is missing")
-    parser.add_argument("--size", type=int, default=128, help="voxels and pixels an axis (default %(default)s)")
+    parser.add_argument(
+        "--size", type=number(SIDE), default=128, help="voxels and pixels an axis (default %(default)s)"
+    )
     parser.add_argument("--geometry", choices=GEOMETRIES, default="paper", help="default %(default)s")
     options = parser.parse_args(argv)
     runtime.check_platform()

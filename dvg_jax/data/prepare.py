@@ -15,9 +15,11 @@ if __name__ == "__main__":  # before the imports below, which take seconds in wh
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from dvg_jax.cli.flags import Parser, number
+from dvg_jax.cli.limits import LENGTH_MM, PROCESSES, SEED, SIDE
 from dvg_jax.cli.rules import Number
 from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.data.manifest import NAME, Row, patient_of
@@ -30,7 +32,6 @@ from dvg_jax.errors import UserError, say
 __all__ = ["Job", "Settings", "main", "prepare_folder", "prepare_volume"]
 
 _SHOWN = 20
-COUNT = Number(1, whole=True)
 SHARE = Number(0, 1, open_high=True)
 
 
@@ -59,10 +60,10 @@ def _parser() -> Parser:
     parser = Parser(f"{__doc__}\n{about}", "python -m dvg_jax.data.prepare")
     parser.add_argument("--input", type=Path, required=True, help="folder, searched with its sub-folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for NIfTI files and manifest.csv")
-    parser.add_argument("--size", type=number(COUNT), default=128, help="voxels an axis (default %(default)s)")
+    parser.add_argument("--size", type=number(SIDE), default=128, help="voxels an axis (default %(default)s)")
     parser.add_argument(
         "--field_mm",
-        type=number(Number(0, open_low=True)),
+        type=number(LENGTH_MM),
         default=FIELD_MM,
         help="edge of the cube (default %(default)s)",
     )
@@ -72,12 +73,15 @@ def _parser() -> Parser:
         "X2CT's cubes, resized as by the released code, for imported weights (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--min_extent_mm", type=number(Number(0)), default=32.0, help="foot to head (default %(default)s)"
+        "--min_extent_mm",
+        type=number(replace(LENGTH_MM, low=0)),
+        default=32.0,
+        help="foot to head (default %(default)s)",
     )
     parser.add_argument("--all_series", action="store_true", help="every usable DICOM series, not one a patient")
     parser.add_argument("--pictures", action="store_true", help="a PNG a scan, before and after, in OUTPUT/pictures")
     parser.add_argument(
-        "--jobs", type=number(COUNT), default=_cpus(), help="processes (default: CPUs, here %(default)s)"
+        "--jobs", type=number(PROCESSES), default=_cpus(), help="processes (default: CPUs, here %(default)s)"
     )
     split = parser.add_argument_group("split, by patient")
     split.add_argument(
@@ -86,7 +90,7 @@ def _parser() -> Parser:
     split.add_argument(
         "--val_fraction", type=number(SHARE), default=0.0, help="share of patients (default %(default)s)"
     )
-    split.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
+    split.add_argument("--seed", type=number(SEED), default=0, help="of the split (default %(default)s)")
     for name in ("train", "val", "test"):
         split.add_argument(f"--{name}_list", type=Path, help="text file, a scan or patient a line; instead of chance")
     split.add_argument(

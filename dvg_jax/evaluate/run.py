@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dvg_jax.alignment import align
 from dvg_jax.calibration import Calibration, usable
-from dvg_jax.config import BASELINES
+from dvg_jax.config import BASELINES, check
 from dvg_jax.config.build import build_also, build_dvg, build_source, estimate_stages, required_stages
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG
@@ -52,8 +52,9 @@ def evaluate(config: ConfigDict, workdir: Path, show_progress: bool = True, repo
       The tables of means, to be printed.
 
     Raises:
-      UserError: a model that is absent, or files that cannot be written, before anything is measured.
+      UserError: a bad config, a model that is absent, or files that cannot be written, before anything is measured.
     """
+    check(config)
     with together(files.check(config, workdir, report)) as removed:
         tables = _evaluate(config, workdir, show_progress, report)
     for line in removal_notes(removed):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from dvg_jax.cli.rules import Number, shown
+from dvg_jax.config.table import rules
 from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.data.sources import Example, Source
 from dvg_jax.dvg import DVG
@@ -32,6 +34,9 @@ SHIFT = "shift_mm"
 """This moves the patient along each axis; it is no fault of a film, so the truth is moved along."""
 
 NAMES = (SHIFT, *(field.name for field in fields(Imperfections)))
+
+LIMITS = {SHIFT: Number(0, FIELD_MM / 2)} | {name: rules()[f"films.{name}"] for name in NAMES[1:]}
+"""Half the field is the farthest that a patient may stand; films keep the bounds of those in training."""
 
 ALL = {SHIFT: 15.0, "height_mm": 10.0, "scale": 0.03, "rotation_deg": 2.0, "curve": 0.35, "noise": 0.01}
 """Under the name "all" these are drawn together, each up to its bound."""
@@ -91,12 +96,15 @@ def trials_of(text: str) -> list[Trial]:
             raise _refused(word) from None
         if trials[-1].name not in ("none", "all", *NAMES) or not 0 <= trials[-1].size < np.inf:
             raise _refused(word)
+        for name, size in trials[-1].bounds.items():
+            if not (rule := LIMITS[name]).holds(size):
+                raise UserError(f"config.evaluate.stress has {shown(word)}, {name} {size:g}; allowed: {rule.allowed}")
     return trials
 
 
 def _refused(word: str) -> UserError:
     return UserError(
-        f"config.evaluate.stress has {word!r}; allowed: standard, or NAME:SIZE of {', '.join(NAMES)}, none and all"
+        f"config.evaluate.stress has {shown(word)}; allowed: standard, or NAME:SIZE of {', '.join(NAMES)}, none and all"
     )
 
 

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from dvg_jax import runtime
 from dvg_jax.cli.flags import Parser, number
-from dvg_jax.cli.rules import Number
+from dvg_jax.cli.limits import SEED
+from dvg_jax.cli.rules import Number, shown
 from dvg_jax.config import check
 from dvg_jax.config.build import build_source
 from dvg_jax.config.scales import SCALES
@@ -82,13 +83,13 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
         check_name(field, config)
         try:
             value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, MemoryError, RecursionError):  # the last two: thousands of brackets
             value = text
         try:
             config.update_from_flattened_dict({field: value})
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"--set is {change}; allowed: FIELD=VALUE of dvg_jax/config/defaults.py ({error})"
+                f"--set is {shown(change)}; allowed: FIELD=VALUE of dvg_jax/config/defaults.py ({shown(error)})"
             ) from None
     shorten(config, budget)
     if scale != "paper":
@@ -141,10 +142,10 @@ def _parser() -> Parser:
     parser.add_argument(
         "--workdir", type=Path, required=True, help="keeps what is trained and measured, and the report"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default 0)")
+    parser.add_argument("--seed", type=number(SEED), default=0, help="of data, weights and samples (default 0)")
     parser.add_argument(
         "--budget",
-        type=number(Number(0, open_low=True)),
+        type=number(Number(0, 1000, open_low=True)),
         default=1.0,
         help="length of all trainings, as a share (default 1)",
     )

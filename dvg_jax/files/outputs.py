@@ -121,8 +121,6 @@ def _reserve(path: Path, size: int, reserved: ExitStack) -> None:
 def allocate(file: int, size: int) -> None:
     """Reserve disk for the first ``size`` bytes of an open file, as far as its file system can.
 
-    Writing to a mapped file on a full disk kills the process, without a word; what is reserved can be written.
-
     Raises:
       OSError: the disk has not so much room.
     """

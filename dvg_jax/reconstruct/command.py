@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dvg_jax import runtime
 from dvg_jax.cli.flags import Parser, number, output_file, workdir_path
+from dvg_jax.cli.limits import HELD, LENGTH_MM, SEED
 from dvg_jax.cli.rules import Number
-from dvg_jax.config.table import MOST_SEED
 from dvg_jax.consistency import MODES
 from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.diffusion.samplers import SAMPLERS
@@ -70,25 +70,25 @@ def _parser() -> Parser:
     flag("--output", type=Path, required=True, help="NIfTI to write: .nii or .nii.gz, with all settings in a .json")
     flag("--dicom", default="", help="folder, new or empty, for the same CT as a DICOM series")
     flag("--report", default="", help="page to write: .html, one file")
-    seeds = Number(0, MOST_SEED - MAX_SAMPLES, whole=True)
+    seeds = Number(0, SEED.high - MAX_SAMPLES, whole=True)
     flag("--seed", type=number(seeds), default=0, help="decides the sample (default %(default)s)")
     flag(
         "--samples", type=number(Number(1, MAX_SAMPLES, whole=True)), default=1,
         help="samples, of this seed and the next ones, with their mean and spread (default %(default)s)",
     )  # fmt: skip
     flag(
-        "--batch", type=number(Number(1, whole=True)), default=BATCH,
+        "--batch", type=number(Number(1, MAX_SAMPLES, whole=True)), default=BATCH,
         help="samples made at a time; fewer need less memory (default %(default)s)",
     )  # fmt: skip
     flag("--sampler", choices=tuple(SAMPLERS), help="default: that of the model's config")
-    flag("--steps", type=int, help="sampling steps (default: those of the model's config)")
+    flag("--steps", type=number(HELD), help="sampling steps (default: those of the model's config)")
     flag(
         "--consistency", choices=MODES,
         help="how the CT is made to agree with the films: films by the smallest change, refine by the trained refiner "
         "before that (default: that of the model's config)",
     )  # fmt: skip
     flag(
-        "--field_mm", type=number(Number(1)), default=FIELD_MM,
+        "--field_mm", type=number(LENGTH_MM), default=FIELD_MM,
         help="edge of the cube that the volume covers (default %(default)s)",
     )  # fmt: skip
     flag("--like", default="", help="prepared CT whose cube the result shares, instead of --field_mm")

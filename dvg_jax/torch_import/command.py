@@ -10,14 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dvg_jax.cli.flags import Parser, number, workdir_path
-from dvg_jax.cli.rules import Number
+from dvg_jax.cli.limits import SIDE, WIDTH
 from dvg_jax.errors import UserError, say
 from dvg_jax.files.lock import exclusive
 from dvg_jax.files.outputs import check_outputs
 from dvg_jax.torch_import.release import Release, open_trainer, open_vqgan, vqgan_file
 from dvg_jax.torch_import.workdir import write_workdir
-
-COUNT = number(Number(1, whole=True))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,9 +67,13 @@ def _parser() -> Parser:
         default="ema",
         help="averaged weights, as the released sampler uses, or last",
     )
-    parser.add_argument("--heads", type=COUNT, help="attention heads of the U-Nets; read from the file, must agree")
     parser.add_argument(
-        "--num_groups", type=COUNT, help="of the VQGANs' norms; read from a .ckpt, 32 for VQGANs in --checkpoint"
+        "--heads", type=number(WIDTH), help="attention heads of the U-Nets; read from the file, must agree"
     )
-    parser.add_argument("--size", type=COUNT, help="voxels along each edge; read from --checkpoint, else 128")
+    parser.add_argument(
+        "--num_groups",
+        type=number(WIDTH),
+        help="of the VQGANs' norms; read from a .ckpt, 32 for VQGANs in --checkpoint",
+    )
+    parser.add_argument("--size", type=number(SIDE), help="voxels along each edge; read from --checkpoint, else 128")
     return parser

@@ -25,7 +25,7 @@ from dvg_jax.files.outputs import check_room
 from dvg_jax.shapes import Variables, VariablesByStage
 from dvg_jax.torch_import.release import UNETS, VQGANS, Release
 from dvg_jax.training.checkpoint import save_model
-from dvg_jax.training.workdir import check_owner
+from dvg_jax.training.workdir import check_owner, has_checkpoint
 
 LAST = "final_conv_1"
 
@@ -119,5 +119,5 @@ def _config(release: Release, networks: dict[str, Any], size: int | None) -> Con
 def _check_free(config: ConfigDict, workdir: Path) -> None:
     check_owner(config, workdir, free=("data",))
     for stage in STAGES:
-        if (workdir / stage / "checkpoints").exists():
+        if has_checkpoint(workdir / stage):
             raise UserError(f"{workdir} holds a training run ({stage}/checkpoints); allowed: another --workdir")

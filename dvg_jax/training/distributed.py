@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dvg_jax.cli.limits import PROCESSES
+from dvg_jax.cli.rules import shown
 from dvg_jax.errors import UserError
 from dvg_jax.training.stop import StopRequest
 
@@ -56,10 +58,10 @@ def check_flags(coordinator: str, processes: int, process: int) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator is {coordinator}; allowed: HOST:PORT, a port from 1 to {2**16 - 1}")
-    if processes < 1:
-        raise UserError(f"--processes is {processes}; allowed: 1 or more")
+    if not PROCESSES.holds(processes):
+        raise UserError(f"--processes is {shown(processes)}; allowed: {PROCESSES.allowed}")
     if not 0 <= process < processes:
-        raise UserError(f"--process is {process}; allowed: 0 to {processes - 1}, one less than --processes")
+        raise UserError(f"--process is {shown(process)}; allowed: 0 to {processes - 1}, one less than --processes")
 
 
 def cluster_tasks(environment: Mapping[str, str]) -> int:

@@ -6,10 +6,13 @@ A kept example is used only where all that it depends on is unchanged; ``facts.j
 """
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import jax
 import numpy as np
@@ -113,20 +116,19 @@ def kept_examples(
         _write(folder, preparation, source, facts, between)
         arrays = _read_kept(folder, preparation.name, facts)
     if arrays is None:
-        rows = [example for _, example in _computed(preparation, source, between)]
+        rows = list(_computed(preparation, source, between))
         arrays = jax.tree.map(lambda *x: np.concatenate(x), *rows)
     return ArraySource(arrays)
 
 
-def _computed(preparation: Preparation, source: Source, between: Callable[[], None]) -> Iterator[tuple[int, Example]]:
-    """Yield (number of the first case, examples) of all cases in order, as many at a time as there are devices."""
-    bar = tqdm(total=len(source), desc=f"{preparation.name} examples", disable=jax.process_index() > 0)
-    for i, batch in enumerate(evaluation_batches(source, preparation.width)):
-        between()
-        ct = batch["ct"][batch["mask"] > 0]
-        yield i * preparation.width, preparation(ct)
-        bar.update(len(ct))
-    bar.close()
+def _computed(preparation: Preparation, source: Source, between: Callable[[], None]) -> Iterator[Example]:
+    """Yield the examples of all cases in order, of as many at a time as there are devices."""
+    with tqdm(total=len(source), desc=f"{preparation.name} examples", disable=jax.process_index() > 0) as bar:
+        for batch in evaluation_batches(source, preparation.width):
+            between()
+            ct = batch["ct"][batch["mask"] > 0]
+            yield preparation(ct)
+            bar.update(len(ct))
 
 
 def _write(
@@ -134,25 +136,27 @@ def _write(
 ) -> None:
     """Fill a temporary folder, and rename it once it is complete."""
     with new_folder(folder) as part:
-        arrays: dict[str, np.memmap] = {}
-        for first, example in _computed(preparation, source, between):
-            for name, rows in example.items():
-                if name not in arrays:
-                    shape = (len(source), *rows.shape[1:])
-                    arrays[name] = _new_array(part / f"{name}.npy", rows.dtype, shape)
-                arrays[name][first : first + len(rows)] = rows
-        for array in arrays.values():
-            array.flush()
-        files = {f"{name}.npy": of_file(part / f"{name}.npy") for name in arrays}
-        (part / FACTS).write_text(json.dumps({"of": facts, "sha256": files}, indent=2) + "\n", encoding="utf-8")
+        with ExitStack() as closing:
+            files: dict[str, BinaryIO] = {}
+            for example in _computed(preparation, source, between):
+                for name, rows in example.items():
+                    if name not in files:
+                        files[name] = closing.enter_context((part / f"{name}.npy").open("wb"))
+                        _begin_array(files[name], rows.dtype, (len(source), *rows.shape[1:]))
+                    files[name].write(rows.tobytes())
+        digests = {file.name: of_file(file) for file in sorted(part.glob("*.npy"))}
+        (part / FACTS).write_text(json.dumps({"of": facts, "sha256": digests}, indent=2) + "\n", encoding="utf-8")
 
 
-def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    """Create an array on disk that has room to be filled."""
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    with path.open("r+b") as file:
-        allocate(file.fileno(), path.stat().st_size)
-    return array
+def _begin_array(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Write the header of an array whose rows follow, and reserve room for them, as far as the file system can.
+
+    Rows are written and not mapped: on a full disk a mapped one ends the process by SIGBUS, without a word.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.flush()
+    allocate(file.fileno(), file.tell() + math.prod(shape) * dtype.itemsize)
 
 
 def _read_kept(folder: Path, name: str, facts: dict[str, str]) -> dict[str, np.ndarray] | None:

@@ -35,14 +35,10 @@ class RunLog:
         self._file, self._board = None, None
         if not writes:
             return
+        self._path = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line + "\n" for line in lines if _stays(line, start, validates)]
-            with replacing(path) as part:
-                part.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        _drop_end(self._path, start, validates)
+        self._file = self._path.open("ab", buffering=0)
         self._board = SummaryWriter(str(folder / "tensorboard")) if SummaryWriter else None
 
     def advance(self) -> None:
@@ -50,11 +46,17 @@ class RunLog:
         self._bar.update()
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
-        """Record scalars at a step."""
+        """Record scalars at a step. An OSError names the file, of which at most the last line is then incomplete."""
         if self._file is None:
             return
         values = {k: float(v) for k, v in scalars.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        line = json.dumps({"step": step, **values}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -70,10 +72,37 @@ class RunLog:
             self._board.close()
 
 
-def _stays(line: str, start: int, validates: bool) -> bool:
+def _drop_end(path: Path, start: int, validates: bool) -> None:
+    """Remove from the end of a log what a run that goes on from ``start`` writes again, and a line that was cut off.
+
+    The file is replaced as a whole, and only where its end changes. Lines are in the order of their steps, so the
+    search ends at the last one that stays.
+
+    Args:
+      path: of the log, which may be absent.
+      start: the step from which the run goes on.
+      validates: the run validates at ``start``.
+    """
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    end = len(content)
+    while end:
+        begin = content.rfind(b"\n", 0, end - 1) + 1
+        if _stays(content[begin:end], start, validates):
+            break
+        end = begin
+    kept = content[:end]
+    kept += b"\n" if kept and not kept.endswith(b"\n") else b""
+    if kept != content:
+        with replacing(path) as part:
+            part.write_bytes(kept)
+
+
+def _stays(line: bytes, start: int, validates: bool) -> bool:
     """Tell whether a line stays: a run that goes on from step ``start`` does not write it again."""
     try:
         entry = json.loads(line)
         return entry["step"] < start or (entry["step"] == start and ("loss" in entry or not validates))
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return False  # a kill cut the line off
+    except (ValueError, KeyError, TypeError):
+        return False  # a kill or a full disk cut the line off

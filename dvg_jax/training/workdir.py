@@ -12,7 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dvg_jax import config as configs
-from dvg_jax.config import BASELINES, STAGES, stage_field, stage_settings
+from dvg_jax.cli.rules import shown
+from dvg_jax.config import ALL_STAGES, BASELINES, STAGES, stage_field, stage_settings
 from dvg_jax.config.table import is_free
 from dvg_jax.errors import UserError, near_path
 from dvg_jax.shapes import VariablesByStage
@@ -29,7 +30,7 @@ def load_config(workdir: Path) -> ConfigDict:
     A field younger than the file gets its default, except ``head_first``, which follows from the folder's stages.
 
     Raises:
-      UserError: no config is there, or the file is none.
+      UserError: no config is there, or the file is none; names the field.
     """
     saved = configs.read(workdir / "config.json")
     if "head_first" not in saved:
@@ -147,11 +148,24 @@ def has_refiner(config: ConfigDict, workdir: Path) -> bool:
     return True
 
 
-def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
-    """Refuse a folder whose config differs from this one; a folder without a config passes.
+def is_begun(folder: Path) -> bool:
+    """Tell whether a stage's folder contains a model or a checkpoint: what a config has made, and is bound to.
 
-    The settings of comparison methods and of a refiner that the folder does not contain may differ, and fields that the
-    table marks as free.
+    Examples are not: each set has digests of all that it depends on.
+    """
+    return (folder / "model").exists() or has_checkpoint(folder)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether a training in a stage's folder has written a checkpoint."""
+    return any(path.name.isdigit() for path in folder.glob("checkpoints/*"))
+
+
+def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
+    """Refuse a folder whose config differs from this one; a folder without a config, or without any work, passes.
+
+    So the config of a run that failed before its first checkpoint is replaced. The settings of a stage that is not
+    begun may differ too, unless ``config.init`` takes it from elsewhere, and fields that the table marks as free.
 
     Args:
       config: of this run.
@@ -159,18 +173,19 @@ def check_owner(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -
       free: sections in which all fields may differ.
 
     Raises:
-      UserError: another field differs.
+      UserError: another field differs, or the folder's config is none.
     """
-    if not (workdir / "config.json").exists():
+    begun = {stage for stage in ALL_STAGES if is_begun(workdir / stage)}
+    if not begun or not (workdir / "config.json").exists():
         return
     was, now = _flat(load_config(workdir)), _flat(config)
     for field in sorted(was.keys() | now.keys()):
         section, *rest = field.split(".")
         stage = rest[0] if section == "baselines" else section
-        absent = section in ("baselines", "refine") and not (workdir / stage).exists()
-        if not (absent or section in free or is_free(field)) and was.get(field) != now.get(field):
+        open_ = stage in ALL_STAGES and stage not in begun and not config.init[stage]
+        if not (open_ or section in free or is_free(field)) and was.get(field) != now.get(field):
             raise UserError(
-                f"config.{field} is {now.get(field)!r}, and {workdir} was trained with {was.get(field)!r}; "
+                f"config.{field} is {shown(now.get(field))}, and {workdir} was trained with {shown(was.get(field))}; "
                 "allowed: the same value, or another --workdir"
             )
 

@@ -28,6 +28,12 @@ def test_other_words_are_refused(word):
         trials_of(word)
 
 
+@pytest.mark.parametrize("word", ["height_mm:81", "scale:1e300", "shift_mm:161", "all:20"])
+def test_sizes_that_no_film_has_are_refused(word):
+    with pytest.raises(UserError, match=r"config\.evaluate\.stress has .*; allowed: a number from 0 to "):
+        trials_of(word)
+
+
 def test_a_trial_has_its_own_imperfection_alone():
     trial = Trial("scale", 0.05)
     assert (trial.imperfections.scale, trial.imperfections.height_mm, trial.shift_mm) == (0.05, 0, 0)

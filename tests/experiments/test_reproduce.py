@@ -172,7 +172,7 @@ def test_all_scans_of_a_folder_are_tested_on(tmp_path):
     [
         (["--set", "foo.bar=1"], "config has no field 'foo'"),
         (["--set", "size=33"], "33"),
-        (["--budget", "0"], "--budget is '0'; allowed: a number, more than 0"),
+        (["--budget", "0"], "--budget is '0'; allowed: a number from more than 0"),
         (["--data", "nowhere"], "nowhere"),
         (["--test", "nowhere"], "nowhere"),
         (["--views", "0"], "--views is '0'; allowed: a whole number from 1 to 20"),

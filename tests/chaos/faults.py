@@ -1,0 +1,231 @@
+"""Take disk, handles or rights away from every command: it ends in one line, and goes on once it has them back.
+
+    a copy of the inputs --command under a fault--> done, or exit 2 and one line --command without it--> done
+
+Faults that need root (a full disk, a read-only one) are left out for other users.
+"""
+
+import ctypes
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from dvg_jax.ct.frame import frame_affine
+from tests import released
+from tests.chaos import Result
+
+ROOT = Path(__file__).parents[2]
+DISK = 64 * 2**20
+"""Bytes of the small disk. What a command needs is copied to it; the rest is filled up to what the fault leaves."""
+
+DEADLINE_S = 300
+SMALL = (
+    "--config=tests/tiny.py", "--config.use_diffusion=False", "--config.new_angles=()", "--config.data.train_count=4",
+    *(f"--config.{name}.train.steps=2" for name in ("ct_vqgan", "view_vqgan", "new_view")),
+)  # fmt: skip
+"""Two steps of the three stages that one reconstruction needs at least."""
+
+ONE_ROW = """
+from dvg_jax import runtime
+runtime.set_up()
+from dvg_jax.cli.entry import run_command
+from dvg_jax.experiments import command
+rows_of = command.rows_of
+command.rows_of = lambda *which: [row for row in rows_of(*which) if row.method == "cnn2d"][:1]
+run_command(command.main)
+"""
+"""Reproduce one row of a table, whose method is trained in one stage."""
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "prepare": ("-m", "dvg_jax.data.prepare", "--input={inputs}/scans", "--output={place}/prepared", "--size=16",
+                "--jobs=1", "--pictures"),
+    "drr": ("-m", "dvg_jax.data.drr", "--ct={inputs}/scans/a.nii.gz", "--angle=0", "--angle=90",
+            "--output={place}/films", "--size=16", "--geometry=covering"),
+    "train a new run": ("train.py", *SMALL, "--workdir={place}/new", "--config.stage=ct_vqgan"),
+    "train on": ("train.py", *SMALL, "--workdir={place}/run"),
+    "evaluate": ("evaluate.py", *SMALL, "--workdir={place}/whole", "--report={place}/page.html"),
+    "reconstruct": ("reconstruct.py", "--workdir={inputs}/whole", "--xray={inputs}/films/xray_000.png@0",
+                    "--xray={inputs}/films/xray_090.png@90", "--output={place}/ct.nii.gz", "--dicom={place}/series",
+                    "--report={place}/result.html"),
+    "import": ("-m", "dvg_jax.torch_import", "--checkpoint={inputs}/DVG_Diffusion.pt", "--workdir={place}/official",
+               "--num_groups=4"),
+    "reproduce": ("-c", ONE_ROW, "--table=I", "--workdir={place}/paper", "--budget=0.0001", "--set=size=16",
+                  "--set=data.train_count=4", "--set=data.test_count=2", "--set=evaluate.cases=2",
+                  "--set=evaluate.batch_size=2", "--set=evaluate.lpips="),
+}  # fmt: skip
+"""Every command that writes: its arguments, with the folders of what it reads and of what it writes."""
+
+_PROGRESS = re.compile(r"\d+%\||\d(it/s|s/it)|^\s*$")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Take something away from a process.
+
+    Attributes:
+      name: for the table.
+      limit: runs in the process before the command does.
+      left: bytes that are left on the disk; None for a disk with room.
+      read_only: mount the disk so.
+    """
+
+    name: str
+    limit: Callable[[], None] | None = None
+    left: int | None = None
+    read_only: bool = False
+
+    @property
+    def mounts(self) -> bool:
+        """Tell whether a disk must be mounted, as only root may."""
+        return self.left is not None or self.read_only
+
+
+def faults(draw: random.Random) -> Iterator[Fault]:
+    """Yield faults without end, their sizes drawn over the orders of magnitude of what commands write."""
+    root = os.geteuid() == 0
+    while True:
+        size, left, handles = (round(2 ** draw.uniform(*bits)) for bits in ((6, 22), (8, 23), (3.5, 7)))
+        yield Fault(f"files of at most {size} bytes", lambda size=size: _limit(resource.RLIMIT_FSIZE, size))
+        yield Fault(f"at most {handles} handles", lambda handles=handles: _limit(resource.RLIMIT_NOFILE, handles))
+        yield Fault("a folder that may not be written", _drop_rights)
+        if root and shutil.which("mount"):
+            yield Fault(f"{left} bytes left on the disk", left=left)
+            yield Fault("a read-only disk", read_only=True)
+
+
+def attack(folder: Path, until: float) -> Result:
+    """Run commands under faults, each once more without, until ``time.monotonic()`` reaches ``until``.
+
+    Everything is written inside ``folder``, which must exist.
+    """
+    inputs, attempts, tried, failed = folder / "inputs", random.Random(0), 0, list[str]()
+    _make_inputs(inputs)
+    for fault in faults(attempts):
+        for name in attempts.sample(sorted(COMMANDS), len(COMMANDS)):
+            if time.monotonic() >= until:
+                return Result("faults", tried, tried - len(failed), tuple(failed))
+            tried += 1
+            if wrong := tries(name, fault, inputs, folder):
+                failed.append(f"{fault.name}, {name}: {wrong}")
+    raise AssertionError("faults have no end")
+
+
+def tries(name: str, fault: Fault, inputs: Path, folder: Path) -> str:
+    """Run a command under a fault and then without it; return what was wrong, in one line, or nothing."""
+    with _place(folder / "place", inputs, fault) as (place, mend):
+        found = _run(name, inputs, place, fault.limit)
+        if wrong := judge(*found):
+            return wrong
+        mend()
+        code, said = _run(name, inputs, place)
+        return "" if code == 0 else f"does not go on afterwards: exit {code}, {said[-200:]!r}"
+
+
+def judge(code: int, said: str) -> str:
+    """Return what is wrong with how a command ended under a fault: it may succeed, or refuse in one line."""
+    lines = [line for line in re.split(r"[\r\n]+", said) if not _PROGRESS.search(line)]
+    if code not in (0, 2):
+        return f"exit {code}, {said[-200:]!r}"
+    errors = [line for line in lines if line.startswith("error: ")]
+    if len(errors) != (code == 2):
+        return f"exit {code} with {len(errors)} lines of error, {said[-200:]!r}"
+    noise = [
+        line for line in lines if re.search(r"Traceback|Exception|Error\b|^\s+File ", line.partition("error: ")[0])
+    ]
+    return f"noise: {noise[0][:200]!r}" if noise else ""
+
+
+def _run(name: str, inputs: Path, place: Path, limit: Callable[[], None] | None = None) -> tuple[int, str]:
+    """Return exit code and stderr of a command."""
+    words = [word.format(inputs=inputs, place=place) for word in COMMANDS[name]]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(inputs / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }  # fmt: skip
+    command = [sys.executable, *words]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, preexec_fn=limit, timeout=DEADLINE_S
+        )
+    except subprocess.TimeoutExpired:
+        return -1, f"nothing for {DEADLINE_S} s"
+    return done.returncode, done.stderr
+
+
+def _make_inputs(inputs: Path) -> None:
+    """Make what commands read, by the same commands, so that all of their programs are compiled."""
+    (inputs / "scans").mkdir(parents=True)
+    hu = np.full((32, 32, 32), -1000, np.int16)
+    hu[2:30, 6:26, 4:28], hu[4:28, 10:22, 7:14], hu[4:28, 10:22, 18:25] = 40, -850, -850
+    for name in ("a", "b"):
+        nib.save(nib.Nifti1Image(hu, frame_affine(hu.shape, (10.0, 10.0, 10.0))), inputs / "scans" / f"{name}.nii.gz")
+    released.write_trainer(inputs / "DVG_Diffusion.pt")
+    for name in ("drr", "train on", "reproduce"):
+        code, said = _run(name, inputs, inputs)
+        if code:
+            raise RuntimeError(f"{name} fails without any fault: exit {code}, {said}")
+    shutil.copytree(inputs / "run", inputs / "whole")
+    # Under a fault the last stage is left to do, and to measure what is trained.
+    shutil.rmtree(inputs / "run" / "new_view")
+    shutil.rmtree(inputs / "paper" / "results")
+
+
+@contextmanager
+def _place(folder: Path, inputs: Path, fault: Fault) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yield a folder with copies of the runs that commands go on with, under the fault, and a call that ends it."""
+    folder.mkdir()
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder)
+        if fault.mounts:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", folder], check=True)
+            undo.callback(subprocess.run, ["umount", folder], check=True)
+        for name in ("run", "whole", "paper"):
+            shutil.copytree(inputs / name, folder / name)
+        mend = _begin(folder, fault)
+        undo.callback(mend)
+        yield folder, mend
+
+
+def _begin(folder: Path, fault: Fault) -> Callable[[], None]:
+    """Let the part of a fault begin that lies in the disk; return a call that ends it, which may be repeated."""
+    ballast = folder / "ballast"
+    if fault.left is not None:
+        free = os.statvfs(folder)
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - fault.left)
+        return lambda: ballast.unlink(missing_ok=True)
+    if fault.read_only:
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        return lambda: subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+    if fault.limit is _drop_rights:
+        _may_write(folder, False)
+        return lambda: _may_write(folder, True)
+    return lambda: None
+
+
+def _may_write(folder: Path, allowed: bool) -> None:
+    """Give or take the right to write in all folders and files of ``folder``."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200 if allowed else path.stat().st_mode & ~0o222)
+
+
+def _limit(kind: int, value: int) -> None:
+    resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
+
+
+def _drop_rights() -> None:
+    """Take from root what lets it write where nobody may; it stays the owner of its files."""
+    drop_from_bounding_set, override = 24, 1
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, override, 0, 0, 0)
