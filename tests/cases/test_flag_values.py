@@ -113,9 +113,7 @@ def test_processes_have_bounds():
         *("ct_vqgan.train.learning_rate=inf", "seed=4294967296", "calibration.cases=1000000000", f"data.source={LONG}"),
         *(
             f"init.ct_vqgan={LONG}",
-            f"evaluate.also={LONG}",
             f"data.source={'x' * 5000}",
-            "evaluate.stress=" + "x" * 5000,
         ),
     ],
 )

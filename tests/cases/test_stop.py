@@ -16,7 +16,6 @@ import pytest
 from dvg_jax.experiments import command, reproduce
 from dvg_jax.experiments.catalogue import Row
 from dvg_jax.training.checkpoint import load_model, save_model
-from dvg_jax.training.log import RunLog
 from dvg_jax.training.run import train
 from dvg_jax.training.stop import AGAIN_S, StopRequest
 from tests.cases import toy
@@ -216,19 +215,3 @@ def test_a_model_stays_until_a_new_one_is_whole(tmp_path, monkeypatch):
     save_model(folder, {"w": np.zeros(3)}, {"steps": 2})
     assert load_model(folder)[1] == {"steps": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_a_log_is_not_emptied_by_a_kill(tmp_path, monkeypatch):
-    log = RunLog(tmp_path, "stage", 0, 4)
-    log.write(1, {"loss": 1.0})
-    log.close()
-
-    def killed(path, *_, **__):
-        path.open("w").close()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", killed)
-        with pytest.raises(KeyboardInterrupt):
-            RunLog(tmp_path, "stage", 1, 4)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 1.0}\n'

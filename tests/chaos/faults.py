@@ -42,8 +42,8 @@ from dvg_jax import runtime
 runtime.set_up()
 from dvg_jax.cli.entry import run_command
 from dvg_jax.experiments import command
-rows_of = command.rows_of
-command.rows_of = lambda *which: [row for row in rows_of(*which) if row.method == "cnn2d"][:1]
+rows_of = command.with_unrolled
+command.with_unrolled = lambda rows: [row for row in rows_of(rows) if row.method == "unrolled"][:1]
 run_command(command.main)
 """
 """Reproduce one row of a table, whose method is trained in one stage."""
@@ -63,7 +63,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
                "--num_groups=4"),
     "reproduce": ("-c", ONE_ROW, "--table=I", "--workdir={place}/paper", "--budget=0.0001", "--set=size=16",
                   "--set=data.train_count=4", "--set=data.test_count=2", "--set=evaluate.cases=2",
-                  "--set=evaluate.batch_size=2", "--set=evaluate.lpips="),
+                  "--set=evaluate.batch_size=2", "--set=evaluate.lpips=", "--set=baselines.unrolled.rounds=1",
+                  "--set=baselines.unrolled.network.widths=(4,)", "--set=baselines.unrolled.network.num_groups=4",
+                  "--set=baselines.unrolled.loss.perceptual=0.0"),
 }  # fmt: skip
 """Every command that writes: its arguments, with the folders of what it reads and of what it writes."""
 
