@@ -15,6 +15,8 @@ import re
 import select
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -26,12 +28,6 @@ BAD_INPUT = 2
 
 NOBODY_READS = 128 + 13
 """A shell gives this code to a command that SIGPIPE has ended."""
-
-
-class _StoppedExit(SystemExit):
-    """Tell the end of a command that a signal stopped from any other."""
-
-    code: int
 
 
 def run_command(main: Callable[[list[str] | None], None]) -> None:
@@ -51,7 +47,7 @@ def run_command(main: Callable[[list[str] | None], None]) -> None:
         _leave(BAD_INPUT, f"error: {error}")
     except KeyboardInterrupt as stopped:
         code = stopped.exit_code if isinstance(stopped, Stopped) else 128 + signal.SIGINT
-        _leave(code, "; ".join(["stopped", *getattr(stopped, "__notes__", ())]), _StoppedExit)
+        _leave(code, "; ".join(["stopped", *getattr(stopped, "__notes__", ())]))
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             _leave(NOBODY_READS)
@@ -66,12 +62,15 @@ def run_command(main: Callable[[list[str] | None], None]) -> None:
 def run_module(name: str) -> None:
     """Run the ``main`` of a module that imports JAX, with the process set up for it first; to be called by a program.
 
-    A process that is stopped while XLA compiles crashes when its libraries are unloaded: it ends before that.
+    A process that is stopped while XLA compiles crashes when its libraries are unloaded, and after a failure what is
+    unloaded reports it again: a command that does not come to its end ends before that.
     """
     runtime.set_up()
     try:
         run_command(lambda argv: importlib.import_module(name).main(argv))
-    except _StoppedExit as left:
+    except SystemExit as left:
+        if not isinstance(left.code, int) or left.code == 0:
+            raise
         atexit._run_exitfuncs()
         os._exit(left.code)
 
@@ -83,10 +82,12 @@ def reason(error: OSError) -> str:
     if not files and error.errno is not None and not _can_flush():
         files = "standard output"
     why = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        why += "; allowed: a higher limit, see ulimit -n"
     return f"{files}: {why}" if files else why
 
 
-def _leave(code: str | int | None, message: str = "", kind: type[SystemExit] = SystemExit) -> NoReturn:
+def _leave(code: str | int | None, message: str = "") -> NoReturn:
     """Exit after printing ``message`` as one line on stderr. Output that cannot be written is dropped silently."""
     try:
         if message:
@@ -98,11 +99,11 @@ def _leave(code: str | int | None, message: str = "", kind: type[SystemExit] = S
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
-    raise kind(code)
+    raise SystemExit(code)
 
 
 def _call(main: Callable[[list[str] | None], None]) -> None:
-    """Call ``main``; a system error that Orbax reports in a text of its own becomes an OSError."""
+    """Call ``main``; a system error that Orbax or XLA reports in a text of its own becomes an OSError."""
     try:
         main(None)
     except Exception as error:
@@ -110,12 +111,17 @@ def _call(main: Callable[[list[str] | None], None]) -> None:
         if failed is None:
             raise
         # Threads of Orbax do not know of the failure yet, and would report it many more times.
-        sys.unraisablehook = lambda _: None
-        raise failed from error
+        sys.unraisablehook = threading.excepthook = lambda _: None
+        warnings.simplefilter("ignore")
+        raise failed from (None if failed is error else error)
 
 
 def _of_system(error: Exception) -> OSError | None:
-    """Find a system error in Orbax's own text; None for any other error."""
+    """Return a system error, or find one in the text of another error; None where there is none."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
+        return OSError(errno.ENOMEM, f"{os.strerror(errno.ENOMEM)}: {_first_line(error)}; allowed: smaller settings")
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code is None:
         return None
@@ -123,6 +129,11 @@ def _of_system(error: Exception) -> OSError | None:
     # The name is written as in C: every byte of a letter that is not Latin is an escape.
     name = file and os.fsencode(file[1]).decode("unicode_escape").encode("latin-1")
     return OSError(int(code[1]), os.strerror(int(code[1])), name)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else "no more of it"
 
 
 def _flush() -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -142,15 +143,31 @@ def test_a_run_killed_while_it_writes_leaves_nothing_that_is_read(tmp_path, sour
     assert cases_computed(folder, source) == CASES
 
 
-def test_a_full_disk_is_said_before_anything_is_mapped(tmp_path, source, monkeypatch):
-    """A mapped file that the disk has no room for would kill the process with a bus error."""
-
+def test_a_full_disk_is_said_as_soon_as_the_size_is_known(tmp_path, source, monkeypatch):
     def full(file, start, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*examples'"):
         kept_examples(tmp_path / "examples", Counting(), source, FACTS, go_on)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_where_nothing_can_be_reserved(tmp_path, source, monkeypatch):
+    """Rows are written, so that the failure has a name; a limit on the size of files stands for the disk."""
+
+    def unsupported(file, start, size):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    monkeypatch.setattr(np, "memmap", lambda *_, **__: pytest.fail("mapped"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*examples'"):
+            kept_examples(tmp_path / "examples", Counting(), source, FACTS, go_on)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The log of a run keeps every line that was written, whenever the run is killed, and repairs a line that was cut off."""
+"""A log keeps every line that was written, whenever its run is killed, and repairs a line that was cut off."""
 
 import errno
 import json
