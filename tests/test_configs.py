@@ -46,7 +46,7 @@ def test_a_field_younger_than_a_saved_config_has_its_default(tmp_path):
     config = tiny()
     config.floor = 0.1
     fields = config.to_dict()
-    del fields["projector"], fields["sampler"]["eta"], fields["sampler"]["name"]
+    del fields["projector"], fields["consistency"], fields["sampler"]["name"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
     assert load_config(tmp_path).to_dict() == config.to_dict()
 

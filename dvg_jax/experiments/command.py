@@ -87,7 +87,7 @@ def configure(scale: str, data: str, seed: int, budget: float, changes: list[str
             value = text
         try:
             config.update_from_flattened_dict({field: value})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"--set is {shown(change)}; allowed: FIELD=VALUE of dvg_jax/config/defaults.py ({shown(error)})"
             ) from None

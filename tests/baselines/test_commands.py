@@ -48,7 +48,7 @@ def test_settings_of_a_method_are_fixed_once_it_is_there(tmp_path):
     save(config, tmp_path / "config.json")
     config.baselines.cnn2d.width = 0.5
     check_owner(config, tmp_path)
-    (tmp_path / "cnn2d").mkdir()
+    (tmp_path / "cnn2d" / "model").mkdir(parents=True)
     with pytest.raises(UserError, match=r"config\.baselines\.cnn2d\.width is 0\.5"):
         check_owner(config, tmp_path)
 

@@ -20,7 +20,7 @@ from dvg_jax.xray import ConeBeamGeometry, view_pose
 
 NEVER = (
     *(None, math.nan, math.inf, (), {}, "no such word", b"", ("a",), ((0, 90),), -(10**9), 10**12 + 0.5),
-    *(10**12, -(10**400), 10**400, 10**5000, 1.7e308, "x" * 5000, (1,) * 1000, (0.0,) * 10**6, [[[[]]]]),
+    *(10**12, -(10**400), 10**400, 10**5000, 1.7e308, "x" * 5000, (1,) * 1000, (0.0,) * 10**4, [[[[]]]]),
 )
 """These values are tried on every field. A rule allows two at most: a folder may have any name, a tuple be empty."""
 
@@ -79,8 +79,11 @@ def refuse(field):
     for part in above:
         section = section[part]
     for value in (*wrong(rule), *(value for value in NEVER if not rule.holds(value))):
-        with section.ignore_type():
-            section[last] = value
+        try:
+            with section.ignore_type():
+                section[last] = value
+        except OverflowError:  # ml_collections refuses it already
+            continue
         with pytest.raises(UserError) as refused:
             check_fields(config)
         assert str(refused.value).startswith(f"config.{field} is {shown(section[last])}; ")

@@ -71,7 +71,7 @@ def test_networks_that_do_not_fit_are_refused(field, value):
 def test_settings_are_fixed_once_it_is_there(tmp_path):
     save(get_config(), tmp_path / "config.json")
     check_owner(config_of(), tmp_path)
-    (tmp_path / "refine").mkdir()
+    (tmp_path / "refine" / "model").mkdir(parents=True)
     with pytest.raises(UserError, match=r"config\.refine\.network\.num_groups is 4"):
         check_owner(config_of(), tmp_path)
 
