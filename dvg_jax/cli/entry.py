@@ -111,7 +111,8 @@ def _call(main: Callable[[list[str] | None], None]) -> None:
         if failed is None:
             raise
         # Threads of Orbax do not know of the failure yet, and would report it many more times.
-        sys.unraisablehook = threading.excepthook = lambda _: None
+        sys.unraisablehook = lambda _: None
+        threading.excepthook = lambda _: None
         warnings.simplefilter("ignore")
         raise failed from (None if failed is error else error)
 

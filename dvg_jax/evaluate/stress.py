@@ -96,9 +96,9 @@ def trials_of(text: str) -> list[Trial]:
             raise _refused(word) from None
         if trials[-1].name not in ("none", "all", *NAMES) or not 0 <= trials[-1].size < np.inf:
             raise _refused(word)
-        for name, size in trials[-1].bounds.items():
-            if not (rule := LIMITS[name]).holds(size):
-                raise UserError(f"config.evaluate.stress has {shown(word)}, {name} {size:g}; allowed: {rule.allowed}")
+        for fault, bound in trials[-1].bounds.items():
+            if not (rule := LIMITS[fault]).holds(bound):
+                raise UserError(f"config.evaluate.stress has {shown(word)}, {fault} {bound:g}; allowed: {rule.allowed}")
     return trials
 
 

@@ -46,9 +46,10 @@ def parser_of(monkeypatch):
         def stop(self, *_):
             raise FoundError(self)
 
-        with monkeypatch.context() as patch, pytest.raises(FoundError) as found:
+        with monkeypatch.context() as patch:
             patch.setattr(Parser, "parse_args", stop)
-            command.main([])
+            with pytest.raises(FoundError) as found:
+                command.main([])
         return found.value.args[0]
 
     return find
@@ -95,7 +96,7 @@ def test_numbers_of_processes(fails, tmp_path, flag, value):
 
 def test_processes_have_bounds():
     for processes in (0, -1, 10**9, 10**400):
-        with pytest.raises(UserError, match="--processes is .*; allowed: a whole number from 1 to 4096"):
+        with pytest.raises(UserError, match=r"--processes is .*; allowed: a whole number from 1 to 4096"):
             check_flags("localhost:9999", processes, 0)
 
 
