@@ -68,7 +68,7 @@ def quality(model: Reconstructor, cases: int) -> Figures:
         shape = latent_shape(dvg.ct_vqgan, truth.shape[:4])
         most: dict[str, jax.Array] = {}
         for label, sampler in chosen.items():
-            z = sample(dvg.denoiser.predict, arguments, keys, shape, dvg.schedule, sampler)
+            z = sample(dvg.denoiser, arguments, keys, shape, dvg.schedule, sampler)
             ct = dvg.finish(dvg.decode(variables, z))
             end = most.setdefault(sampler.name, ct)
             for i in range(len(numbers)):

@@ -79,7 +79,7 @@ def latent_figures(dvg: DVG, variables: VariablesByStage, case: Case, keys: Key)
     many = tuple(jnp.broadcast_to(block, (len(keys), *block.shape[1:])) for block in condition)
     shape = latent_shape(dvg.ct_vqgan, (len(keys), *dvg.geometry.volume_shape))
     learned = variables["diffusion"]
-    z = sample(dvg.denoiser.predict, (learned["params"], many), keys, shape, dvg.schedule, dvg.sampler)
+    z = sample(dvg.denoiser, (learned["params"], many), keys, shape, dvg.schedule, dvg.sampler)
     error = jnp.mean(z, axis=0) - dvg.target(learned, condition, dvg.ct_latent(variables, ct))[0]
     scale = learned["statistics"]["std"] if dvg.residual else 1.0
     spread = jnp.std(z, axis=0, ddof=1)

@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from dvg_jax.ct.frame import HostVolume
 from dvg_jax.ct.intensity import HU_RANGE
 from dvg_jax.dvg import DVG
+from dvg_jax.finite import finite
 from dvg_jax.metrics.tissue import BANDS
 from dvg_jax.xray import ConeBeamGeometry, ray_coverage, view_pose
 
@@ -95,7 +96,11 @@ class Errors:
           ct_hu: the result, one sample, in HU.
           truth_hu: the truth.
           spread_hu: standard deviation over samples, given for all cases or for none.
+
+        Raises:
+          UserError: values that are not finite.
         """
+        finite("a result that is calibrated", (ct_hu, truth_hu, spread_hu))
         steps = np.ceil(np.abs(ct_hu - truth_hu)).astype(int).clip(0, int(HU_RANGE))
         levels = grouped(ct_hu, self.support, spread_hu)
         for shares, cases, groups in zip(self._shares, self._cases, levels, strict=True):

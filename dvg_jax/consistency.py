@@ -23,6 +23,7 @@ from jax import Array
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Float
 
+from dvg_jax.finite import clipped
 from dvg_jax.shapes import Image, Views, Volumes
 from dvg_jax.xray import ConeBeamGeometry, view_pose
 from dvg_jax.xray.placement import WHOLE
@@ -105,7 +106,7 @@ def _fit(
         def project(x: Array) -> Array:
             return project_views(projector, geometry, x[None], known)[0]
 
-        return jnp.clip(ct + _change(project, ct, films, whole, weight, fit.iterations), 0, 1)
+        return clipped(ct + _change(project, ct, films, whole, weight, fit.iterations), 0, 1)
 
     return jax.vmap(case)(ct, films, sets)
 

@@ -27,6 +27,7 @@ from dvg_jax.alignment import Alignment, align
 from dvg_jax.consistency import Fit, fit_films
 from dvg_jax.diffusion import Sampler, Schedule, add_noise, sample
 from dvg_jax.diffusion.samplers import Progress
+from dvg_jax.finite import clipped
 from dvg_jax.imperfections import Imperfections
 from dvg_jax.keys import named
 from dvg_jax.latents import decode, encode, first_latent, latent_shape
@@ -273,7 +274,7 @@ class DVG:
     ) -> Volumes:
         """Draw a CT under a condition by g_theta of ``params``. Values in [0, 1]."""
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
-        z = sample(self.denoiser.predict, (params, condition), key, shape, self.schedule, self.sampler, progress)
+        z = sample(self.denoiser, (params, condition), key, shape, self.schedule, self.sampler, progress)
         if self.residual:
             z = condition[-1] + variables["diffusion"]["statistics"]["std"] * z
         return self.finish(self.decode(variables, z))
@@ -349,7 +350,7 @@ class DVG:
 
     def finish(self, ct: Volumes) -> Volumes:
         """Clip to [0, 1] and replace values under ``floor`` by air (the released code uses 0.04)."""
-        ct = jnp.clip(ct, 0, 1)
+        ct = clipped(ct, 0, 1)
         return jnp.where(ct < self.floor, 0, ct)
 
     def turned(self, ct: Volumes) -> Volumes:

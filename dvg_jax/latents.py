@@ -35,7 +35,8 @@ def decode(vqgan: VQGAN3D, quantized: bool, variables: Variables, z: Latent) -> 
     """
     h = z * variables["statistics"]["std"] + variables["statistics"]["mean"]
     if quantized:
-        h, _ = vqgan.apply(variables, h, method="quantize")
+        codes, _ = vqgan.apply(variables, h, method="quantize")
+        h = jnp.where(jnp.isfinite(h), codes, jnp.nan)  # NaN has a nearest code too
     return vqgan.apply(variables, h, method="decode")
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    ("shapes", "errors", "fingerprint", "runtime", "keys", "files", "cli"),
+    ("shapes", "errors", "finite", "fingerprint", "runtime", "keys", "files", "cli"),
     ("ct",),
     ("viz", "xray"),
     ("networks",),

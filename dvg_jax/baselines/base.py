@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dvg_jax.dvg import DVG
+from dvg_jax.finite import clipped
 from dvg_jax.metrics import psnr_volume, view_metrics
 from dvg_jax.networks.init import TORCH_DEFAULT, KernelRule, init_variables
 from dvg_jax.shapes import Key, NewViews, Variables, VariablesByGroup, VariablesByStage, Views, Volume, Volumes
@@ -107,7 +108,7 @@ def evaluate_network(network: nn.Module, variables: Variables, x: Array) -> Arra
       variables: parameters and running statistics.
       x: its input.
     """
-    return jnp.clip(network.apply(variables, x), 0, 1)
+    return clipped(network.apply(variables, x), 0, 1)
 
 
 def from_views(

@@ -21,6 +21,7 @@ from dvg_jax.baselines.base import Baseline
 from dvg_jax.diffusion import sample
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
+from dvg_jax.finite import clipped
 from dvg_jax.networks.attention import SpatialAttention
 from dvg_jax.networks.blocks import Conv, ConvTranspose
 from dvg_jax.networks.denoiser import ConditionalDenoiser
@@ -151,8 +152,8 @@ def _pixel(config: ConfigDict, dvg: DVG) -> Baseline:
         own = variables["cddpm"]
         arguments = (own["params"], (centred(input_features(variables, views), own["largest"]),))
         shape = (len(views), *dvg.geometry.volume_shape, 1)
-        x = sample(pixel.denoiser.predict, arguments, key, shape, dvg.schedule, sampler)
-        return base.turned(jnp.clip((x + 1) / 2, 0, 1))
+        x = sample(pixel.denoiser, arguments, key, shape, dvg.schedule, sampler)
+        return base.turned(clipped((x + 1) / 2, 0, 1))
 
     requires = ("ct_vqgan", "view_vqgan", "new_view") if base.new_angles else ()
     return Baseline("cddpm", TITLES[config.baselines.cddpm.new_view], PixelTask(pixel), prepare, predict, requires)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from dvg_jax.baselines.base import Baseline
 from dvg_jax.dvg import DVG
 from dvg_jax.errors import UserError
+from dvg_jax.finite import clipped
 from dvg_jax.networks.refiner import Refiner
 from dvg_jax.shapes import Key, Variables, VariablesByGroup, VariablesByStage, Views, Volumes
 from dvg_jax.stages.base import Example, Metrics
@@ -78,7 +79,7 @@ def build(config: ConfigDict, dvg: DVG) -> Baseline:
 
     def predict(variables: VariablesByStage, views: Views, key: Key) -> Volumes:
         learned = variables[NAME]
-        return jnp.clip(
+        return clipped(
             own.refine(learned["params"], start_from(learned["start"]["mean"], views), views, dvg.angles)[-1], 0, 1
         )
 

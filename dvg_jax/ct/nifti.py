@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from dvg_jax.ct.frame import Affine, HostVolume
+from dvg_jax.errors import UserError
 from dvg_jax.files.atomic import replacing
 from dvg_jax.files.formats import Format, format_of_bytes, head
 
@@ -16,7 +17,13 @@ _NOTE_1, _NOTE_2 = slice(148, 228), slice(240, 320)
 
 
 def to_int16(hu: HostVolume) -> Int16[np.ndarray, "D H W"]:
-    """Round HU to the integers that files store; values outside int16 are clipped."""
+    """Round HU to the integers that files store; values outside int16 are clipped.
+
+    Raises:
+      UserError: HU are not finite. As an integer NaN would be 0, which is water.
+    """
+    if not np.isfinite(hu).all():
+        raise UserError("HU to be written have values that are not finite; allowed: numbers")
     return np.clip(np.rint(np.asarray(hu)), -32768, 32767).astype(np.int16)
 
 

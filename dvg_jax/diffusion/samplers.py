@@ -16,7 +16,7 @@ One formula covers three samplers, which differ in the table of a, b, c and sigm
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,24 @@ from jaxtyping import ArrayLike, Float
 
 from dvg_jax.diffusion.schedule import Schedule
 from dvg_jax.errors import UserError
+from dvg_jax.finite import clipped
 from dvg_jax.shapes import Key, Times
 
 Samples = Float[Array, "B *z"]
 """Samples in rows: latents in the pipeline, volumes in a baseline."""
 
-Denoiser = Callable[[Any, Samples, Times], Samples]
-"""(arguments, z_t, t) -> z_0. ``arguments`` is any pytree: weights and condition."""
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Define what predicts z_0. Programs are compiled for each value of it, so equal ones must compare as equal.
+
+    Flax modules do. Functions made anew, and bound methods of equal objects, do not.
+    """
+
+    def predict(self, arguments: Any, z: Samples, t: Times) -> Samples:
+        """Return z_0 of z_t. ``arguments`` is any pytree: weights and condition."""
+        ...
+
 
 Carry = tuple[Samples, Samples]
 """z, and the z_0 predicted at the step before; zeros at the first step."""
@@ -177,12 +188,12 @@ def reverse_step(row: Coefficients, z: Samples, z0: Samples, previous: Samples, 
 
 
 def _denoise_and_step(
-    denoise: Denoiser, clip: float | None, arguments: Any, key: Key, row: Coefficients, carry: Carry
+    denoiser: Denoiser, clip: float | None, arguments: Any, key: Key, row: Coefficients, carry: Carry
 ) -> Carry:
     z, previous = carry
-    z0 = denoise(arguments, z, jnp.full(z.shape[:1], row.t))
+    z0 = denoiser.predict(arguments, z, jnp.full(z.shape[:1], row.t))
     if clip is not None:
-        z0 = jnp.clip(z0, -clip, clip)
+        z0 = clipped(z0, -clip, clip)
     return reverse_step(row, z, z0, previous, _noise(key, row.t, z.shape)), z0
 
 
@@ -197,7 +208,7 @@ _compiled_step = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))(_d
 
 
 def sample(
-    denoise: Denoiser,
+    denoiser: Denoiser,
     arguments: Any,
     key: Key,
     shape: tuple[int, ...],
@@ -209,8 +220,8 @@ def sample(
     """Draw z_0 by the reverse process, float32.
 
     Args:
-      denoise: predicts z_0. It must be hashable and the same object in every call, or it is compiled again.
-      arguments: of ``denoise``: weights and condition.
+      denoiser: predicts z_0.
+      arguments: of its ``predict``: weights and condition.
       key: the noise of time t is drawn from ``fold_in(key, t)`` and z_T from ``fold_in(key, timesteps)``, so a result
         depends on the key alone. B keys give each row the noise that its key gives a batch of one.
       shape: of z_0, (B, d, h, w, c).
@@ -228,7 +239,7 @@ def sample(
     if scan is None:
         scan = jax.default_backend() != "cpu"
     if scan:
-        return _scan(denoise, sampler.clip, arguments, key, table, z)
+        return _scan(denoiser, sampler.clip, arguments, key, table, z)
     carry = (z, jnp.zeros_like(z))
     for leaf in jax.tree.leaves(arguments)[-1:]:
         # Place it as the step will place its result: otherwise the second step is compiled again. Inside a larger
@@ -236,15 +247,15 @@ def sample(
         if not isinstance(leaf, jax.core.Tracer):
             carry = jax.device_put(carry, leaf.sharding)
     for i in range(len(table.t)):
-        carry = _compiled_step(denoise, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), carry)
+        carry = _compiled_step(denoiser, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), carry)
         if progress is not None:
             progress(i + 1, len(table.t))
     return carry[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
-def _scan(denoise: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Samples) -> Samples:
+def _scan(denoiser: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Samples) -> Samples:
     def body(carry: Carry, row: Coefficients) -> tuple[Carry, None]:
-        return _denoise_and_step(denoise, clip, arguments, key, row, carry), None
+        return _denoise_and_step(denoiser, clip, arguments, key, row, carry), None
 
     return jax.lax.scan(body, (z, jnp.zeros_like(z)), table)[0][0]

@@ -9,8 +9,9 @@ import jax
 from dvg_jax.data.sources import Source
 from dvg_jax.dvg import DVG, Estimates
 from dvg_jax.evaluate.cases import Cases, Procedure, case_batches
+from dvg_jax.finite import finite
 from dvg_jax.methods.base import DVG_NET, Method, Prediction, agreeing
-from dvg_jax.metrics.tables import Row
+from dvg_jax.metrics.tables import Row, whole
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volumes
 from dvg_jax.training import sharding
 
@@ -63,6 +64,9 @@ def measure(
         alone; unless given, the views that methods give at ``dvg.new_angles``.
       before: is called before every batch; what it raises ends the measurement.
       films: gives the X-rays that methods see, (B, V, h, w, 1); unless given, they are rendered from the truth.
+
+    Raises:
+      UserError: a prediction or a metric is not finite.
     """
     mesh = sharding.even_mesh(procedure.batch_size)
     if mesh is not None:
@@ -80,6 +84,9 @@ def measure(
                 seconds[title] = took / len(truth)
                 # One by one: device_put returns a dictionary sorted by key, and the order of methods counts.
                 predictions[title] = found if mesh is None else jax.device_put(found, jax.local_devices()[0])
+        for title, found in predictions.items():
+            for i, case in enumerate(cases.numbers):
+                finite(f"{title}, case {case},", [part[i] for part in found if part is not None])
         if targets is not None:
             predictions = {title: _at(targets, dvg, found) for title, found in predictions.items()}
         true_views = dvg.render(cases.truth, angles)
@@ -87,13 +94,13 @@ def measure(
         for title, found in predictions.items():
             if found.ct is not None:
                 volumes[title] = [
-                    label | measures.volume(cases.truth[i, ..., 0], found.ct[i, ..., 0])
+                    whole(title, label | measures.volume(cases.truth[i, ..., 0], found.ct[i, ..., 0]))
                     for i, label in enumerate(cases.labels)
                 ]
             if found.views is not None:
                 views[title] = {
                     angle: [
-                        label | measures.view(true_views[i, v, ..., 0], found.views[i, v, ..., 0])
+                        whole(title, label | measures.view(true_views[i, v, ..., 0], found.views[i, v, ..., 0]))
                         for i, label in enumerate(cases.labels)
                     ]
                     for v, angle in enumerate(angles)

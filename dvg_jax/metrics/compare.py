@@ -22,6 +22,7 @@ from dvg_jax.ct.intensity import hu_to_intensity
 from dvg_jax.data.scans.read import Scan, load_scan
 from dvg_jax.errors import UserError, printable, say
 from dvg_jax.metrics.protocols import PROTOCOLS, RANGES, Measures
+from dvg_jax.metrics.tables import whole
 from dvg_jax.networks.lpips import NETWORKS
 
 TOLERANCE_MM = 0.01
@@ -39,7 +40,7 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
       measures: the metrics to compute; by default those of protocol ``hu`` without LPIPS.
 
     Raises:
-      UserError: the two do not lie on the same voxels, or the truth is not in HU.
+      UserError: the two do not lie on the same voxels, the truth is not in HU, or a metric is not finite.
     """
     a, b = load_scan(truth).checked(), load_scan(result)
     if b.doubt:
@@ -52,7 +53,7 @@ def compare(truth: Path, result: Path, measures: Measures | None = None) -> dict
         for note in (note for note in scan.notes if not note.startswith("padding")):
             say(f"note: {printable(str(path))}: {note}", sys.stderr)
     expected, found = (jnp.asarray(hu_to_intensity(scan.hu)) for scan in (a, b))
-    return (measures or Measures()).volume(expected, found)
+    return whole(str(result), (measures or Measures()).volume(expected, found))
 
 
 def _corners(scan: Scan) -> np.ndarray:

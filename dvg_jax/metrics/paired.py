@@ -22,7 +22,7 @@ from dvg_jax.cli.flags import Parser
 from dvg_jax.errors import UserError, visible
 from dvg_jax.files.cells import from_cell
 from dvg_jax.metrics.bootstrap import mean_interval, sign_flip_p
-from dvg_jax.metrics.tables import LABELS, Row, align, decimals, figure_names, interval_cell, patients_of
+from dvg_jax.metrics.tables import LABELS, Row, align, decimals, figure_names, interval_cell, patients_of, whole
 
 TRUTH_TOLERANCE_HU = 0.1
 """A phantom drawn on another machine differs by rounding; another case differs by whole HU."""
@@ -54,7 +54,7 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     """Read a table that ``evaluate.py`` has written: rows by method, metrics as numbers.
 
     Raises:
-      UserError: the file is missing or no such table.
+      UserError: the file is missing or no such table, or a metric is not finite.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; allowed: a volumes.csv, views.csv or reprojections.csv of evaluate.py")
@@ -68,7 +68,7 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
                 if None in line:
                     raise UserError(f"{path}: line {table.line_num} has more cells than columns; allowed: as many")
                 row = {name: _value(path, name, cell) for name, cell in line.items()}
-                rows.setdefault(row["method"], []).append(row)
+                rows.setdefault(row["method"], []).append(whole(f"{row['method']} in {path}", row))
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as CSV ({error}); allowed: a table of evaluate.py") from error
     if not rows:

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from dvg_jax.errors import UserError
 from dvg_jax.files.atomic import replacing
 from dvg_jax.files.cells import to_cells
 from dvg_jax.metrics.bootstrap import mean_interval
+from dvg_jax.metrics.tissue import BANDS
 
 Row = dict[str, Any]
 SHOWN = "mean [95 % interval]"
 LABELS = ("method", "case", "patient", "truth_hu", "lpips_by")
 """Columns that identify a row; all others are metrics."""
 
+_BY_TISSUE = [band.figure for band in BANDS]
 _DECIMALS = {
     "ssim": 3, "lpips": 3, "mae_hu": 0, "mse_hu2": 0, "mae_unit": 4, "mse_unit": 4, "cosine": 4, "covered": 1,
     "half_width": 0,
@@ -37,6 +40,18 @@ def labels(row: Mapping[str, Any]) -> Row:
 def patients_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Return the patient id of each row (its case number if there is none)."""
     return [row.get("patient", row["case"]) for row in rows]
+
+
+def whole(of: str, row: Row) -> Row:
+    """Return a row as it is; raise UserError for a metric that is not finite, which no mean may leave out.
+
+    An error by tissue is NaN where the truth lacks the tissue. ``of`` names what was measured.
+    """
+    case = f", case {row['case']}," if "case" in row else ""
+    for name in figure_names(row):
+        if name not in _BY_TISSUE and not math.isfinite(row[name]):
+            raise UserError(f"{name} of {of}{case} is {row[name]}; allowed: finite numbers")
+    return row
 
 
 def decimals(name: str) -> int:
@@ -70,9 +85,12 @@ def write_table(
       path: of the files, without suffix.
       title: of the table.
       tables: metrics by heading, to divide the printed table.
+
+    Raises:
+      UserError: a metric is not finite, as :func:`whole` says.
     """
+    flat = [{"method": method, **whole(method, case)} for method, cases in rows.items() for case in cases]
     summary = {method: summarise(cases) for method, cases in rows.items()}
-    flat = [{"method": method, **case} for method, cases in rows.items() for case in cases]
     with replacing(path.with_suffix(".csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(flat[0]))
         writer.writeheader()

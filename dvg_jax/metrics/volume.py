@@ -32,8 +32,8 @@ Perceptual = Callable[[Pictures, Pictures], Float[Array, "n"]]
 
 
 def psnr(mse: Accepted, peak: float | Array = 1.0) -> Array:
-    """Return the peak signal-to-noise ratio in dB; 100 where there is no error."""
-    return jnp.where(mse > 0, 10 * jnp.log10(peak**2 / jnp.where(mse > 0, mse, 1.0)), BEST_PSNR)
+    """Return the peak signal-to-noise ratio in dB: 100 where the error is exactly 0, NaN where it is NaN."""
+    return jnp.where(mse == 0, BEST_PSNR, 10 * jnp.log10(peak**2 / jnp.where(mse == 0, 1.0, mse)))
 
 
 def psnr_volume(a: Volume, b: Volume, peak: float | Array = 1.0) -> Array:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from dvg_jax.calibration import Calibration, ray_support
 from dvg_jax.ct.frame import FIELD_MM, Affine, HostImage, HostVolume
 from dvg_jax.ct.intensity import HU_RANGE, intensity_to_hu
+from dvg_jax.finite import finite
 from dvg_jax.reconstruct import films as films_in
 from dvg_jax.reconstruct.reconstructor import BATCH, Reconstructor
 
@@ -111,4 +112,5 @@ class Outcome:
         if isinstance(self.calibration, str):
             return None
         support = ray_support(self.angles, self.reconstructor.dvg.geometry)
-        return self.calibration.error_map(intensity_to_hu(self.samples[0]), support, self.spread_hu())
+        error = self.calibration.error_map(intensity_to_hu(self.samples[0]), support, self.spread_hu())
+        return finite("the error map", error)

@@ -20,6 +20,7 @@ from dvg_jax.dvg import DVG, NewView
 from dvg_jax.errors import UserError
 from dvg_jax.film_curve import FilmCurve, film_curves
 from dvg_jax.fingerprint import fingerprint
+from dvg_jax.finite import finite
 from dvg_jax.shapes import Key, VariablesByStage, Views, Volume
 from dvg_jax.training.calibrate import load_calibration
 from dvg_jax.training.sharding import even_mesh, replicated, rows_split
@@ -32,6 +33,9 @@ ANGLE_TOLERANCE = 20.0
 
 BATCH = 8
 """Samples drawn at a time: the paper's decoder takes 1.5 GiB a sample at 128^3."""
+
+RESULT, ALIGNED = "the model's CT", "the alignment by the model"
+"""Messages name results so."""
 
 
 class Reconstructor:
@@ -83,12 +87,12 @@ class Reconstructor:
 
         Raises:
           UserError: wrong number, size or angles of views, values that are not finite, steps out of range, an unknown
-            sampler or consistency, or ``refine`` without a trained refiner.
+            sampler or consistency, ``refine`` without a trained refiner, or a model whose CT is not finite.
         """
         views, angles = self._checked(xrays, angles_deg)
         dvg = self.as_asked(steps, sampler, consistency)
         key = jax.random.key(0) if key is None else key
-        return dvg.reconstruct(self.variables, views, angles, key, progress)[0, ..., 0]
+        return finite(RESULT, dvg.reconstruct(self.variables, views, angles, key, progress)[0, ..., 0])
 
     def samples(
         self,
@@ -127,7 +131,8 @@ class Reconstructor:
         for first in range(0, count, batch):
             rows = jax.device_put(keys[np.minimum(np.arange(first, first + batch), count - 1)], split)
             step = _shifted(progress, first // batch, calls)
-            parts.append(np.asarray(dvg.reconstruct(variables, views, angles, rows, step)[..., 0]))
+            drawn = dvg.reconstruct(variables, views, angles, rows, step)[..., 0]
+            parts.append(np.asarray(finite(RESULT, drawn)))
         return np.concatenate(parts)[:count]
 
     def align(
@@ -148,9 +153,10 @@ class Reconstructor:
         """
         views, angles = self._checked(xrays, angles_deg, wide=True)
         if mode == "rows":
-            return align(views, table_of(angles, 1), self.dvg.geometry)
+            return finite(ALIGNED, align(views, table_of(angles, 1), self.dvg.geometry))
         dvg = replace(self.dvg, consistency=self.consistency(consistency))
-        return dvg.align(self.variables, views, angles, jax.random.key(0) if key is None else key)
+        key = jax.random.key(0) if key is None else key
+        return finite(ALIGNED, dvg.align(self.variables, views, angles, key))
 
     def curves(self, ct: ArrayLike, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> FilmCurve:
         """Return the curve of each film that a CT explains it by, (1, V, n): see ``dvg_jax.film_curve``.
@@ -162,14 +168,15 @@ class Reconstructor:
         views, angles = self._checked(xrays, angles_deg)
         lines = self.dvg.render(jnp.asarray(ct)[None, ..., None], angles, normalize=False)
         whole = whole_rays(PROJECTORS["default"], self.dvg.geometry, angles, 1)
-        return film_curves(lines, views, whole)
+        return finite("the films' curves", film_curves(lines, views, whole))
 
     def new_view(self, xrays: ArrayLike, angles_deg: ArrayLike | Sequence[float]) -> NewView | None:
         """Return DVG-Net's first CT and the views at ``dvg.new_angles`` rendered from it, or None."""
         if not self.dvg.new_angles or "new_view" not in self.variables:
             return None
         views, angles = self._checked(xrays, angles_deg)
-        return self.dvg.synthesize_view(self.variables, self.dvg.view_latent(self.variables, views, angles))
+        made = self.dvg.synthesize_view(self.variables, self.dvg.view_latent(self.variables, views, angles))
+        return finite("the model's new view", made)
 
     def calibration(
         self, angles: tuple[float, ...], steps: int | None = None, sampler: str | None = None,

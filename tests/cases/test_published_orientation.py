@@ -169,7 +169,7 @@ def test_a_diffusion_model_in_pixels_has_condition_and_ct_the_same_way_up(dvg, m
     example = ours.prepare(model.variables, chests, KEY)
     for part, x in theirs.prepare(model.variables, turned(chests), KEY).items():
         np.testing.assert_array_equal(example[part], x)
-    monkeypatch.setattr(cddpm, "sample", lambda predict, arguments, *_: arguments[1][0][..., :1])
+    monkeypatch.setattr(cddpm, "sample", lambda denoiser, arguments, *_: arguments[1][0][..., :1])
     variables = model.variables | {"cddpm": {"params": {}, "largest": jnp.ones(2)}}
     films = dvg[0].render(chests, dvg[0].angles)
     found, head_first = ours.predict(variables, films, KEY), theirs.predict(variables, turned(films), KEY)

@@ -11,6 +11,7 @@ import pytest
 from dvg_jax.diffusion import Sampler, Schedule, sample
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
+from tests.diffusion.made import Function
 
 SCHEDULE = Schedule(100)
 MEAN, STD = 0.7, 0.4
@@ -88,8 +89,8 @@ def network(arguments, z, t):
 @pytest.mark.parametrize("scan", [True, False])
 def test_samples_are_those_of_the_published_algorithm_whatever_drives_the_steps(scan):
     keys, sampler = jax.random.split(jax.random.key(4), 3), with_steps("dpmpp_2m", 10)
-    together = sample(network, None, keys, (3, 5), SCHEDULE, sampler, scan=scan)
-    alone = [sample(network, None, key, (1, 5), SCHEDULE, sampler, scan=scan)[0] for key in keys]
+    together = sample(Function(network), None, keys, (3, 5), SCHEDULE, sampler, scan=scan)
+    alone = [sample(Function(network), None, key, (1, 5), SCHEDULE, sampler, scan=scan)[0] for key in keys]
     first = np.stack([jax.random.normal(jax.random.fold_in(key, 100), (5,)) for key in keys]).astype(np.float64)
     expected = algorithm_2(sampler.coefficients(SCHEDULE).t, SCHEDULE, of_network, first)[-1]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-6, atol=1e-6)

@@ -7,6 +7,7 @@ import pytest
 
 from dvg_jax.diffusion import Sampler, Schedule, sample
 from dvg_jax.errors import UserError
+from tests.diffusion.made import Function
 
 SCHEDULE = Schedule(100)
 MEAN, STD = 0.7, 0.4
@@ -37,7 +38,9 @@ def exact_moments(sampler, schedule=SCHEDULE):
 def test_gaussian_moments(steps, eta, scan):
     n = 4096
     sampler = Sampler(steps, eta)
-    drawn = np.asarray(sample(gaussian_denoiser, None, jax.random.key(3), (n, 1), SCHEDULE, sampler, scan=scan))
+    drawn = np.asarray(
+        sample(Function(gaussian_denoiser), None, jax.random.key(3), (n, 1), SCHEDULE, sampler, scan=scan)
+    )
     mean, variance = exact_moments(sampler)
     # Four standard errors: a right sampler fails one run in 16000, and the key is fixed.
     assert abs(drawn.mean() - mean) < 4 * np.sqrt(variance / n)
@@ -54,7 +57,7 @@ def test_ancestral_steps_tend_to_the_data_distribution(timesteps, bias):
 
 def test_scan_and_python_loop_agree():
     results = [
-        sample(gaussian_denoiser, None, jax.random.key(0), (8, 4), SCHEDULE, Sampler(), scan=scan)
+        sample(Function(gaussian_denoiser), None, jax.random.key(0), (8, 4), SCHEDULE, Sampler(), scan=scan)
         for scan in (True, False)
     ]
     np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
@@ -68,7 +71,7 @@ def test_a_compiled_program_may_sample(scan):
         return gain * z
 
     def draw(gain):
-        return sample(denoise, gain, jax.random.key(0), (2, 3), SCHEDULE, Sampler(2, eta=0.0), scan=scan)
+        return sample(Function(denoise), gain, jax.random.key(0), (2, 3), SCHEDULE, Sampler(2, eta=0.0), scan=scan)
 
     gain = jnp.array(0.5)
     np.testing.assert_allclose(jax.jit(draw)(gain), draw(gain), rtol=1e-5)
@@ -88,7 +91,7 @@ def test_every_step_with_eta_one_is_the_published_posterior():
 
 
 def test_clip_bounds_what_the_network_says():
-    drawn = sample(gaussian_denoiser, None, jax.random.key(0), (64, 1), SCHEDULE, Sampler(clip=0.5))
+    drawn = sample(Function(gaussian_denoiser), None, jax.random.key(0), (64, 1), SCHEDULE, Sampler(clip=0.5))
     # At t = 0 the result is the clipped prediction itself; float32 rounding of its weight is below 1e-6.
     assert np.abs(drawn).max() <= 0.5 + 1e-6
 
@@ -96,7 +99,8 @@ def test_clip_bounds_what_the_network_says():
 def test_progress_counts_every_step():
     seen = []
     sampler = Sampler(steps=5)
-    sample(gaussian_denoiser, None, jax.random.key(0), (1, 1), SCHEDULE, sampler, lambda *a: seen.append(a), scan=False)
+    denoiser = Function(gaussian_denoiser)
+    sample(denoiser, None, jax.random.key(0), (1, 1), SCHEDULE, sampler, lambda *a: seen.append(a), scan=False)
     assert seen == [(i, 5) for i in range(1, 6)]
 
 
@@ -110,6 +114,6 @@ def test_steps_out_of_range_are_refused(steps):
 def test_rows_with_keys_of_their_own_are_those_of_a_batch_of_one(scan):
     keys = jax.random.split(jax.random.key(4), 3)
     sampler = Sampler(20, 1.0)
-    together = sample(gaussian_denoiser, None, keys, (3, 5), SCHEDULE, sampler, scan=scan)
-    alone = [sample(gaussian_denoiser, None, key, (1, 5), SCHEDULE, sampler, scan=scan)[0] for key in keys]
+    together = sample(Function(gaussian_denoiser), None, keys, (3, 5), SCHEDULE, sampler, scan=scan)
+    alone = [sample(Function(gaussian_denoiser), None, key, (1, 5), SCHEDULE, sampler, scan=scan)[0] for key in keys]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-6, atol=1e-6)
