@@ -58,7 +58,8 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
     """Give all files and folders that the block writes their names at its end, in one short sequence, or none.
 
     On any failure, Ctrl-C included, the previous state is restored. Files of ``stale`` that exist and that the block
-    does not write are removed; the yielded list contains them once the block is over.
+    does not write are removed; the yielded list contains them once the block is over. Folders take their names last:
+    where one is, no other is written, so that of a killed run would be in the way of the same run again.
     """
     batch, removed = _Batch(), list[Path]()
     token = _batch.set(batch)
@@ -66,7 +67,7 @@ def together(stale: Iterable[Path] = ()) -> Iterator[list[Path]]:
         yield removed
         written = {_place(path) for _, path in batch.moves}
         left = [path for path in dict.fromkeys(stale) if os.path.lexists(path) and _place(path) not in written]
-        _commit(batch.moves, left)
+        _commit(sorted(batch.moves, key=lambda move: move[0].is_dir()), left)
         removed += left
         batch.folders.clear()
     finally:

@@ -3,7 +3,11 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -24,6 +28,7 @@ from dvg_jax.report.content import SHORTFALL
 from dvg_jax.viz import save_png
 from tests.cases.made_results import a_film, an_outcome
 from tests.cases.test_inputs_are_kept import contents
+from tests.processes import one_device
 from tests.tiny import get_config
 
 
@@ -87,6 +92,42 @@ def test_a_failure_leaves_the_earlier_set_whole(request_all, monkeypatch, place,
     monkeypatch.undo()
     assert contents(out) == before
     assert sorted(path.name for path in out.iterdir()) == sorted({name.split("/")[0] for name in before})
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dvg_jax.reconstruct import outputs
+from dvg_jax.reconstruct.films import FilmRequest
+from dvg_jax.reconstruct.outcome import Request
+from tests.cases.made_results import an_outcome
+
+film, out, last = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+rename = os.replace
+
+def killed(source, target):
+    if Path(target).name == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+
+os.replace = killed
+request = Request(out / "run", (FilmRequest(film, 0.0),), out / "ct.nii.gz", out / "series", out / "page.html")
+outputs.check(request)
+outputs.write(request, an_outcome(request))
+"""
+
+
+def test_a_run_that_is_killed_between_its_files_can_be_run_again(tmp_path):
+    film, out = a_film(tmp_path / "ap.png"), tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, film.path, out, "ct.json"]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], env=one_device(), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (out / "ct.nii.gz").is_file()
+    request = Request(out / "run", (film,), out / "ct.nii.gz", out / "series", out / "page.html")
+    write(request)
+    assert {"ct.nii.gz", "ct.json", "page.html", "series"} <= {path.name for path in out.iterdir()}
+    with pytest.raises(UserError, match=r"series is there already; allowed: a new or an empty folder"):
+        write(request)  # a series that is whole is not replaced
 
 
 def test_a_full_disk_is_told_by_the_files_name(request_all, monkeypatch):
