@@ -34,7 +34,7 @@ ANGLE_TOLERANCE = 20.0
 BATCH = 8
 """Samples drawn at a time: the paper's decoder takes 1.5 GiB a sample at 128^3."""
 
-RESULT, ALIGNED = "the model's CT", "the alignment by the model"
+RESULT, ALIGNED = "the model's CT", "the alignment of the films"
 """Messages name results so."""
 
 
