@@ -80,3 +80,9 @@ def near_path(path: Path) -> str:
         return ""
     near = get_close_matches(missing.name, siblings, n=1)
     return f"; did you mean {missing.parent / near[0]}?" if near else ""
+
+
+def listed(names: list[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -103,10 +103,17 @@ def _leave(code: str | int | None, message: str = "") -> NoReturn:
 
 
 def _call(main: Callable[[list[str] | None], None]) -> None:
-    """Call ``main``; a system error that Orbax or XLA reports in a text of its own becomes an OSError."""
+    """Call ``main``; a system error that Orbax or XLA reports in a text of its own becomes an OSError.
+
+    Flax's error about variables that do not fit a network becomes a UserError. To look for it before any work would
+    trace every network once more, half a minute at the paper's size.
+    """
     try:
         main(None)
     except Exception as error:
+        if any(kind.__module__ == "flax.errors" for kind in type(error).__mro__):
+            allowed = "a model that this program has written for its config"
+            raise UserError(f"variables do not fit their network: {_first_line(error)}; allowed: {allowed}") from error
         failed = _of_system(error)
         if failed is None:
             raise

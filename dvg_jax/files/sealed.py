@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, listed
 
 NAME = "digests.json"
 
@@ -53,12 +53,6 @@ def check_seal(folder: Path, parts: tuple[str, ...] = ("",)) -> bool:
 def damaged(folder: Path, what: str) -> UserError:
     """Return the error that names a damaged folder, and in it what changed."""
     return UserError(f"{folder} is damaged: {what}; allowed: as it was written")
-
-
-def listed(names: list[str]) -> str:
-    """Return the first three names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:

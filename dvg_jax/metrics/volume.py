@@ -120,8 +120,9 @@ def lpips_sum(per_axis: Float[Accepted, "3"], shape: tuple[int, ...]) -> Array:
 
 
 def cosine(a: Volume, b: Volume) -> Array:
-    """Return the cosine of the angle between two volumes taken as vectors."""
-    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a**2) * jnp.sum(b**2))
+    """Return the cosine of the angle between two volumes taken as vectors; 0 where one is all air, 0 everywhere."""
+    lengths = jnp.sqrt(jnp.sum(a**2) * jnp.sum(b**2))
+    return jnp.sum(a * b) / jnp.where(lengths == 0, 1.0, lengths)
 
 
 def _band_error(i: int, a: Volume, b: Volume) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dvg_jax.diffusion import Schedule
 from dvg_jax.errors import UserError
+from dvg_jax.finite import finite
 from dvg_jax.networks.unet3d import UNet3D
 from dvg_jax.networks.vqgan3d import VQGAN3D
 from dvg_jax.shapes import Variables
@@ -25,7 +26,6 @@ from dvg_jax.torch_import.state_dict import StateDict, load_trainer, subtree, we
 from dvg_jax.torch_import.unet import unet3d
 from dvg_jax.torch_import.vqgan import vqgan3d
 from dvg_jax.torch_import.wording import listed
-from dvg_jax.training.finite import check_finite
 
 UNETS = {"new_view": "fit_model", "diffusion": "fine_model"}
 VQGANS = {"ct_vqgan": "vqgan", "view_vqgan": "vqgan_bp", "new_view_vqgan": "vqgan_bp025"}
@@ -77,7 +77,7 @@ class Part:
         convert: Any = unet3d if self.stage in UNETS else vqgan3d
         try:
             network, variables = convert(self.state_dict, **self.settings, copy=False)
-            check_finite(variables, "variables")
+            finite("the network", variables)
         except UserError as error:
             raise UserError(f"{self.origin['file']}, {self.stage}: {error}") from None
         return network, variables

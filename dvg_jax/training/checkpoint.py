@@ -15,15 +15,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dvg_jax.errors import UserError
+from dvg_jax.errors import UserError, listed
 from dvg_jax.files.atomic import make_folder
 from dvg_jax.files.durable import take_place
 from dvg_jax.files.partial import OLD, clear_partials, hidden, remove
-from dvg_jax.files.sealed import NAME, check_seal, damaged, listed, seal
+from dvg_jax.files.sealed import NAME, check_seal, damaged, seal
 from dvg_jax.fingerprint import fingerprint, of_variables
+from dvg_jax.finite import finite
 from dvg_jax.shapes import Variables
 from dvg_jax.training import distributed
-from dvg_jax.training.finite import check_finite
 
 _DIGESTS = "variables"
 """The fact that has a digest of each variable; callers do not see it."""
@@ -108,7 +108,7 @@ def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> Non
     Raises:
       UserError: a variable is not finite; the older model stays.
     """
-    check_finite(variables, f"{folder} cannot be written")
+    finite(f"what {folder} is to hold", variables)
     facts = facts | {_DIGESTS: of_variables(variables)}
     _write(folder, variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
 
@@ -156,8 +156,7 @@ def _model(folder: Path) -> tuple[Variables, dict[str, Any]]:
         _say_unchecked(folder)
     elif fingerprint({facts.get("stage", ""): variables}) != facts["fingerprint"]:
         raise damaged(folder, "its fingerprint changed")
-    check_finite(variables, str(folder))
-    return variables, facts
+    return finite(str(folder), variables), facts
 
 
 def _facts(folder: Path) -> dict[str, Any]:

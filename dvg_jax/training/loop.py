@@ -14,16 +14,15 @@ from dvg_jax.config import stage_field, stage_settings
 from dvg_jax.config.build import build_source
 from dvg_jax.data.opening import folders_of
 from dvg_jax.data.pipeline import evaluation_batches
-from dvg_jax.errors import UserError
-from dvg_jax.files.sealed import listed
+from dvg_jax.errors import UserError, listed
 from dvg_jax.fingerprint import fingerprint
+from dvg_jax.finite import not_finite
 from dvg_jax.keys import named
 from dvg_jax.shapes import VariablesByStage
 from dvg_jax.stages.base import Example, Metrics, Stage
 from dvg_jax.training import distributed, sharding
 from dvg_jax.training.checkpoint import Checkpoints, load_facts, save_model
 from dvg_jax.training.examples import Examples, Given, check_cache, open_examples
-from dvg_jax.training.finite import not_finite
 from dvg_jax.training.log import RunLog
 from dvg_jax.training.optim import Training
 from dvg_jax.training.sanity import check_rate, say_collapse, say_constant

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 300.0
 """A tiny training takes a minute where nothing is compiled yet."""
 
+_PROGRESS = re.compile(r"\d+%\||\d(it/s|s/it)|^\s*$")
+_NOISE = re.compile(r"Traceback|Exception|Error\b|^\s+File ")
+
 SETTINGS = {
     "JAX_PLATFORMS": "cpu",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -22,12 +26,13 @@ SETTINGS = {
 """Attacks compute on the CPU and compile quickly, to slower code."""
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+def start(words: list[str], folder: Path, first: Callable[[], None] | None = None) -> subprocess.Popen[str]:
     """Start ``python`` with these words at the project's root, as the leader of a process group.
 
     Args:
       words: a script or ``-m`` and a module, and its flags.
       folder: gets the compilation cache that all commands of an attack share.
+      first: is called in the process before the command.
     """
     return subprocess.Popen(
         [sys.executable, *words],
@@ -38,6 +43,7 @@ def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=first,
     )
 
 
@@ -56,9 +62,9 @@ def end(process: subprocess.Popen[str], limit_s: float = LIMIT_S) -> tuple[int |
     return process.returncode, said
 
 
-def run(words: list[str], folder: Path, limit_s: float = LIMIT_S) -> tuple[int | None, str]:
+def run(words: list[str], folder: Path, first: Callable[[], None] | None = None) -> tuple[int | None, str]:
     """Run a command to its end; see :func:`start` and :func:`end`."""
-    return end(start(words, folder), limit_s)
+    return end(start(words, folder, first))
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -69,16 +75,18 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def fault(code: int | None, said: str) -> str:
     """Return what is wrong with an end that should be a success or one line of refusal; nothing where all is right."""
-    errors = [line for line in re.split(r"[\r\n]+", said) if line.startswith("error: ")]
+    lines = [line for line in re.split(r"[\r\n]+", said) if not _PROGRESS.search(line)]
+    errors = [line for line in lines if line.startswith("error: ")]
+    noise = [line for line in lines if _NOISE.search(line.partition("error: ")[0])]
     if code is None:
         return "hangs"
     if code < 0:
         return f"dies of {signal.Signals(-code).name}"
-    if "Traceback (most recent call last)" in said:
-        return f"a traceback: {said.strip().splitlines()[-1][:200]}"
-    if code == 0 or (code == 2 and len(errors) == 1):
-        return ""
-    return f"exit code {code} with {len(errors)} lines of error"
+    if noise:
+        return f"exit code {code} with noise: {noise[0][:100]} ... {noise[-1][:100]}"
+    if code not in (0, 2) or len(errors) != (code == 2):
+        return f"exit code {code} with {len(errors)} lines of error, {said[-200:]!r}"
+    return ""
 
 
 def train(workdir: Path, *overrides: str) -> list[str]:

@@ -8,11 +8,9 @@ Faults that need root (a full disk, a read-only one) are left out for other user
 import ctypes
 import os
 import random
-import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,13 +22,11 @@ import numpy as np
 
 from dvg_jax.ct.frame import frame_affine
 from tests import released
-from tests.chaos import Result
+from tests.chaos import Result, commands
 
-ROOT = Path(__file__).parents[2]
 DISK = 64 * 2**20
 """Bytes of the small disk. What a command needs is copied to it; the rest is filled up to what the fault leaves."""
 
-DEADLINE_S = 300
 SMALL = (
     "--config=tests/tiny.py", "--config.use_diffusion=False", "--config.new_angles=()", "--config.data.train_count=4",
     *(f"--config.{name}.train.steps=2" for name in ("ct_vqgan", "view_vqgan", "new_view")),
@@ -68,8 +64,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
                   "--set=baselines.unrolled.loss.perceptual=0.0"),
 }  # fmt: skip
 """Every command that writes: its arguments, with the folders of what it reads and of what it writes."""
-
-_PROGRESS = re.compile(r"\d+%\||\d(it/s|s/it)|^\s*$")
 
 
 @dataclass(frozen=True)
@@ -128,42 +122,16 @@ def tries(name: str, fault: Fault, inputs: Path, folder: Path) -> str:
     """Run a command under a fault and then without it; return what was wrong, in one line, or nothing."""
     with _place(folder / "place", inputs, fault) as (place, mend):
         found = _run(name, inputs, place, fault.limit)
-        if wrong := judge(*found):
+        if wrong := commands.fault(*found):
             return wrong
         mend()
         code, said = _run(name, inputs, place)
         return "" if code == 0 else f"does not go on afterwards: exit {code}, {said[-200:]!r}"
 
 
-def judge(code: int, said: str) -> str:
-    """Return what is wrong with how a command ended under a fault: it may succeed, or refuse in one line."""
-    lines = [line for line in re.split(r"[\r\n]+", said) if not _PROGRESS.search(line)]
-    if code not in (0, 2):
-        return f"exit {code}, {said[-200:]!r}"
-    errors = [line for line in lines if line.startswith("error: ")]
-    if len(errors) != (code == 2):
-        return f"exit {code} with {len(errors)} lines of error, {said[-200:]!r}"
-    noise = [
-        line for line in lines if re.search(r"Traceback|Exception|Error\b|^\s+File ", line.partition("error: ")[0])
-    ]
-    return f"noise: {noise[0][:200]!r}" if noise else ""
-
-
-def _run(name: str, inputs: Path, place: Path, limit: Callable[[], None] | None = None) -> tuple[int, str]:
-    """Return exit code and stderr of a command."""
-    words = [word.format(inputs=inputs, place=place) for word in COMMANDS[name]]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(inputs / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }  # fmt: skip
-    command = [sys.executable, *words]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, preexec_fn=limit, timeout=DEADLINE_S
-        )
-    except subprocess.TimeoutExpired:
-        return -1, f"nothing for {DEADLINE_S} s"
-    return done.returncode, done.stderr
+def _run(name: str, inputs: Path, place: Path, limit: Callable[[], None] | None = None) -> tuple[int | None, str]:
+    """Return exit code and output of a command."""
+    return commands.run([word.format(inputs=inputs, place=place) for word in COMMANDS[name]], inputs, limit)
 
 
 def _make_inputs(inputs: Path) -> None:

@@ -83,3 +83,7 @@ def test_slices_too_small_for_a_window_are_refused():
 
 def test_psnr_has_finite_gradients_for_equal_volumes():
     chex.assert_tree_all_finite(jax.grad(lambda x: psnr_volume(x, jnp.ones((8, 8, 8))))(jnp.ones((8, 8, 8))))
+
+
+def test_the_cosine_with_air_alone_is_zero(pair):
+    assert volume_figures(("cosine",), pair[0], np.zeros_like(pair[0]))["cosine"] == 0
