@@ -29,7 +29,8 @@ if COMPILER == "quick":
     # ``make slow`` compiles as users do. A flag that jaxlib does not know would end the process.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     if version("jaxlib").startswith("0.10."):
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+        # One module a program: its parts are compiled in parallel otherwise, and the two workers fill two cores.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Workers share what one of them has compiled; the user's own cache is left alone.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")

@@ -33,7 +33,7 @@ def attack(folder: Path, until: float) -> Result:
     model, trained_on = _model(workdir), _train(longer, more=1)
     kinds: list[tuple[Path, Callable[[], Variables], Variables]] = [
         (workdir / STAGE / "model", lambda: _model(workdir), model),
-        (workdir / STAGE / "checkpoints", lambda: _go_on(workdir, folder / "on"), trained_on),
+        (_last_checkpoint(workdir), lambda: _go_on(workdir, folder / "on"), trained_on),
     ]
     chance, failed, refused, tried = random.Random(SEED), [], 0, 0
     while tried < FLIPS and time.monotonic() < until:
@@ -80,6 +80,10 @@ def _go_on(workdir: Path, copy: Path) -> Variables:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(workdir, copy)
     return _train(copy, more=1)
+
+
+def _last_checkpoint(workdir: Path) -> Path:
+    return max((workdir / STAGE / "checkpoints").iterdir(), key=lambda path: int(path.name))
 
 
 def _model(workdir: Path) -> Variables:
