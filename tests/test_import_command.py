@@ -319,11 +319,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_folder_of_another_run_is_left_alone(fails, files, tmp_path):
     whole = "--checkpoint", files / "DVG_Diffusion.pt", "--num_groups=4", "--workdir", tmp_path
     save(tiny.get_config(), tmp_path / "config.json")
+    (tmp_path / "ct_vqgan" / "checkpoints" / "4").mkdir(parents=True)
     before = contents(tmp_path)
     assert f"{tmp_path} was trained with" in fails(command.main, *whole)
     assert contents(tmp_path) == before
     (tmp_path / "config.json").unlink()
-    (tmp_path / "new_view" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "ct_vqgan").rename(tmp_path / "new_view")
     assert "holds a training run (new_view/checkpoints)" in fails(command.main, *whole)
     assert contents(tmp_path) == {}
 

@@ -81,7 +81,9 @@ def _parser() -> Parser:
         help="samples made at a time; fewer need less memory (default %(default)s)",
     )  # fmt: skip
     flag("--sampler", choices=tuple(SAMPLERS), help="default: that of the model's config")
-    flag("--steps", type=number(HELD), help="sampling steps (default: those of the model's config)")
+    # Of the steps that can be meant at all the model, once it is read, names those that it has.
+    steps = Number(-HELD.high, HELD.high, whole=True)
+    flag("--steps", type=number(steps), help="sampling steps (default: those of the model's config)")
     flag(
         "--consistency", choices=MODES,
         help="how the CT is made to agree with the films: films by the smallest change, refine by the trained refiner "
