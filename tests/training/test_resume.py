@@ -1,4 +1,7 @@
-"""A run that is killed and started again ends with the same bits as one that was not."""
+"""A run that is killed and started again ends with the same bits as one that was not.
+
+``python -m tests.chaos --only kills`` kills more often, at random moments, and in all stages.
+"""
 
 import json
 import signal
@@ -61,8 +64,7 @@ def runs(tmp_path_factory):
     whole = folder / "whole"
     Run(whole, cache).finish()
     broken = folder / "broken"
-    for step in (3, 8, 13):
-        assert Run(broken, cache).send(signal.SIGKILL, step) == -signal.SIGKILL
+    assert Run(broken, cache).send(signal.SIGKILL, 8) == -signal.SIGKILL
     saved_before = _last_checkpoint(broken)
     code = Run(broken, cache).send(signal.SIGTERM, saved_before + 7)
     saved_by_signal = _last_checkpoint(broken)
@@ -74,7 +76,7 @@ def _last_checkpoint(workdir: Path) -> int:
     return max(int(p.name) for p in (workdir / "ct_vqgan" / "checkpoints").iterdir() if p.name.isdigit())
 
 
-def test_killed_three_times_gives_the_same_bits(runs):
+def test_killed_and_stopped_gives_the_same_bits(runs):
     whole, broken, *_ = runs
     a, b = (load_model(workdir / "ct_vqgan" / "model")[0] for workdir in (whole, broken))
     chex.assert_trees_all_equal(a, b)
