@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,13 +25,12 @@ SETTINGS = {
 """Attacks compute on the CPU and compile quickly, to slower code."""
 
 
-def start(words: list[str], folder: Path, first: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
     """Start ``python`` with these words at the project's root, as the leader of a process group.
 
     Args:
       words: a script or ``-m`` and a module, and its flags.
       folder: gets the compilation cache that all commands of an attack share.
-      first: is called in the process before the command.
     """
     return subprocess.Popen(
         [sys.executable, *words],
@@ -43,7 +41,6 @@ def start(words: list[str], folder: Path, first: Callable[[], None] | None = Non
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=first,
     )
 
 
@@ -62,9 +59,9 @@ def end(process: subprocess.Popen[str], limit_s: float = LIMIT_S) -> tuple[int |
     return process.returncode, said
 
 
-def run(words: list[str], folder: Path, first: Callable[[], None] | None = None) -> tuple[int | None, str]:
+def run(words: list[str], folder: Path) -> tuple[int | None, str]:
     """Run a command to its end; see :func:`start` and :func:`end`."""
-    return end(start(words, folder, first))
+    return end(start(words, folder))
 
 
 def kill(process: subprocess.Popen[str]) -> None:

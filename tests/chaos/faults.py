@@ -5,10 +5,8 @@
 Faults that need root (a full disk, a read-only one) are left out for other users.
 """
 
-import ctypes
 import os
 import random
-import resource
 import shutil
 import subprocess
 import time
@@ -23,6 +21,7 @@ import numpy as np
 from dvg_jax.ct.frame import frame_affine
 from tests import released
 from tests.chaos import Result, commands
+from tests.chaos.limited import FILE_SIZE, HANDLES, RIGHTS
 
 DISK = 64 * 2**20
 """Bytes of the small disk. What a command needs is copied to it; the rest is filled up to what the fault leaves."""
@@ -56,13 +55,13 @@ class Fault:
 
     Attributes:
       name: for the table.
-      limit: runs in the process before the command does.
+      limit: what ``tests.chaos.limited`` takes away, and its size.
       left: bytes that are left on the disk; None for a disk with room.
       read_only: mount the disk so.
     """
 
     name: str
-    limit: Callable[[], None] | None = None
+    limit: tuple[str, ...] = ()
     left: int | None = None
     read_only: bool = False
 
@@ -77,9 +76,9 @@ def faults(draw: random.Random) -> Iterator[Fault]:
     root = os.geteuid() == 0
     while True:
         size, left, handles = (round(2 ** draw.uniform(*bits)) for bits in ((6, 22), (8, 23), (3.5, 7)))
-        yield Fault(f"files of at most {size} bytes", lambda size=size: _limit(resource.RLIMIT_FSIZE, size))
-        yield Fault(f"at most {handles} handles", lambda handles=handles: _limit(resource.RLIMIT_NOFILE, handles))
-        yield Fault("a folder that may not be written", _drop_rights)
+        yield Fault(f"files of at most {size} bytes", (FILE_SIZE, str(size)))
+        yield Fault(f"at most {handles} handles", (HANDLES, str(handles)))
+        yield Fault("a folder that may not be written", (RIGHTS, "0"))
         if root and shutil.which("mount"):
             yield Fault(f"{left} bytes left on the disk", left=left)
             yield Fault("a read-only disk", read_only=True)
@@ -113,9 +112,10 @@ def tries(name: str, fault: Fault, inputs: Path, folder: Path) -> str:
         return "" if code == 0 else f"does not go on afterwards: exit {code}, {said[-200:]!r}"
 
 
-def _run(name: str, inputs: Path, place: Path, limit: Callable[[], None] | None = None) -> tuple[int | None, str]:
+def _run(name: str, inputs: Path, place: Path, limit: tuple[str, ...] = ()) -> tuple[int | None, str]:
     """Return exit code and output of a command."""
-    return commands.run([word.format(inputs=inputs, place=place) for word in COMMANDS[name]], inputs, limit)
+    words = [word.format(inputs=inputs, place=place) for word in COMMANDS[name]]
+    return commands.run(["-m", "tests.chaos.limited", *limit, *words] if limit else words, inputs)
 
 
 def _make_inputs(inputs: Path) -> None:
@@ -162,7 +162,7 @@ def _begin(folder: Path, fault: Fault) -> Callable[[], None]:
     if fault.read_only:
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         return lambda: subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
-    if fault.limit is _drop_rights:
+    if RIGHTS in fault.limit:
         _may_write(folder, False)
         return lambda: _may_write(folder, True)
     return lambda: None
@@ -172,13 +172,3 @@ def _may_write(folder: Path, allowed: bool) -> None:
     """Give or take the right to write in all folders and files of ``folder``."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200 if allowed else path.stat().st_mode & ~0o222)
-
-
-def _limit(kind: int, value: int) -> None:
-    resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
-
-
-def _drop_rights() -> None:
-    """Take from root what lets it write where nobody may; it stays the owner of its files."""
-    drop_from_bounding_set, override = 24, 1
-    ctypes.CDLL(None).prctl(drop_from_bounding_set, override, 0, 0, 0)

@@ -7,6 +7,7 @@ import io
 import pickle as p
 import struct
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -190,7 +191,8 @@ LIKE_LIGHTNING = (
 
 def zipped(members: list[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> bytearray:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as file:
+    # Some have two members of one name, which Python warns of.
+    with zipfile.ZipFile(stream, "w") as file, warnings.catch_warnings(action="ignore"):
         for member, raw in members:
             file.writestr(zipfile.ZipInfo(member), raw, kind)  # without the time of day
     return bytearray(stream.getvalue())
