@@ -23,9 +23,9 @@ SHARES = {
     "readers": 3,
     "torch_files": 1,
     "faults": 4,
-    "kills": 6,
+    "leak": 2,
     "two_at_once": 1,
-    "leak": 1,
+    "kills": 6,
 }
 """Each attack's module and its share of the time; what one leaves over goes to those after it."""
 

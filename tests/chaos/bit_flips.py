@@ -25,7 +25,7 @@ def attack(folder: Path, until: float) -> Result:
 
     Args:
       folder: for all files.
-      until: value of ``time.monotonic()`` at which no new flip begins.
+      until: value of ``time.monotonic()`` at which no new flip begins; there is one of each at least.
     """
     workdir, longer = folder / "run", folder / "longer"
     _train(workdir)
@@ -36,7 +36,7 @@ def attack(folder: Path, until: float) -> Result:
         (_last_checkpoint(workdir), lambda: _go_on(workdir, folder / "on"), trained_on),
     ]
     chance, failed, refused, tried = random.Random(SEED), [], 0, 0
-    while tried < FLIPS and time.monotonic() < until:
+    while tried < FLIPS and (tried < len(kinds) or time.monotonic() < until):
         place, use, right = kinds[tried % 2]
         tried += 1
         with _flipped(chance, place) as where:

@@ -85,7 +85,7 @@ def faults(draw: random.Random) -> Iterator[Fault]:
 
 
 def attack(folder: Path, until: float) -> Result:
-    """Run commands under faults, each once more without, until ``time.monotonic()`` reaches ``until``.
+    """Run commands under faults, each once more without, until ``time.monotonic()`` reaches ``until``; one at least.
 
     Everything is written inside ``folder``, which must exist.
     """
@@ -93,7 +93,7 @@ def attack(folder: Path, until: float) -> Result:
     _make_inputs(inputs)
     for fault in faults(attempts):
         for name in attempts.sample(sorted(COMMANDS), len(COMMANDS)):
-            if time.monotonic() >= until:
+            if tried and time.monotonic() >= until:
                 return Result("faults", tried, tried - len(failed), tuple(failed))
             tried += 1
             if wrong := tries(name, fault, inputs, folder):

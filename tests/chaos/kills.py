@@ -34,7 +34,7 @@ def attack(folder: Path, until: float) -> Result:
 
     Args:
       folder: for all files.
-      until: value of ``time.monotonic()`` at which no new kill begins.
+      until: value of ``time.monotonic()`` at which no new kill begins; there is one at least.
     """
     chance, failed, tried = random.Random(SEED), [], 0
     whole = folder / "whole"
@@ -45,7 +45,7 @@ def attack(folder: Path, until: float) -> Result:
     commands.run(commands.train(folder / "warm", *EVERY), folder)
     takes = time.monotonic() - begun
     workdir, number = folder / "0", 0
-    while time.monotonic() < until:
+    while not tried or time.monotonic() < until:
         before = _state(workdir)
         process = commands.start(commands.train(workdir, *EVERY), folder)
         aim = chance.choice(WRITES) if tried % 2 else ""

@@ -14,10 +14,10 @@ def attack(folder: Path, until: float) -> Result:
 
     Args:
       folder: for all files.
-      until: value of ``time.monotonic()`` at which no new pair is started.
+      until: value of ``time.monotonic()`` at which no new pair is started; there is one at least.
     """
     chance, failed, tried = random.Random(SEED), [], 0
-    while time.monotonic() < until:
+    while not tried or time.monotonic() < until:
         workdir = folder / str(tried)
         words = commands.train(workdir, "--config.stage=ct_vqgan")
         first = commands.start(words, folder)
