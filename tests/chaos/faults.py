@@ -2,7 +2,7 @@
 
     a copy of the inputs --command under a fault--> done, or exit 2 and one line --command without it--> done
 
-Faults that need root (a full disk, a read-only one) are left out for other users.
+Faults of a disk (a full one, a read-only one) are left out where none can be mounted.
 """
 
 import os
@@ -71,15 +71,19 @@ class Fault:
         return self.left is not None or self.read_only
 
 
-def faults(draw: random.Random) -> Iterator[Fault]:
-    """Yield faults without end, their sizes drawn over the orders of magnitude of what commands write."""
-    root = os.geteuid() == 0
+def faults(draw: random.Random, disks: bool) -> Iterator[Fault]:
+    """Yield faults without end, their sizes drawn over the orders of magnitude of what commands write.
+
+    Args:
+      draw: decides the sizes.
+      disks: faults of a disk are among them, which must be mounted.
+    """
     while True:
         size, left, handles = (round(2 ** draw.uniform(*bits)) for bits in ((6, 22), (8, 23), (3.5, 7)))
         yield Fault(f"files of at most {size} bytes", (FILE_SIZE, str(size)))
         yield Fault(f"at most {handles} handles", (HANDLES, str(handles)))
         yield Fault("a folder that may not be written", (RIGHTS, "0"))
-        if root and shutil.which("mount"):
+        if disks:
             yield Fault(f"{left} bytes left on the disk", left=left)
             yield Fault("a read-only disk", read_only=True)
 
@@ -91,7 +95,7 @@ def attack(folder: Path, until: float) -> Result:
     """
     inputs, attempts, tried, failed = folder / "inputs", random.Random(0), 0, list[str]()
     _make_inputs(inputs)
-    for fault in faults(attempts):
+    for fault in faults(attempts, _may_mount(folder)):
         for name in attempts.sample(sorted(COMMANDS), len(COMMANDS)):
             if tried and time.monotonic() >= until:
                 return Result("faults", tried, tried - len(failed), tuple(failed))
@@ -133,6 +137,17 @@ def _make_inputs(inputs: Path) -> None:
     shutil.copytree(inputs / "run", inputs / "whole")
     # Under a fault the last stage is left to do, and to measure what is trained.
     shutil.rmtree(inputs / "run" / "new_view")
+
+
+def _may_mount(folder: Path) -> bool:
+    """Tell whether disks can be mounted here: it takes root, and a container that lets it."""
+    place = folder / "mounted"
+    place.mkdir()
+    words = ["-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(["mount", *words], capture_output=True).returncode:
+        return False
+    subprocess.run(["umount", place], check=True)
+    return True
 
 
 @contextmanager
