@@ -23,10 +23,10 @@ def finite(what: str, values: Values) -> Values:
       values: numbers of any shape, on devices or on the host.
 
     Raises:
-      UserError: one of them is NaN or infinite; names the arrays of a tree.
+      UserError: one of them is NaN or infinite; of a dict the message names the arrays.
     """
     if found := not_finite(values):
-        where = f" in {listed(found)}" if all(found) else ""
+        where = f" in {listed(found)}" if isinstance(values, dict) else ""
         raise UserError(f"{what} has values that are not finite{where}; allowed: numbers")
     return values
 

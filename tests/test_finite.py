@@ -40,6 +40,8 @@ def test_one_value_is_enough_and_no_clip_hides_it(value):
     x = jnp.zeros((4, 4)).at[1, 2].set(value)
     assert np.isnan(clipped(x, 0, 1)[1, 2])
     with pytest.raises(UserError, match=f"^it {REFUSED}"):
+        finite("it", (np.zeros(3), [x]))
+    with pytest.raises(UserError, match=r"^it has values that are not finite in bad/0; allowed: numbers"):
         finite("it", {"good": np.zeros(3), "bad": [x]})
     with pytest.raises(UserError, match="HU to be written have values that are not finite"):
         to_int16(np.asarray(x)[None])
