@@ -11,7 +11,7 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _WITHIN_TEXT = re.compile("[\t\n]")
-"""Controls that a text of several lines may contain, but no single line."""
+"""A text of several lines may contain these controls, but no single line."""
 
 
 class UserError(ValueError):

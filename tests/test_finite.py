@@ -48,7 +48,7 @@ def test_one_value_is_enough_and_no_clip_hides_it(value):
 
 
 def test_a_damaged_model_gives_no_ct():
-    """With quantised latents it gave a CT: NaN has a nearest code, and infinity is clipped."""
+    """A damaged model with quantised latents gave a CT: NaN has a nearest code, and infinity is clipped."""
     variables, films = untrained_variables(), np.random.default_rng(0).random((2, 16, 16), np.float32)
     for stage in variables:
         for value in (np.nan, np.inf):

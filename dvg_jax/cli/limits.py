@@ -10,25 +10,25 @@ SEED = Number(0, 2**32 - 1, whole=True)
 """A larger seed would be cut to 32 bits, and give the numbers of a smaller one."""
 
 SIDE = Number(1, 1024, whole=True)
-"""Voxels of a cube along each edge: at most 2^30 of them, 4 GiB, as in the largest scan that is read."""
+"""It bounds the voxels of a cube along each edge: 2^30 in all, 4 GiB, as in the largest scan that is read."""
 
 NUMBER = Number(1, 2**31 - 1, whole=True)
-"""Things that are counted and not held, such as steps and cases: 32 bits, signed, on the device."""
+"""It bounds things that are counted and not held, such as steps and cases: 32 bits, signed, on the device."""
 
 HELD = Number(1, 10_000, whole=True)
-"""Things that are held at once, or one after another for each case: cases of a batch, time steps, iterations."""
+"""It bounds things that are held at once, or done for each case: cases of a batch, time steps, iterations."""
 
 WIDTH = Number(1, 8192, whole=True)
-"""Channels of a layer, and groups and heads that divide them."""
+"""It bounds channels of a layer, and groups and heads that divide them."""
 
 DEPTH = Number(1, 256, whole=True)
-"""Layers of a network, one after another."""
+"""It bounds layers of a network, one after another."""
 
 PROCESSES = Number(1, 4096, whole=True)
-"""Processes on one machine, or that train together."""
+"""It bounds processes on one machine, and those that train together."""
 
 LENGTH_MM = Number(1, 10_000)
-"""Edge of a cube in the patient: 10 m at most."""
+"""It bounds the edge of a cube in the patient: 10 m at most."""
 
 WEIGHT = Number(0, 1e9)
-"""Weights, norms and ranges: their squares, summed, stay finite in 32 bits."""
+"""It bounds weights, norms and ranges, so that their squares, summed, stay finite in 32 bits."""

@@ -10,7 +10,7 @@ from dvg_jax.errors import did_you_mean
 
 _LONGEST = 200
 _LONGEST_PATH = 4096
-"""Characters of the longest path that a system takes."""
+"""The longest path that a system takes has this many characters."""
 
 
 @dataclass(frozen=True, kw_only=True)

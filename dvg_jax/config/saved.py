@@ -20,10 +20,10 @@ YOUNGER = {
     *(f"{stage}.network.remat" for stage in ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")),
     *(f"{stage}.train.weight_decay" for stage in ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")),
 }
-"""Fields and sections that earlier versions did not write, or not all of: they get their defaults."""
+"""These fields and sections get their defaults: earlier versions did not write them, or not all of them."""
 
 GONE = {"log.evaluate_cases", "refine.wear", "baselines.unrolled.wear"}
-"""Fields and sections of earlier versions that no longer mean anything."""
+"""These fields and sections of earlier versions no longer mean anything."""
 
 
 def save(config: ConfigDict, path: Path) -> None:

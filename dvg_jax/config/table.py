@@ -41,7 +41,7 @@ BELOW_ONE = Number(0, 1, open_high=True)
 MULTIPLE = Number(0, 64, open_low=True)
 ANGLE = Number(-360, 360)
 VIEWS = 360
-"""One a degree; the paper has 20 at most."""
+"""There is one view a degree at most; the paper has up to 20."""
 SWITCH = Switch()
 DISTANCE = OneOf(("mse", "l1"), changes_examples=False)
 

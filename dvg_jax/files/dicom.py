@@ -17,7 +17,7 @@ from dvg_jax.errors import UserError
 from dvg_jax.files.packbits import unpacked_size
 
 MOST_UNPACKED = 2**29
-"""Bytes of the largest object inside a deflated file: a film of 100 million pixels of 4 bytes, and its attributes."""
+"""A deflated file unpacks to so many bytes at most: a film of 100 million pixels of 4 bytes, and its attributes."""
 
 _PIECE = 2**20
 _META_GROUP = 2
@@ -25,7 +25,7 @@ _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _START_OF_SCAN = 0xDA
 _NO_LENGTH = (0x01, *range(0xD0, 0xD9))
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Markers that state the size: those of JPEG, and the one of JPEG-LS."""
+"""These markers state the size: those of JPEG, and the one of JPEG-LS."""
 
 
 def open_dicom(path: Path, **options: Any) -> FileDataset:

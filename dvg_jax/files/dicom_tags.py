@@ -28,7 +28,7 @@ LIMITS = {
     "DistanceSourceToDetector": (1.0, 1e5),
     "DistanceSourceToPatient": (1.0, 1e5),
 }
-"""Least magnitude, if it is not 0, and largest magnitude that an attribute can mean; lengths are in mm."""
+"""An attribute can mean 0 and magnitudes from the first number to the second; lengths are in mm."""
 
 ALLOCATED = (1, 8, 16, 32)
 

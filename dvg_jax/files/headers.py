@@ -17,7 +17,7 @@ _LONGEST_LINE = 2**16
 _MOST_BYTES = 2**21
 _MOST_FILES = 4096
 _LONGEST = {Format.META_IMAGE: 255, Format.NRRD: 1000}
-"""Longest value of a field. Other readers have no more room for it, and write beyond."""
+"""A field's value is not longer. Other readers have no more room for it, and write beyond."""
 _LONGEST_NAME = 1024
 _KNOWN = {
     Format.META_IMAGE: {

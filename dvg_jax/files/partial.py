@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 OLD = "partial-old"
-"""Begins the hidden name of a file that is being replaced."""
+"""The hidden name of a file that is being replaced begins so."""
 
 _LONGEST_NAME = 200
 """A temporary name can contain a name of up to this many bytes: file systems allow 255."""

@@ -11,7 +11,7 @@ from dvg_jax.errors import UserError, listed
 NAME = "digests.json"
 
 _BLOCK = 2**26
-"""Bytes that a thread hashes at a time: the threads share a large file too."""
+"""A thread hashes so many bytes at a time: the threads share a large file too."""
 _PIECE = 2**20
 
 

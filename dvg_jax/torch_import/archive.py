@@ -38,10 +38,10 @@ STORAGES = {
 }
 
 _MOST_DIRECTORY = 2**23
-"""Bytes of the zip directory: some 80,000 members, one a tensor. Python keeps ten times as much of it in memory."""
+"""The zip directory has so many bytes at most: some 80,000 members, one a tensor. In memory it takes ten times that."""
 MOST_AXES = 32
 _LOCAL = struct.Struct("<4s2xHH4xIIIHH")
-"""Before each member: mark, flags, compression, checksum, size twice, lengths of its name and of the padding."""
+"""Before each member stand mark, flags, compression, checksum, size twice, lengths of its name and of the padding."""
 _ENCRYPTED, _SIZES_FOLLOW = 1, 8
 _IN_EXTRA = 0xFFFFFFFF
 """Stands for a size beyond 4 GiB, which the extra field and the directory have."""

@@ -179,4 +179,4 @@ _HANDLERS: dict[str, Callable[[Machine, Any], None]] = {
     "NEWOBJ": Machine._reduce,
     "BUILD": Machine._build,
 }
-"""What the other opcodes do. Sets become lists, since their elements would have to be hashed."""
+"""Each function does what one of the other opcodes asks. Sets become lists, since elements would have to be hashed."""

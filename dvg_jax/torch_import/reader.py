@@ -41,7 +41,7 @@ CALLED = {"torch.device"}
 """The only inert name outside the packages that is called."""
 
 MOST_LEVELS = 100
-"""Containers inside each other. Published files have 10."""
+"""No more containers are inside each other. Published files have 10."""
 MALFORMED = (
     *(ArithmeticError, EOFError, LookupError, NotImplementedError, TypeError, ValueError),
     *(struct.error, zipfile.BadZipFile),

@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 MOST_PARTS = 8
 MOST_AXIS = 2**20
-"""Most stages of a network, and longest axis of a weight: a network is built from both before keys are compared."""
+"""They bound stages of a network and axes of a weight: a network is built from both before keys are compared."""
 
 DVG_PARTS = ("fit_model", "fine_model", "vqgan", "vqgan_bp", "vqgan_bp025")
 

@@ -29,7 +29,7 @@ _DIGESTS = "variables"
 """The fact that has a digest of each variable; callers do not see it."""
 _OF_FACTS = ("facts/", "_CHECKPOINT_METADATA")
 _LOOKS = 20
-"""Times that a model is read again because another one took its place meanwhile."""
+"""A model is read again so often, where another one took its place meanwhile."""
 
 _Found = TypeVar("_Found")
 

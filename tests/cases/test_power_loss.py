@@ -1,4 +1,4 @@
-"""What takes a name is on the disk by then; what dead processes left goes; a reader always finds a whole model."""
+"""A file is on the disk when it takes its name, leftovers go, and readers always find a whole model."""
 
 import errno
 import os

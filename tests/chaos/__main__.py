@@ -1,6 +1,6 @@
 """Attack the program for some minutes, in a temporary folder, and print what was tried and what held.
 
-    python -m tests.chaos --minutes 20 [--only kills faults] [--folder /tmp/space]
+    python -m tests.chaos --minutes 20 [--only kills faults] [--folder FOLDER]
 
 Each attack gets its share of the time. Exit code 1 if a promise was broken.
 """
@@ -27,7 +27,7 @@ SHARES = {
     "two_at_once": 1,
     "kills": 6,
 }
-"""Each attack's module and its share of the time; what one leaves over goes to those after it."""
+"""Each attack's module has a share of the time; what one leaves over goes to those after it."""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,13 +24,13 @@ from tests.chaos import Result, commands
 from tests.chaos.limited import FILE_SIZE, HANDLES, RIGHTS
 
 DISK = 64 * 2**20
-"""Bytes of the small disk. What a command needs is copied to it; the rest is filled up to what the fault leaves."""
+"""The small disk has so many bytes. What a command needs is copied to it; the rest is filled up to what is left."""
 
 SMALL = (
     "--config=tests/tiny.py", "--config.use_diffusion=False", "--config.new_angles=()", "--config.data.train_count=4",
     *(f"--config.{name}.train.steps=2" for name in ("ct_vqgan", "view_vqgan", "new_view")),
 )  # fmt: skip
-"""Two steps of the three stages that one reconstruction needs at least."""
+"""It trains two steps of the three stages that one reconstruction needs at least."""
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "prepare": ("-m", "dvg_jax.data.prepare", "--input={inputs}/scans", "--output={place}/prepared", "--size=16",
@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "import": ("-m", "dvg_jax.torch_import", "--checkpoint={inputs}/DVG_Diffusion.pt", "--workdir={place}/official",
                "--num_groups=4"),
 }  # fmt: skip
-"""Commands that write: their arguments, with the folders of what they read and of what they write."""
+"""These commands write. Each has its arguments, with the folders of what it reads and of what it writes."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ WRITES = (
     "config.json",
     "*/metrics.jsonl",
 )
-"""Names that appear while something is written; half of the kills are aimed at one of them."""
+"""These names appear while something is written; half of the kills are aimed at one of them."""
 
 
 def attack(folder: Path, until: float) -> Result:

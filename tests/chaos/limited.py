@@ -9,7 +9,7 @@ import resource
 import sys
 
 FILE_SIZE, HANDLES, RIGHTS = "file_size", "handles", "rights"
-"""What can be taken away: size of files in bytes, number of open files, and root's right to write everywhere."""
+"""These can be taken away: size of files in bytes, number of open files, and root's right to write everywhere."""
 
 _LIMITS = {FILE_SIZE: resource.RLIMIT_FSIZE, HANDLES: resource.RLIMIT_NOFILE}
 

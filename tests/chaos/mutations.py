@@ -5,7 +5,7 @@ import re
 
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _WORDS = (b"-1", b"0", b"1e308", b"-1e308", b"nan", b"inf", b"99999999999999999999", b"%s%n", b"9" * 300, b"x" * 70_000)
-"""What takes the place of a number in a text."""
+"""Each of these can take the place of a number in a text."""
 _BINARY = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 _HEAD = 1024
 """Half of all changes are in the first bytes, which most formats describe the rest with."""

@@ -1,4 +1,4 @@
-"""Every reader of files from outside, each with a tiny valid file, and an attack on all of them by mutation."""
+"""List every reader of files from outside, each with a tiny valid file, and attack them all by mutation."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ SHAPE = (8, 9, 10)
 
 
 def volume() -> np.ndarray:
-    """HU of a box in air, no two voxels of it alike in value."""
+    """Return HU of a box in air, no two voxels of it alike in value."""
     hu = np.full(SHAPE, -1000, np.int16)
     hu[2:-2, 2:-2, 2:-2] = 40 + np.arange(4 * 5 * 6).reshape(4, 5, 6)
     return hu

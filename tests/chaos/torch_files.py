@@ -17,7 +17,7 @@ from tests.chaos import Result
 from tests.chaos.children import REFUSED, Children
 
 MEGABYTES = 250
-"""Memory for each file: 200 MB, and what a started child takes itself."""
+"""Each file may take so much memory: 200 MB, and what a started child takes itself."""
 NUMBERS = struct.pack("<6f", *range(6))
 """The storage ``data/0``: six float32."""
 MANY = 999_000
@@ -176,7 +176,7 @@ PICKLES: dict[str, bytes] = {
     "a million keys": p.EMPTY_DICT + p.MARK + b"".join(b"J" + struct.pack("<i", n) + p.NONE for n in range(400_000))
     + p.SETITEMS,
 }  # fmt: skip
-"""Opcodes between ``PROTO`` and ``STOP``."""
+"""These opcodes stand between ``PROTO`` and ``STOP``."""
 
 LIKE_LIGHTNING = (
     (p.EMPTY_DICT + p.MARK)
@@ -186,7 +186,7 @@ LIKE_LIGHTNING = (
     + (text("size") + call("torch.Size", numbers(2, 3)) + text("any") + name("typing.Any"))
     + (text("state") + call("collections.OrderedDict") + entry("_metadata", p.NONE) + p.BUILD + p.SETITEMS)
 )
-"""A good pickle, of a part of what PyTorch and Lightning write."""
+"""It is a good pickle, of a part of what PyTorch and Lightning write."""
 
 
 def zipped(members: list[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> bytearray:

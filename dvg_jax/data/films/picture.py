@@ -20,7 +20,7 @@ RENDERED_KEY = "dvg_jax"
 """``write_picture`` records how a view was rendered in the PNG text with this key."""
 
 FORMATS = ("PNG", "JPEG", "TIFF")
-"""Formats that are read. Pillow knows more, which damaged files would reach too; its EPS runs a program."""
+"""Only these formats are read. Pillow knows more, which damaged files would reach too; its EPS runs a program."""
 WANTED = "allowed: PNG, JPEG, TIFF or DICOM"
 
 STARTS = {

@@ -18,7 +18,7 @@ _STRIPS = {"offsets": 273, "counts": 279, "rows": 278, "columns": _WIDTH}
 _TILES = {"offsets": 324, "counts": 325, "rows": 323, "columns": 322}
 _PLAIN, _PACKBITS, _DEFLATE = 1, 32773, (8, 32946)
 _YCBCR = 6
-"""Photometric interpretation whose colours may be stored for every second pixel, so that sizes differ."""
+"""In this photometric interpretation colours may be stored for every second pixel, so that sizes differ."""
 
 
 def check_strips(tags: Mapping[int, Any], file: BufferedIOBase) -> None:

@@ -31,7 +31,7 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_BYTES = 1024
 _SHOWN = 60
 _SKEW = 0.02
-"""Largest error of the directions' lengths and angle; some writers round to two digits."""
+"""The directions' lengths and angle may be wrong by this much; some writers round to two digits."""
 _SHARP = re.compile(r"bone|lung|edge|sharp|detail|^[bhi]r?[5-9]\d", re.I)
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality",

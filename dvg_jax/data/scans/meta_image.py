@@ -29,7 +29,7 @@ _TYPES = {
 """MET_LONG has four bytes on every machine, as in MetaIO's own table."""
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _FIXED = {"elementnumberofchannels": 1, "elementtointensityfunctionslope": 1, "elementtointensityfunctionoffset": 0}
-"""Fields with one allowed value: programs do not agree whether ElementToIntensity applies to the stored values."""
+"""These fields have one allowed value: programs do not agree whether ElementToIntensity applies to stored values."""
 _CLAIM = re.compile("[LRAPSI]{3}", re.I)
 _OPPOSITE = str.maketrans("LRPASI", "RLAPIS")
 

@@ -18,7 +18,7 @@ from dvg_jax.files.formats import head, is_gzip
 _UNITS = {0: "mm", 1: "m", 2: "mm", 3: "um"}
 _SAME_STEP = 0.01
 _LATEST = 2**24
-"""Largest offset of the voxels, behind a header and its extensions."""
+"""Voxels begin before this offset, behind a header and its extensions."""
 _LONGEST_QUATERNION = 1.00001
 """Largest square of a unit quaternion's vector part: 1, and a little more by rounding."""
 

@@ -44,7 +44,7 @@ _SPATIAL = {"domain", "space", "none", "???"}
 _VECTOR = re.compile(r"\s*(?:none|\(([^(),]*,[^(),]*,[^(),]*)\))", re.I)
 _MOST_AXES = 16
 _MOST_LINES, _MOST_BYTES = 2**14, 2**24
-"""Largest part of a file to skip: each line is read, and so is each byte of packed voxels."""
+"""No more of a file is skipped: each line is read, and so is each byte of packed voxels."""
 
 
 def read_nrrd(path: Path) -> tuple[np.ndarray, Affine, tuple[str, ...]]:

@@ -20,9 +20,9 @@ from dvg_jax.files.formats import GZIP
 
 _MOST_BEHIND = 2**20
 _PIECE = 2**14
-"""Bytes unpacked at a time: what follows a gzip member is copied once for each of them, and some are tiny."""
+"""So many bytes are unpacked at a time: what follows a gzip member is copied once for each, and some are tiny."""
 _LEAST_PADDING = 16
-"""Zero bytes behind the voxels that count as padding; of fewer, one may come from within, which shifts the others."""
+"""So many zero bytes behind the voxels are padding; of fewer, one may come from within, which shifts the others."""
 _LONGEST_WORD = 64
 _LONGEST_LINE = 2**20
 

@@ -21,7 +21,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 LIMIT_S = 900.0
-"""Longest time for one task. The largest scan takes some minutes on a slow machine; a stalled reader takes for ever."""
+"""A task that takes longer has stalled: the largest scan takes some minutes on a slow machine."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _THREADS = ("OPENBLAS", "MKL", "OMP")
