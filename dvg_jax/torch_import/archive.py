@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from dvg_jax.errors import UserError
-from dvg_jax.torch_import.wording import shown
+from dvg_jax.torch_import.wording import quoted
 
 STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -81,18 +81,18 @@ class Archive:
         # PyTorch before 2.1 writes no such member, and was not run on big-endian machines.
         order = self.member("byteorder") if f"{self.root}byteorder" in self.members else b"little"
         if order not in (b"little", b"big"):
-            raise UserError(f"checkpoint {path}: byteorder is {shown(bytes(order[:9]))}; allowed: little, big")
+            raise UserError(f"checkpoint {path}: byteorder is {quoted(bytes(order[:9]))}; allowed: little, big")
         self.order = ">" if order == b"big" else "<"
 
     def member(self, name: str) -> memoryview:
         """Return the bytes of one member, in place. Raises UserError where it is missing or damaged."""
         found = self.members.get(self.root + name)
         if found is None:
-            raise UserError(f"checkpoint {self.path}: damaged, member {shown(name)} is missing; allowed: a whole file")
+            raise UserError(f"checkpoint {self.path}: damaged, member {quoted(name)} is missing; allowed: a whole file")
         content = self.data[found.start : found.start + found.size]
         if zlib.crc32(content) != found.checksum:
             raise UserError(
-                f"checkpoint {self.path}: damaged, member {shown(name)} does not match its checksum; allowed: a whole "
+                f"checkpoint {self.path}: damaged, member {quoted(name)} does not match its checksum; allowed: a whole "
                 "file"
             )
         return content
@@ -113,8 +113,8 @@ class Archive:
             content = self.member(f"data/{name}")
             if len(content) != count * dtype.itemsize:
                 raise UserError(
-                    f"checkpoint {self.path}: damaged, storage {shown(name)} has {len(content)} bytes; allowed: "
-                    f"{shown(count)} numbers of {dtype.itemsize}"
+                    f"checkpoint {self.path}: damaged, storage {quoted(name)} has {len(content)} bytes; allowed: "
+                    f"{quoted(count)} numbers of {dtype.itemsize}"
                 )
             stored = np.frombuffer(content, f"{self.order}u{dtype.itemsize}")
             bits = stored.astype(stored.dtype.newbyteorder("="), copy=False)
@@ -123,8 +123,8 @@ class Archive:
         found = self.storages[name]
         if (found.dtype, len(found.bits)) != (dtype, count):
             raise UserError(
-                f"checkpoint {self.path}: damaged, storage {shown(name)} is {len(found.bits)} of {found.dtype} and "
-                f"{shown(count)} of {dtype}; allowed: one of them"
+                f"checkpoint {self.path}: damaged, storage {quoted(name)} is {len(found.bits)} of {found.dtype} and "
+                f"{quoted(count)} of {dtype}; allowed: one of them"
             )
         return found
 
@@ -165,7 +165,7 @@ class Archive:
             member = self._member(info)
             if info.header_offset < end or info.orig_filename in located:
                 raise UserError(
-                    f"checkpoint {self.path}: member {shown(info.orig_filename)} shares bytes or its name with "
+                    f"checkpoint {self.path}: member {quoted(info.orig_filename)} shares bytes or its name with "
                     "another; allowed: members apart"
                 )
             located[info.orig_filename] = member
@@ -173,7 +173,7 @@ class Archive:
         return located
 
     def _member(self, info: zipfile.ZipInfo) -> Member:
-        name = shown(info.orig_filename)
+        name = quoted(info.orig_filename)
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
             raise UserError(f"checkpoint {self.path}: member {name} is compressed or encrypted; allowed: plain")
         mark, flags, kind, checksum, packed, size, name_size, more = _LOCAL.unpack_from(self.data, info.header_offset)

@@ -19,7 +19,7 @@ import numpy as np
 from dvg_jax.errors import UserError
 from dvg_jax.torch_import.archive import MOST_AXES, STORAGES, Archive, Storage
 from dvg_jax.torch_import.pickled import Machine, Name, Placeholder
-from dvg_jax.torch_import.wording import shown
+from dvg_jax.torch_import.wording import quoted
 
 DICTS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"}
 SETS = {"builtins.set", "__builtin__.set"}
@@ -73,7 +73,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"checkpoint {path}: cannot be read ({error.strerror}); allowed: a whole file") from error
     except MALFORMED as error:
         raise UserError(
-            f"checkpoint {path}: damaged or cut short, or not of torch.save ({shown(error)}); allowed: a whole file"
+            f"checkpoint {path}: damaged or cut short, or not of torch.save ({quoted(error)}); allowed: a whole file"
         ) from error
 
 
@@ -88,7 +88,7 @@ class _Calls:
         """Return the stand-in for ``module.name``."""
         if full not in NAMES and not INERT_PACKAGES.fullmatch(full):
             raise UserError(
-                f"refused: {self.archive.path} asks to call {shown(full)}; allowed: tensors, plain containers, and "
+                f"refused: {self.archive.path} asks to call {quoted(full)}; allowed: tensors, plain containers, and "
                 "settings of Lightning and omegaconf. Nothing was run"
             )
         return self.names.setdefault(full, Name(full))

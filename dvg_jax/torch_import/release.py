@@ -25,7 +25,7 @@ from dvg_jax.torch_import.reader import load_checkpoint
 from dvg_jax.torch_import.state_dict import StateDict, load_trainer, subtree, weights_of
 from dvg_jax.torch_import.unet import unet3d
 from dvg_jax.torch_import.vqgan import vqgan3d
-from dvg_jax.torch_import.wording import listed
+from dvg_jax.torch_import.wording import listed_quoted
 
 UNETS = {"new_view": "fit_model", "diffusion": "fine_model"}
 VQGANS = {"ct_vqgan": "vqgan", "view_vqgan": "vqgan_bp", "new_view_vqgan": "vqgan_bp025"}
@@ -108,7 +108,9 @@ def open_trainer(path: Path, which: str, heads: int | None = None, num_groups: i
     known = {*TABLES, *UNUSED, *UNETS.values(), *VQGANS.values()}
     unknown = [key for key in state_dict if key.split(".")[0] not in known]
     if unknown:
-        raise UserError(f"checkpoint {path}: not a DVG-Diffusion; unknown: {listed(unknown)}; allowed: its parts alone")
+        raise UserError(
+            f"checkpoint {path}: not a DVG-Diffusion; unknown: {listed_quoted(unknown)}; allowed: its parts alone"
+        )
     origin = {"file": path.name, "weights": which, "step": step}
     parts = {}
     for names, settings in ((VQGANS, {"num_groups": num_groups or NUM_GROUPS}), (UNETS, {"heads": heads})):

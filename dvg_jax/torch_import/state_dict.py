@@ -11,7 +11,7 @@ from flax.traverse_util import unflatten_dict
 
 from dvg_jax.errors import UserError
 from dvg_jax.torch_import.reader import load_checkpoint
-from dvg_jax.torch_import.wording import listed, shown
+from dvg_jax.torch_import.wording import listed_quoted, quoted
 
 StateDict = Mapping[str, np.ndarray]
 Path = tuple[str, ...]
@@ -56,12 +56,12 @@ def weights_of(path: str | os.PathLike[str], content: Any, name: str, like: str)
       UserError: there is no such dict, or it has entries that are no named arrays.
     """
     if not isinstance(content, dict) or not isinstance(content.get(name), dict):
-        found = listed(content) if isinstance(content, dict) else type(content).__name__
+        found = listed_quoted(content) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"checkpoint {path}: holds {found}; allowed: a dict with {name!r}, as in {like}")
     for key, array in content[name].items():
         if not isinstance(key, str) or not isinstance(array, np.ndarray):
             raise UserError(
-                f"checkpoint {path}: {shown(key)} of {name} is {type(array).__name__}; allowed: tensors with names"
+                f"checkpoint {path}: {quoted(key)} of {name} is {type(array).__name__}; allowed: tensors with names"
             )
     return content[name]
 
@@ -72,7 +72,7 @@ def subtree(state_dict: StateDict, prefix: str) -> dict[str, np.ndarray]:
     found = {key.removeprefix(start): array for key, array in state_dict.items() if key.startswith(start)}
     if not found:
         roots = sorted({key.split(".")[0] for key in state_dict})
-        raise UserError(f"state dict has nothing under {prefix!r}; allowed: {listed(roots)}")
+        raise UserError(f"state dict has nothing under {prefix!r}; allowed: {listed_quoted(roots)}")
     return found
 
 
@@ -90,12 +90,12 @@ def check_entries(what: str, arrays: StateDict, shapes: Mapping[str, tuple[int, 
     unknown = [key for key in arrays if key not in shapes]
     missing = [key for key in shapes if key not in arrays]
     reshaped = [
-        f"{shown(key)} {tuple(arrays[key].shape)} instead of {shape}"
+        f"{quoted(key)} {tuple(arrays[key].shape)} instead of {shape}"
         for key, shape in shapes.items()
         if key in arrays and tuple(arrays[key].shape) != shape
     ]
     groups = {"unknown": unknown, "missing": missing, "of another shape": reshaped}
-    faults = [f"{name}: {listed(keys)}" for name, keys in groups.items() if keys]
+    faults = [f"{name}: {listed_quoted(keys)}" for name, keys in groups.items() if keys]
     if faults:
         raise UserError(f"state dict is not that of a {what}; {'; '.join(faults)}")
 
@@ -121,7 +121,7 @@ def shape_of(what: str, arrays: StateDict, key: str, ndim: int) -> Shape:
         raise UserError(f"state dict is not that of a {what}; missing: {key}")
     shape = tuple(arrays[key].shape)
     if len(shape) != ndim or not all(1 <= n <= MOST_AXIS for n in shape):
-        raise UserError(f"state dict's {shown(key)} has shape {shape}; allowed: {ndim} axes of 1 to {MOST_AXIS:,}")
+        raise UserError(f"state dict's {quoted(key)} has shape {shape}; allowed: {ndim} axes of 1 to {MOST_AXIS:,}")
     return shape
 
 

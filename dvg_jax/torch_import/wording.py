@@ -1,12 +1,13 @@
 """Quote what a stranger's file says: short, on one line, and without control characters."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from itertools import islice
 
 _LONGEST = 100
 _MOST = 20
 
 
-def shown(text: object) -> str:
+def quoted(text: object) -> str:
     """Return the text of a name, number or error, cut to 100 characters and escaped unless it is plain."""
     words = text if isinstance(text, str) else str(text)
     cut = words[:_LONGEST]
@@ -14,11 +15,7 @@ def shown(text: object) -> str:
     return plain if len(words) <= _LONGEST else f"{plain}..."
 
 
-def listed(names: Collection[object]) -> str:
-    """Return the first 20 of some names, each as :func:`shown`, and how many more there are."""
+def listed_quoted(names: Collection[object]) -> str:
+    """Return the first 20 of some names, each as :func:`quoted`, and how many more there are."""
     more = len(names) - _MOST
-    return ", ".join(map(shown, _first(names))) + (f" and {more} more" if more > 0 else "")
-
-
-def _first(names: Iterable[object]) -> Iterable[object]:
-    return (name for name, _ in zip(names, range(_MOST), strict=False))
+    return ", ".join(map(quoted, islice(names, _MOST))) + (f" and {more} more" if more > 0 else "")
