@@ -51,7 +51,7 @@ def test_what_has_no_two_ends_is_not_judged():
 
 
 def test_the_stored_mean_is_that_of_the_phantom():
-    """If this fails after a change of the phantom, run python -m dvg_jax.data.upright."""
+    """If this fails after a change of the phantom, run python -m dvg_jax.data.scans.upright."""
     assert np.abs(upright.draw_mean().astype(int) - np.rint(255 * upright.stored_mean()).astype(int)).max() <= 1
 
 

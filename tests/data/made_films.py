@@ -9,10 +9,9 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from dvg_jax.data.films.template import TEMPLATE_CASES, TEMPLATE_SIZE, plain_chest
+from dvg_jax.data.films.mean_chest import CASES, SIZE, plain_chest
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 
-SIZE = TEMPLATE_SIZE
 ANGLES = (0.0, 90.0)
 
 
@@ -24,7 +23,7 @@ def phantom_views(case: int, pixels: int = 128) -> np.ndarray:
     geometry = ConeBeamGeometry(
         covering.volume_shape, covering.voxel_mm, (pixels, pixels), (pixel, pixel), samples_per_ray=2 * SIZE
     )
-    volume = np.asarray(plain_chest(jax.random.key(TEMPLATE_CASES + case)))
+    volume = np.asarray(plain_chest(jax.random.key(CASES + case)))
     poses = np.stack([view_pose(angle) for angle in ANGLES])
     views = np.asarray(jax.jit(forward_project_views, static_argnums=2)(volume, poses, geometry))
     low, high = views.min(axis=(1, 2), keepdims=True), views.max(axis=(1, 2), keepdims=True)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dvg_jax.ct.frame import FIELD_MM
 from dvg_jax.data.films.greys import match_greys, without_marks
 from dvg_jax.data.films.read import Film, FilmFacts, fit_film, read_film, resized, write_picture
 from dvg_jax.data.films.search import blurred, crop_square, trim_borders
-from dvg_jax.data.films.template import FIELD_MM, LEVELS, Greys, field_share, thorax_template
+from dvg_jax.data.films.template import LEVELS, Greys, field_share, thorax_template
 from dvg_jax.reconstruct.films import FilmRequest, frame_film
 from dvg_jax.xray import ConeBeamGeometry
 from tests.data.made_films import ANGLES, phantom_views

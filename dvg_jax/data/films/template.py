@@ -5,32 +5,20 @@ from functools import cache, partial
 
 import jax
 import numpy as np
-import SimpleITK
 from jaxtyping import Float
 
-from dvg_jax.ct.frame import FIELD_MM, HostImage
-from dvg_jax.ct.intensity import intensity_to_hu
+from dvg_jax.ct.frame import HostImage
+from dvg_jax.data.films import mean_chest
 from dvg_jax.data.films.search import Layer, Template, blurred
-from dvg_jax.data.phantom import chest
-from dvg_jax.data.scans.body import body_mask
 from dvg_jax.xray import ConeBeamGeometry, forward_project_views, view_pose
 from dvg_jax.xray.placement import WHOLE
 
-TEMPLATE_SIZE = 64
-"""Voxels along each axis. At 32 the chest wall is not resolved: scores of real frontal films fall from 0.6 to 0.45."""
-TEMPLATE_CASES = 8
-RIND_MM = 15.0
-"""Thickness of the rim of the body in which air does not count as lung: at the skin, voxels are half air."""
-LUNG_HU = -500.0
 LUNG_SHARE = 0.15
 """Least thickness of a pixel of the lungs, as a share of the largest mean thickness."""
 LEVELS = np.array([0.01, 0.5, 0.99])
 """Quantiles that are matched. More of them also remove how one patient's greys differ from the mean: with two more,
 results from films of real scans are 0.3 dB worse, under no curve as under a strong one.
 """
-
-plain_chest = jax.jit(partial(chest, size=TEMPLATE_SIZE, plain=True))
-"""Draw a chest (D, H, W) without findings, with lungs in the place where prepared scans have them."""
 
 
 @dataclass(frozen=True)
@@ -68,39 +56,21 @@ def thorax_template(angle: float) -> tuple[Template, float]:
 
     Templates are made from plain phantoms, whose lungs lie in the cube as ``prepare_volume`` places those of patients.
     There are two layers. The mean view over the lungs and a wide margin distinguishes a chest from other pictures. The
-    mean thickness of lung over a narrow margin is precise; it is negated, since lungs are dark in films.
+    mean thickness of lung over a narrow margin is precise; it is negated, since lungs are dark in films. Projection is
+    linear, so both are views of a mean.
     """
-    geometry = ConeBeamGeometry.covering(TEMPLATE_SIZE)
+    geometry = ConeBeamGeometry.covering(mean_chest.SIZE)
     project = jax.jit(partial(forward_project_views, poses=np.stack([view_pose(angle)]), geometry=geometry))
-    view, lungs = (np.asarray(project(volume))[0] for volume in _mean_chest())
+    view, lungs = (np.asarray(project(volume))[0] for volume in mean_chest.stored_mean())
     view, lungs = view / view.max(), lungs / lungs.max()
     area = _filled((lungs > LUNG_SHARE).astype(np.float32))
     # From the side lungs, heart and shoulders overlap, and thickness of lung says less about what is dark.
     whole = 0.35 + 0.5 * float(np.sin(np.deg2rad(angle))) ** 2
     layers = tuple(
-        Layer(picture, _filled(np.clip(3 * blurred(area, margin * TEMPLATE_SIZE), 0, 1)), share)
+        Layer(picture, _filled(np.clip(3 * blurred(area, margin * mean_chest.SIZE), 0, 1)), share)
         for picture, margin, share in ((view, 1 / 16, whole), (-lungs, 1 / 32, 1 - whole))
     )
     return layers, field_share(geometry)[0]
-
-
-@cache
-def _mean_chest() -> tuple[np.ndarray, np.ndarray]:
-    """Return mean intensity and mean lungs of plain phantoms, (D, H, W).
-
-    Projection is linear, so the mean can be taken first. What a few persons have would be a blot in a mean of few.
-    """
-    volumes = [np.asarray(plain_chest(jax.random.key(i))) for i in range(TEMPLATE_CASES)]
-    return np.mean(volumes, axis=0), np.mean([_lungs(volume) for volume in volumes], axis=0)
-
-
-def _lungs(volume: np.ndarray) -> np.ndarray:
-    """Return the air in a cube's body: ``(D, H, W)``, 0 or 1."""
-    spacing = FIELD_MM / volume.shape[0]
-    hu = np.asarray(intensity_to_hu(volume))
-    body = SimpleITK.GetImageFromArray(body_mask(hu, (spacing,) * 3).astype(np.uint8))
-    inside = SimpleITK.GetArrayFromImage(SimpleITK.BinaryErode(body, (max(1, round(RIND_MM / spacing)),) * 3))
-    return ((inside > 0) & (hu < LUNG_HU)).astype(np.float32)
 
 
 def _filled(weight: HostImage) -> HostImage:
