@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 WORKDIR ?= runs/demo
 CONFIG ?= configs/quickstart.py
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow newest lint bench clean
 
 demo: $(VENV)/.demo
 	$(RUN) train.py --config $(CONFIG) --workdir $(WORKDIR)
@@ -18,6 +18,15 @@ test: $(VENV)/.dev
 slow: $(VENV)/.dev
 	DVG_TEST_COMPILER=full $(RUN) -m pytest -q tests/parity
 	DVG_TEST_COMPILER=full $(RUN) -m pytest -q -m slow
+
+# The newest Python at hand, with the newest JAX that pyproject.toml allows: what they take away is found before users find
+# it. Runs the test files that import JAX or a package built on it, without those that need a trained pipeline or start
+# processes, which take most of the time, and without the comparison with the published networks.
+CALL_JAX = grep -rlE --include='test_*.py' --exclude-dir=parity '^(import|from) (jax|flax|optax|orbax)' tests
+TAKE_LONG = '\btrained\b|subprocess|tests\.processes'
+newest: $(VENV)/.dev
+	$(RUN) .ci/newest.py $(VENV)/newest
+	test ! -d $(VENV)/newest || $(VENV)/newest/bin/python -m pytest -q $$($(CALL_JAX) | xargs grep -LE $(TAKE_LONG))
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
