@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of POSIX")
 
 
-def start(body: str, before: str = "", **options) -> subprocess.Popen:
-    """Start a process whose command is ``body``."""
+def start(body: str, before: str = "", through: tuple[str, ...] = (), **options) -> subprocess.Popen:
+    """Start a process whose command is ``body``; ``through`` is a command that starts it, if one does."""
     lines = "import os, sys, time\nfrom pathlib import Path\nfrom dvg_jax.cli.entry import run_command\n"
     code = f"{lines}{before}\ndef main(argv):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nrun_command(main)"
     pipe = subprocess.PIPE
     options = {"stdout": pipe, "stderr": pipe, "cwd": ROOT} | options
-    return subprocess.Popen([sys.executable, "-c", code], **options)
+    return subprocess.Popen([*through, sys.executable, "-c", code], **options)
 
 
 def ended(body: str, **options) -> tuple[int, str]:
@@ -154,7 +154,8 @@ def test_output_that_cannot_be_written():
 
 @posix
 def test_output_that_the_caller_has_closed():
-    assert ended("print('x')", preexec_fn=lambda: os.close(1), stdout=None) == (0, "")
+    closed = ("sh", "-c", 'exec "$@" >&-', "sh")
+    assert ended("print('x')", through=closed, stdout=None) == (0, "")
 
 
 @pytest.mark.parametrize(

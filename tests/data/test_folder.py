@@ -40,11 +40,7 @@ def _digests(output):
 
 def _command(source, output, *flags):
     run = [sys.executable, "-m", "dvg_jax.data.prepare", "--input", str(source), "--output", str(output), *flags]
-    return subprocess.Popen(
-        run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # A shell's background job ignores SIGINT, and so does all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    return subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def _wait_for(condition, seconds=180):

@@ -39,8 +39,6 @@ class Run:
                 "--config.log.evaluate_every=5",
             ],
             cwd=ROOT, env=one_device(), stderr=subprocess.PIPE, text=True,
-            # A shell's background job ignores SIGINT, and so do all processes that it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def wait(self, moment, seconds: float) -> bool:
