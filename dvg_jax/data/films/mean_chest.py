@@ -47,9 +47,10 @@ def stored_mean() -> tuple[HostVolume, HostVolume]:
 
 def draw_mean() -> tuple[Stored, Stored]:
     """Draw the mean of the phantoms anew, as the file stores it: steps of HU, and the number of lungs at each voxel."""
-    chests = [np.asarray(plain_chest(jax.random.key(case))) for case in range(CASES)]
-    above = intensity_to_hu(np.mean(chests, axis=0, dtype=np.float64)) + HU_OFFSET
-    return np.rint(above / STEP_HU).astype(np.uint8), np.sum([_lungs(one) for one in chests], axis=0, dtype=np.uint8)
+    chests = np.stack([np.asarray(plain_chest(jax.random.key(case))) for case in range(CASES)])
+    above = intensity_to_hu(chests.mean(axis=0, dtype=np.float64)) + HU_OFFSET
+    lungs = np.stack([_lungs(one) for one in chests]).sum(axis=0, dtype=np.uint8)
+    return np.rint(above / STEP_HU).astype(np.uint8), lungs
 
 
 def _lungs(volume: HostVolume) -> np.ndarray:
