@@ -21,9 +21,11 @@ slow: $(VENV)/.dev
 
 # The newest Python at hand, with the newest JAX that pyproject.toml allows: what they take away is found here before
 # users find it. Runs the test files that import JAX or what is built on it, without those that need a trained pipeline
-# or start processes, which take most of the time, and without the comparison with the published networks. A warning of
-# what a later version will take away fails them too, where code here causes it.
-CALL_JAX = grep -rlE --include='test_*.py' --exclude-dir=parity '^(import|from) (jax|flax|optax|orbax)' tests
+# or start processes, which take most of the time, and without the folders of other methods and of the published
+# networks, which call what the others call. A warning of what a later version will take away fails them too, where code
+# here causes it.
+OTHERS = --exclude-dir=baselines --exclude-dir=parity
+CALL_JAX = grep -rlE --include='test_*.py' $(OTHERS) '^(import|from) (jax|flax|optax|orbax)' tests
 TAKE_LONG = '\btrained\b|subprocess|tests\.processes'
 ERRORS = 'error::DeprecationWarning:dvg_jax|tests'
 newest: $(VENV)/.dev
