@@ -3,52 +3,87 @@
 import ctypes
 import logging
 import os
+import re
 import sys
-from importlib.metadata import entry_points, version
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from dvg_jax.errors import UserError
+from dvg_jax import plugins, xla_flags
+from dvg_jax.errors import UserError, say
 
-_YNN_TYPES = "--xla_cpu_experimental_ynn_fusion_type"
-_JAXLIB_WITH_YNN = ("0.10.", "0.11.")
-_NVIDIA = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
-"""Device files of a GPU: of a driver, in a container, under WSL2."""
+_ADVICE = re.compile(r" \((set JAX_PLATFORMS|you may need to uninstall).*", re.DOTALL)
+"""JAX ends its errors about devices with advice of its own."""
+
+_SEARCH = "jax._src.xla_bridge"
+"""JAX logs its search for devices under this name."""
 
 
 def set_up() -> None:
     """Make all settings of this module."""
     tune_allocator()
-    choose_convolutions()
+    xla_flags.choose(*xla_flags.ALWAYS)
     quiet()
 
 
 def check_platform() -> None:
     """Let JAX find its devices, before any work; several processes must have joined before.
 
+    Where the CUDA extra is installed and no GPU can be used, the CPU is taken only if that cannot be a mistake: on a
+    machine without a GPU, which gets a warning, or because ``JAX_PLATFORMS`` allows it.
+
     Raises:
-      UserError: ``JAX_PLATFORMS`` names a device that this machine lacks or that JAX does not know.
+      UserError: ``JAX_PLATFORMS`` names a device that this machine lacks or that JAX does not know, or is unset and
+        JAX cannot use the GPU that this machine has.
     """
     import jax
 
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    found, failure = "", None
+    with _overheard() as said:
+        try:
+            found = jax.devices()[0].platform
+        except (RuntimeError, AssertionError) as error:  # the latter without a message, where a plugin has failed
+            failure = error
+            said.append(_ADVICE.sub("", str(error)))
+    on_cpu = found == "cpu" and wanted.split(",")[0] != "cpu" and plugins.has_cuda()
+    if failure or (on_cpu and not wanted and plugins.has_nvidia_device()):
+        here = "a device that is here, or unset" if wanted else "a GPU whose driver works (see nvidia-smi)"
+        raise UserError(f"JAX_PLATFORMS is {wanted!r}: {_why_none(wanted, said)}; allowed: cpu, or {here}") from failure
+    if on_cpu:
+        why = _why_none("cuda", said)
+        said = [f"computing on the CPU: the CUDA extra is installed, and {why}; JAX_PLATFORMS=cpu says it is meant so"]
+    for line in said:
+        say(f"warning: {line}", sys.stderr)
+
+
+def _why_none(wanted: str, reasons: list[str]) -> str:
+    """Return why JAX has none of the ``wanted`` devices: a cause that is known, or else its first reason."""
+    if {"cuda", "gpu"} & set(wanted.split(",")):
+        if not plugins.has_cuda():
+            return "the CUDA extra is not installed"
+        if not plugins.has_nvidia_device():
+            return "this machine shows no NVIDIA GPU"
+    return next((reason for reason in reasons if reason), "no such device was found")
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """Take what JAX would log about its search for devices: a line a message, in place of tracebacks."""
+    said: list[str] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        error = record.exc_info[1] if record.exc_info else None
+        said.append(" ".join((str(error or "") or record.getMessage()).split()).rstrip("."))
+        return False
+
+    log = logging.getLogger(_SEARCH)
+    log.addFilter(take)
     try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:
-        wanted = os.environ.get("JAX_PLATFORMS", "")
-        # Where a plugin is absent JAX fails by an assertion without a message.
-        why = str(error).partition(" (set JAX_PLATFORMS")[0] or "no such device was found"
-        raise UserError(
-            f"JAX_PLATFORMS is {wanted!r}: {why}; allowed: cpu, or a device that is here, or unset"
-        ) from error
-
-
-def choose_convolutions() -> None:
-    """Make XLA's CPU backend convolve by Eigen; its YNN library takes three to five times as long.
-
-    The flag is set only for jaxlib versions that are known to have it, since an unknown one in ``XLA_FLAGS`` ends the
-    process. A user's own choice wins.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if version("jaxlib").startswith(_JAXLIB_WITH_YNN) and _YNN_TYPES not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_YNN_TYPES}=-individual_convolution".strip()
+        yield said
+    finally:
+        log.removeFilter(take)
 
 
 def tune_allocator() -> None:
@@ -60,7 +95,7 @@ def tune_allocator() -> None:
     docs/performance.md). It is also left out on a C library without ``mallopt``.
     """
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8
-    if not sys.platform.startswith("linux") or not _computes_on_cpu():
+    if not sys.platform.startswith("linux") or not plugins.computes_on_cpu():
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -70,17 +105,6 @@ def tune_allocator() -> None:
     mallopt(arena_max, 1)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 2**28)
-
-
-def _computes_on_cpu() -> bool:
-    """Return whether JAX will take the CPU: because it is asked to, or finds no other device.
-
-    Without ``JAX_PLATFORMS`` JAX tries its plugins, that for CUDA only where one of ``_NVIDIA`` exists.
-    """
-    if wanted := os.environ.get("JAX_PLATFORMS", ""):
-        return wanted.split(",")[0] == "cpu"
-    for_cuda = {plugin.name.startswith("xla_cuda") for plugin in entry_points(group="jax_plugins")}
-    return for_cuda <= {True} and not (for_cuda and any(map(os.path.exists, _NVIDIA)))
 
 
 def quiet() -> None:

@@ -7,17 +7,16 @@ import shutil
 import signal
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import jaxtyping
 import pytest
 
-from dvg_jax import runtime
+from dvg_jax import runtime, xla_flags
 from dvg_jax.cli.entry import run_command
 from tests.processes import FAKE_DEVICES
 
-os.environ["JAX_PLATFORMS"] = os.environ.get("DVG_TEST_PLATFORM", "cpu")
+PLATFORM = os.environ["JAX_PLATFORMS"] = os.environ.get("DVG_TEST_PLATFORM", "cpu")
 runtime.set_up()
 # Four fake devices let sharding be tested on a CPU; thread count per device stays the machine's.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE_DEVICES}"
@@ -26,11 +25,12 @@ if COMPILER not in ("quick", "full"):
     raise pytest.UsageError(f"DVG_TEST_COMPILER is {COMPILER!r}; allowed: quick, full")
 if COMPILER == "quick":
     # Tests run few steps of many programs: the same operations, compiled to slower code in a quarter of the time.
-    # ``make slow`` compiles as users do. A flag that jaxlib does not know would end the process.
+    # ``make slow`` compiles as users do.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    if version("jaxlib").startswith("0.10."):
-        # One module a program: its parts are compiled in parallel otherwise, and the two workers fill two cores.
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    # One module a program: its parts are compiled in parallel otherwise, and the two workers fill two cores.
+    for name, value in {"xla_cpu_use_fusion_emitters": "false", "xla_cpu_parallel_codegen_split_count": "1"}.items():
+        if xla_flags.is_known(name):
+            os.environ["XLA_FLAGS"] += f" --{name}={value}"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Workers share what one of them has compiled; the user's own cache is left alone.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dvg_jax_tests_")
@@ -64,6 +64,13 @@ LONGEST_FIRST = (
     "training/test_resume",
 )
 """The first is slow. The second trains what ``trained`` gives, the third does without: two that need it would wait."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Tests on a GPU run in one process: each would take three quarters of its memory at once."""
+    if PLATFORM != "cpu" and getattr(config.option, "numprocesses", None):
+        config.option.numprocesses = 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
