@@ -49,7 +49,7 @@ Carry = tuple[Samples, Samples]
 """z, and the z_0 predicted at the step before; zeros at the first step."""
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
+"""It is called with (steps done, steps in all)."""
 
 
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -62,6 +62,10 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 
 NOISE = -3.0
 """The lambda under which z_t counts as pure noise (abar below 0.0025): only the first step lies there."""
+
+
+_BLOCKS = 10
+"""A scan that shows its progress is run in so many blocks at least."""
 
 
 class Coefficients(NamedTuple):
@@ -227,35 +231,61 @@ def sample(
       shape: of z_0, (B, d, h, w, c).
       schedule: the noise schedule of the training.
       sampler: chooses the steps.
-      progress: is called after every step, if Python runs the steps one by one.
+      progress: is called after every step that Python runs, and after every block of steps that are compiled as one.
+        Inside a larger compiled program it is not called.
       scan: one compiled ``lax.scan`` (True) or a compiled step called from Python (False). The default takes the
-        faster: a scan, except on a CPU, where XLA runs convolutions inside loops many times slower.
+        faster on the devices that hold the arguments: a scan, except on a CPU, where XLA runs convolutions inside loops
+        many times slower.
 
     Raises:
       UserError: the sampler has more steps than the schedule has times.
     """
     table = sampler.coefficients(schedule)
     z = _noise(key, schedule.timesteps, shape)
+    leaves = [leaf for leaf in jax.tree.leaves((key, arguments)) if isinstance(leaf, Array)]
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     if scan is None:
-        scan = jax.default_backend() != "cpu"
-    if scan:
+        scan = _platform([] if traced else leaves) != "cpu"
+    if scan and (progress is None or traced):
         return _scan(denoiser, sampler.clip, arguments, key, table, z)
     carry = (z, jnp.zeros_like(z))
-    for leaf in jax.tree.leaves(arguments)[-1:]:
-        # Place it as the step will place its result: otherwise the second step is compiled again. Inside a larger
-        # compiled program there is nothing to place.
-        if not isinstance(leaf, jax.core.Tracer):
-            carry = jax.device_put(carry, leaf.sharding)
-    for i in range(len(table.t)):
-        carry = _compiled_step(denoiser, sampler.clip, arguments, key, Coefficients(*(a[i] for a in table)), carry)
-        if progress is not None:
-            progress(i + 1, len(table.t))
+    if leaves and not traced:
+        # Place it as the step will place its result: otherwise the second step is compiled again.
+        carry = jax.device_put(carry, leaves[-1].sharding)
+    steps = len(table.t)
+    advance, length = (_block, _block_length(steps)) if scan else (_compiled_step, 1)
+    for done in range(length, steps + 1, length):
+        rows = (column[done - length : done] if scan else column[done - 1] for column in table)
+        carry = advance(denoiser, sampler.clip, arguments, key, Coefficients(*rows), carry)
+        if progress is not None and not traced:
+            jax.block_until_ready(carry)
+            progress(done, steps)
     return carry[0]
+
+
+def _platform(leaves: list[Array]) -> str:
+    """Return the platform on which arrays live; without any, where new ones would."""
+    if leaves:
+        return next(iter(leaves[-1].devices())).platform
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return getattr(device, "platform", device) or jax.default_backend()
+
+
+def _block_length(steps: int) -> int:
+    """Return the length of the equal blocks, 10 or more of them, in which a scan is run to show its progress."""
+    return max((length for length in range(1, steps // _BLOCKS + 1) if steps % length == 0), default=1)
+
+
+def _steps(denoiser: Denoiser, clip: float | None, arguments: Any, key: Key, rows: Coefficients, carry: Carry) -> Carry:
+    def body(carry: Carry, row: Coefficients) -> tuple[Carry, None]:
+        return _denoise_and_step(denoiser, clip, arguments, key, row, carry), None
+
+    return jax.lax.scan(body, carry, rows)[0]
+
+
+_block = partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))(_steps)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(5,))
 def _scan(denoiser: Denoiser, clip: float | None, arguments: Any, key: Key, table: Coefficients, z: Samples) -> Samples:
-    def body(carry: Carry, row: Coefficients) -> tuple[Carry, None]:
-        return _denoise_and_step(denoiser, clip, arguments, key, row, carry), None
-
-    return jax.lax.scan(body, (z, jnp.zeros_like(z)), table)[0][0]
+    return _steps(denoiser, clip, arguments, key, table, (z, jnp.zeros_like(z)))[0]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvg_jax.diffusion import Sampler, Schedule, sample
+from dvg_jax.diffusion import Sampler, Schedule, sample, samplers
+from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError
 from tests.diffusion.made import Function
 
@@ -96,12 +97,60 @@ def test_clip_bounds_what_the_network_says():
     assert np.abs(drawn).max() <= 0.5 + 1e-6
 
 
-def test_progress_counts_every_step():
+@pytest.mark.parametrize(
+    ("steps", "scan", "every"), [(5, False, 1), (5, True, 1), (20, True, 2), (23, True, 1), (100, True, 10)]
+)
+def test_progress_counts_every_step_or_equal_blocks_of_a_scan(steps, scan, every):
     seen = []
-    sampler = Sampler(steps=5)
     denoiser = Function(gaussian_denoiser)
-    sample(denoiser, None, jax.random.key(0), (1, 1), SCHEDULE, sampler, lambda *a: seen.append(a), scan=False)
-    assert seen == [(i, 5) for i in range(1, 6)]
+    sample(denoiser, None, jax.random.key(0), (1, 1), SCHEDULE, Sampler(steps), lambda *a: seen.append(a), scan=scan)
+    assert seen == [(done, steps) for done in range(every, steps + 1, every)]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_scan_that_shows_its_progress_draws_the_same_bits(name):
+    """The second order's steps need the prediction of the block before."""
+    sampler, key = Sampler(20).called(name), jax.random.key(1)
+    drawn = [
+        sample(Function(gaussian_denoiser), None, key, (8, 4), SCHEDULE, sampler, progress, scan=True)
+        for progress in (None, lambda done, steps: None)
+    ]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_compiled_program_that_samples_calls_no_progress():
+    """It would be called while the program is traced, before any step is taken."""
+    seen = []
+
+    def draw(key):
+        sampler = Sampler(5)
+        return sample(Function(gaussian_denoiser), None, key, (1, 1), SCHEDULE, sampler, lambda *a: seen.append(a))
+
+    jax.jit(draw)(jax.random.key(0))
+    assert not seen
+
+
+def test_the_arguments_devices_choose_between_scan_and_steps(monkeypatch):
+    """On a machine with a GPU a program may run on the CPU, where a scan is many times slower."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    scanned, stepped = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    monkeypatch.setattr(samplers, "_scan", lambda *_: scanned)
+    monkeypatch.setattr(samplers, "_compiled_step", lambda *_: (stepped, stepped))
+
+    def drawn():
+        return sample(Function(gaussian_denoiser), jnp.zeros(1), jax.random.key(0), (1, 1), SCHEDULE, Sampler(5))
+
+    assert drawn() is stepped
+    monkeypatch.setattr(samplers, "_platform", lambda leaves: "gpu")
+    assert drawn() is scanned
+
+
+def test_without_arrays_the_default_device_chooses(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert samplers._platform([]) == "gpu"
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert samplers._platform([]) == "cpu"
+    assert samplers._platform([jnp.zeros(1)]) == "cpu"
 
 
 @pytest.mark.parametrize("steps", [0, 101, -1])
