@@ -91,7 +91,7 @@ def test_a_stage_comes_after_all_that_it_requires(switches, expected):
 def test_what_two_runs_in_one_folder_may_differ_in():
     free = {field for field in rules() if is_free(field)}
     sections = ("calibration.", "log.", "evaluate.", "init.", "sampler.", "consistency.")
-    single = {"stage", "shard_parameters"}
+    single = {"stage", "shard_parameters", "deterministic"}
     lengths = {field for field in rules() if field.endswith(("train.steps", "train.cache"))}
     assert free == single | lengths | {field for field in rules() if field.startswith(sections)}
     assert is_free("log.of_an_older_version")

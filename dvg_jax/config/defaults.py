@@ -118,6 +118,8 @@ def default_config() -> ConfigDict:
             "dtype": "float32",  # float32 | bfloat16: compute type of the networks; their weights stay float32
             # several devices: each stores a share of weights, moments and averages between steps, not all of them
             "shard_parameters": False,
+            # GPUs: no kernels that add in an order of chance; slower, and not needed on a CPU
+            "deterministic": False,
             "timesteps": Schedule.timesteps,
             # name: ancestral | ddim | dpmpp_2m (docs/sampling.md); "" goes by eta: 1 ancestral, 0 ddim, or between
             # steps: 0 is all timesteps; clip: the range of z_0 at each step, 0 none, 1 in the released code

@@ -15,6 +15,7 @@ from dvg_jax.files.atomic import replacing
 
 YOUNGER = {
     *("random_views", "projector", "normalize_new_view", "head_first", "shard_parameters", "sampler.name"),
+    "deterministic",
     *("consistency", "films", "refine", "baselines", "calibration", "init", "data.augment", "new_view.loss"),
     *("diffusion.target", "evaluate.protocols", "evaluate.lpips_range", "evaluate.also", "evaluate.stress"),
     *(f"{stage}.network.remat" for stage in ("ct_vqgan", "view_vqgan", "new_view_vqgan", "new_view", "diffusion")),

@@ -175,6 +175,7 @@ TABLE: Table = {
     "floor": BELOW_ONE,
     "dtype": OneOf(("float32", "bfloat16")),
     "shard_parameters": Switch(free=True),
+    "deterministic": Switch(free=True, changes_examples=False),
     "timesteps": HELD,
     "sampler": marked(
         {

@@ -5,12 +5,13 @@ python reconstruct.py --workdir runs/demo --xray ap.png@0 --xray lat.png@90 --ou
 
 from pathlib import Path
 
-from dvg_jax import runtime
+from dvg_jax import runtime, xla_flags
 from dvg_jax.cli.flags import Parser, number, output_file, workdir_path
 from dvg_jax.cli.limits import HELD, LENGTH_MM, SEED
 from dvg_jax.cli.rules import Number
 from dvg_jax.consistency import MODES
 from dvg_jax.ct.frame import FIELD_MM
+from dvg_jax.devices import full_precision
 from dvg_jax.diffusion.samplers import SAMPLERS
 from dvg_jax.errors import UserError, visible
 from dvg_jax.reconstruct.films import FRAMES, INTENSITIES, parse_film_request
@@ -18,6 +19,7 @@ from dvg_jax.reconstruct.placement import ALIGNMENTS
 from dvg_jax.reconstruct.reconstructor import BATCH
 from dvg_jax.reconstruct.run import MAX_SAMPLES, NIFTI_SUFFIXES, Request, reconstruct
 from dvg_jax.training.compilation import enable_compilation_cache
+from dvg_jax.training.workdir import load_config
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,9 +48,13 @@ def main(argv: list[str] | None = None) -> None:
         align=options.align,
         strict=options.strict,
     )
+    if load_config(request.workdir).deterministic:
+        xla_flags.choose("deterministic")
     runtime.check_platform()
     enable_compilation_cache()
-    print(visible("\n".join(reconstruct(request))))
+    with full_precision():
+        lines = reconstruct(request)
+    print(visible("\n".join(lines)))
 
 
 def _parser() -> Parser:

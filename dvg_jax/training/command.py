@@ -1,12 +1,17 @@
 """Run ``train.py``: train the stages that a config asks for."""
 
+import sys
+
 from absl import flags
 
-from dvg_jax import runtime
+from dvg_jax import runtime, xla_flags
 from dvg_jax.cli.flags import workdir_path
+from dvg_jax.config import check
 from dvg_jax.config import file as config_file
+from dvg_jax.devices import described
+from dvg_jax.errors import say
 from dvg_jax.training.compilation import enable_compilation_cache
-from dvg_jax.training.distributed import join
+from dvg_jax.training.distributed import is_first, join
 from dvg_jax.training.run import train
 
 
@@ -26,7 +31,12 @@ def main(argv: list[str] | None = None) -> None:
     processes = flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
     process = flags.DEFINE_integer("process", None, "Which one this is, from 0.", flag_values=values)
     config_file.parse(values, argv)
+    check(config.value)
+    if config.value.deterministic:
+        xla_flags.choose("deterministic")
     join(coordinator.value, processes.value, process.value)
     runtime.check_platform()
     enable_compilation_cache()
+    if is_first():
+        say(described(config.value.dtype), sys.stderr)
     train(config.value, workdir_path(workdir.value))

@@ -6,12 +6,13 @@
 A test calls ``report(file=, name=, error=, tolerance=)`` once an array. Workers of pytest-xdist print no table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from dvg_jax.devices import full_precision
 from tests.paths import SHARED
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "parity.md"
@@ -52,6 +53,13 @@ Report = Callable[..., None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-parity", action="store_true", help="write the table of golden comparisons to docs")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def full_float32() -> Iterator[None]:
+    """Compare in float32 on a GPU too: the golden arrays were computed on a CPU."""
+    with full_precision():
+        yield
 
 
 @pytest.fixture(scope="session")
