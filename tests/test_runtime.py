@@ -231,3 +231,12 @@ def test_importing_the_commands_starts_no_backend():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "none"
+
+
+@pytest.mark.parametrize(("platform", "workers"), [("cpu", 2), ("cuda", 0)])
+def test_tests_on_a_gpu_run_in_one_process(monkeypatch, pytestconfig, platform, workers):
+    conftest = next(plugin for plugin in pytestconfig.pluginmanager.get_plugins() if hasattr(plugin, "LONGEST_FIRST"))
+    monkeypatch.setattr(conftest, "PLATFORM", platform)
+    option = SimpleNamespace(numprocesses=2)
+    conftest.pytest_cmdline_main(SimpleNamespace(option=option))
+    assert option.numprocesses == workers
