@@ -5,18 +5,25 @@ import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
 
+from dvg_jax import config as configs
 from dvg_jax import devices, plugins, runtime, xla_flags
 from dvg_jax.errors import UserError
+from dvg_jax.evaluate import command as evaluate
+from dvg_jax.reconstruct import command as reconstruct
+from dvg_jax.training import command as train
 from tests.processes import one_device
+from tests.tiny import get_config as tiny_config
 
 EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true"
 NHWC = "--xla_gpu_force_conv_nhwc=true"
+QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.py")
 UNKNOWN = "xla_cpu_no_such_flag"
 NVIDIA = "/dev/nvidiactl"
 
@@ -77,6 +84,31 @@ def test_every_library_that_reads_the_flags_must_know_one(monkeypatch, tmp_path)
         xla_flags.is_known.cache_clear()
         assert [xla_flags.is_known(name) for name in names] == known
     xla_flags.is_known.cache_clear()
+
+
+@pytest.mark.parametrize(("asked", "found"), [(True, DETERMINISTIC), (False, "")])
+@pytest.mark.parametrize(("command", "work"), [(train, "train"), (evaluate, "evaluate"), (reconstruct, "reconstruct")])
+def test_equal_bits_are_asked_for_before_jax_starts(monkeypatch, gpu, tmp_path, command, work, asked, found):
+    """Training and evaluation go by their config, reconstruction by that of its folder."""
+    seen, config = [], tiny_config()
+    config.deterministic = asked
+    configs.save(config, tmp_path / "config.json")
+    words = ["--config", QUICKSTART, f"--config.deterministic={asked}", "--workdir", str(tmp_path)]
+    if command is reconstruct:
+        words = [*words[3:], "--xray", "a.png@0", "--output", str(tmp_path / "ct.nii")]
+    monkeypatch.setattr(runtime, "check_platform", lambda: seen.append(os.environ["XLA_FLAGS"]))
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(command, work, lambda *_, **__: "")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    command.main(words)
+    assert seen == [found]
+
+
+def test_a_training_says_once_on_what_it_computes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(train, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(train, "train", lambda *_: None)
+    train.main(["--config", QUICKSTART, "--workdir", str(tmp_path)])
+    assert capsys.readouterr().err == f"{devices.described('float32')}\n"
 
 
 @pytest.mark.parametrize(
