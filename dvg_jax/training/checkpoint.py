@@ -4,7 +4,6 @@ What is damaged is refused by name: files are compared with their digests before
 a model with theirs afterwards. Folders of earlier versions have no digests; those that cannot be checked are named.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dvg_jax.errors import UserError, listed
-from dvg_jax.files.atomic import make_folder
-from dvg_jax.files.durable import take_place
-from dvg_jax.files.partial import OLD, clear_partials, hidden, remove
-from dvg_jax.files.sealed import NAME, check_seal, damaged, seal
+from dvg_jax.files.partial import remove
+from dvg_jax.files.sealed import NAME, check_seal, damaged
 from dvg_jax.fingerprint import fingerprint, of_variables
 from dvg_jax.finite import finite
 from dvg_jax.shapes import Variables
 from dvg_jax.training import distributed
+from dvg_jax.training.writing import Background, apart, begin, write
 
 _DIGESTS = "variables"
 """The fact that has a digest of each variable; callers do not see it."""
@@ -37,6 +35,10 @@ _Found = TypeVar("_Found")
 class Checkpoints:
     """Store the training states of one stage, each with the position of the data iterator, under its step's number.
 
+    A state is copied off the device and written while the training goes on, one at a time. An error is raised by the
+    next call of :meth:`save`, :meth:`check` or :meth:`wait`. Leaving a ``with`` block waits too. With several processes
+    the training waits for each state, since the processes' barriers must come in one order.
+
     All processes call each method.
 
     Args:
@@ -46,26 +48,52 @@ class Checkpoints:
 
     def __init__(self, folder: Path, kept: int) -> None:
         self._folder, self._kept = folder.absolute(), kept
+        self._background = Background()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.wait()
+            return
+        try:
+            self.wait()
+        except Exception as failed:  # the first error is the one to raise; this one must not hide it
+            print(f"warning: {self._folder}: a state could not be written: {_first_line(failed)}", file=sys.stderr)
 
     def latest(self) -> int | None:
         """Return the last step that is wholly written."""
         return max(self._steps(), default=None)
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-        """Write a state, unless its step is stored already.
+        """Begin to write a state, unless its step is stored already; the arrays may be donated afterwards.
 
         Args:
           step: the number of steps taken.
-          state: a pytree of arrays.
+          state: a pytree of JAX arrays.
           data: position of the data iterator, as JSON.
         """
+        self.wait()
         if self.latest() == step:
             return
-        _write(self._folder / str(step), state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        folder, items = self._folder / str(step), {"data": ocp.args.JsonSave(data)}
+        if jax.process_count() == 1:
+            finish = begin(folder, state=ocp.args.StandardSave(apart(state)), **items)
+            self._background.begin(lambda: self._end(finish))
+            return
+        write(folder, state=ocp.args.StandardSave(state), **items)
         if distributed.is_first():
-            for old in self._steps()[: -self._kept]:
-                remove(self._folder / str(old))
+            self._remove_old()
         distributed.wait_for_all()
+
+    def check(self) -> None:
+        """Raise the error of a state that could not be written; never wait."""
+        self._background.check()
+
+    def wait(self) -> None:
+        """Wait until the state that is being written, if there is one, is whole; raise its error."""
+        self._background.wait()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Return the state of ``step``, in shapes and on devices of ``like``, and the data iterator's position.
@@ -73,6 +101,7 @@ class Checkpoints:
         Raises:
           UserError: it is damaged; an older state is named and not used.
         """
+        self.wait()
         folder = self._folder / str(step)
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
@@ -87,6 +116,14 @@ class Checkpoints:
             on = f"to go on from step {older[-1]}" if older else "to begin anew"
             raise UserError(f"{error}, or remove it {on}") from error
         return found["state"], found["data"]
+
+    def _end(self, finish: Callable[[], None]) -> None:
+        finish()
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        for old in self._steps()[: -self._kept]:
+            remove(self._folder / str(old))
 
     def _steps(self) -> list[int]:
         if not self._folder.is_dir():
@@ -110,7 +147,7 @@ def save_model(folder: Path, variables: Variables, facts: dict[str, Any]) -> Non
     """
     finite(f"what {folder} is to hold", variables)
     facts = facts | {_DIGESTS: of_variables(variables)}
-    _write(folder, variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
+    write(folder, variables=ocp.args.StandardSave(variables), facts=ocp.args.JsonSave(facts))
 
 
 def load_model(folder: Path) -> tuple[Variables, dict[str, Any]]:
@@ -172,10 +209,8 @@ def _opened(folder: Path, **handlers: ocp.CheckpointHandler) -> Iterator[ocp.Che
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
             yield checkpointer
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        reason = lines[0][:200] if lines else type(error).__name__
         raise UserError(
-            f"checkpoint {folder} cannot be read: {reason}; allowed: one that this program has written"
+            f"checkpoint {folder} cannot be read: {_first_line(error)}; allowed: one that this program has written"
         ) from error
 
 
@@ -204,25 +239,9 @@ def _identity(folder: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
-def _write(folder: Path, **items: ocp.args.CheckpointArgs) -> None:
-    """Write items beside ``folder``, seal them and give them its name."""
-    folder = Path(os.path.realpath(folder))  # a link stays one
-    new = folder.with_name(distributed.of_first(hidden(folder).name))
-    first = distributed.is_first()
-    if first:
-        make_folder(folder.parent)
-        clear_partials(folder.parent)
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(new, args=ocp.args.Composite(**items), force=True)
-        if first:
-            seal(new)
-            take_place(new, folder, hidden(folder, OLD))
-    finally:
-        if first:  # the older one, or parts of what failed under names that orbax derives
-            for path in [path for path in folder.parent.iterdir() if path.name.startswith(new.name)]:
-                remove(path)
-    distributed.wait_for_all()
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _say_unchecked(folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -89,10 +90,14 @@ class StageRun:
         return open_examples(given, self.folder / "examples")
 
     def _train(self, examples: Examples) -> TrainState:
+        """Take the steps that are left; at the end every state is whole that was to be saved."""
+        with Checkpoints(self.folder / "checkpoints", self.config.log.checkpoints_kept) as saved:
+            return self._take_steps(examples, saved)
+
+    def _take_steps(self, examples: Examples, saved: Checkpoints) -> TrainState:
         """Take the steps that are left; log, validate and save on the way."""
         log, last = self.config.log, self.training.steps
         program, fixed = self._program(examples)
-        saved = Checkpoints(self.folder / "checkpoints", log.checkpoints_kept)
         state = self._start(program, examples, saved)
         step = int(state.step)
         record = RunLog(self.folder, self.stage.name, step, last, self._validates(step), writes=distributed.is_first())
@@ -105,6 +110,7 @@ class StageRun:
                 before = metrics
                 state, metrics = self._step(program, fixed, state, examples.next())
                 step += 1
+                saved.check()
                 self._check_finite(before, step - 1, saved)
                 record.advance()
                 stopping = self._stopping(metrics if step == last else before)
@@ -116,7 +122,7 @@ class StageRun:
                     self._check_finite(metrics, step, saved)
                     self._save(state, step, examples, saved)
                 if stopping:
-                    self.stop.leave(f"{self.stage.name}: saved at step {step}")
+                    self._leave(step, saved)
                 self._validate(state, step, examples, record, saved)
         finally:
             record.close()
@@ -146,6 +152,11 @@ class StageRun:
     def _leave_if_asked(self, where: str) -> None:
         distributed.leave_if_asked(self.stop, f"{self.stage.name}: {where}")
 
+    def _leave(self, step: int, saved: Checkpoints) -> NoReturn:
+        """Leave at a step whose state is to be saved, and say so once it is whole."""
+        saved.wait()
+        self.stop.leave(f"{self.stage.name}: saved at step {step}")
+
     def _between(self) -> None:
         """Leave between two cases or batches if asked to stop; of several processes none may leave there alone."""
         if jax.process_count() == 1:
@@ -167,7 +178,7 @@ class StageRun:
                 raise UserError(f"{self.stage.name}: {name} is {value} at step {step}; {_last_good(saved)}")
 
     def _save(self, state: TrainState, step: int, examples: Examples, saved: Checkpoints) -> None:
-        """Write a state that is finite: the loss that was looked at belongs to the parameters before the update."""
+        """Begin to write a state once it is known to be finite: a step's loss is that of the parameters before it."""
         if saved.latest() == step:
             return
         if found := not_finite(state):
@@ -187,10 +198,14 @@ class StageRun:
             return
         try:
             self._show(self._with(state, examples), step, record)
-            self._leave_if_asked(f"saved at step {step}")
+            asked = distributed.in_any(self.stop.signal is not None)
         except SystemExit:
             self._save(state, step, examples, saved)
+            saved.wait()
             raise
+        if asked:
+            self._save(state, step, examples, saved)
+            self._leave(step, saved)
 
     def _with(self, state: TrainState, examples: Examples) -> VariablesByStage:
         """Return the variables of all stages, this one in its present state."""
@@ -227,4 +242,5 @@ class StageRun:
 
 
 def _last_good(saved: Checkpoints) -> str:
+    saved.wait()
     return f"the last good checkpoint is of step {saved.latest() or 0}"

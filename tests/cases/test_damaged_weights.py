@@ -180,6 +180,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_not_taken(tmp_path):
     saved, like = Checkpoints(tmp_path, 2), {"w": jnp.zeros(6)}
     for step in (1, 2, 3):
         saved.save(step, {"w": jnp.full(6, float(step))}, {"place": step})
+    saved.wait()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
     for _ in flips(tmp_path / "3"):
         told = refusal(saved.restore, 3, like)
