@@ -1,0 +1,1 @@
+"""Show what the compiler for an NVIDIA GPU makes of our programs, on a machine without a GPU or driver."""
