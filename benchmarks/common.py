@@ -72,7 +72,7 @@ def surroundings() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES if name in installed},
         "date": datetime.date.today().isoformat(),
-        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python -m benchmarks.{_module(Path(sys.argv[0]))} {' '.join(sys.argv[1:])}".strip(),
     }
 
 
@@ -82,6 +82,11 @@ def save(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(surroundings() | {"results": results}, indent=2) + "\n")
     return path
+
+
+def _module(script: Path) -> str:
+    """Return the name by which a script is started; a package's is that of its folder."""
+    return script.parent.name if script.stem == "__main__" else script.stem
 
 
 def _processor() -> str:

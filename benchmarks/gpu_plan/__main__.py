@@ -12,25 +12,18 @@ algorithms that cuDNN chooses and its workspace are known on a GPU only.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from dvg_jax import runtime
+from benchmarks.common import RESULTS, save
+from benchmarks.gpu_plan import compiling, programs, tables
+from benchmarks.gpu_plan.hlo import parse
+from benchmarks.gpu_plan.kernels import kernels
+from benchmarks.gpu_plan.targets import TARGETS, compile_only, devices
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser, number
 from dvg_jax.cli.rules import Number
 from dvg_jax.errors import UserError
-
-# The GPU is the compiler's alone, whether there is one or not: what is computed here is computed on the CPU.
-os.environ["JAX_PLATFORMS"] = "cpu"
-runtime.set_up()
-
-from benchmarks.common import RESULTS, save  # noqa: E402
-from benchmarks.gpu_plan import compiling, programs, tables  # noqa: E402
-from benchmarks.gpu_plan.hlo import parse  # noqa: E402
-from benchmarks.gpu_plan.kernels import kernels  # noqa: E402
-from benchmarks.gpu_plan.targets import TARGETS, devices  # noqa: E402
 
 DEFAULT = tuple(name for name in programs.PROGRAMS if name not in ("view_vqgan step", "new_view_vqgan step"))
 """The other two VQGANs' steps are nearly the first one's."""
@@ -40,14 +33,15 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line that the module's docstring describes."""
     options = _parser().parse_args(argv)
     target = TARGETS[options.target]
-    print(tables.HEAD)
     if options.hlo:
+        print(tables.HEAD)
         for file in options.hlo:
             _report(file.name.removesuffix(".gz").removesuffix(".hlo"), compiling.stored(file), options)
         return
     case = programs.Case(options.size, options.dtype, options.remat, options.batch, options.split)
     flags = dict(_flag(text) for text in options.flags)
     on = devices(target, options.devices)
+    print(tables.HEAD)
     name = options.results or f"gpu_plan_{target.name}"
     path = RESULTS / f"{name}.json"
     results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}
@@ -114,4 +108,5 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
+    compile_only()
     run_command(main)

@@ -56,7 +56,8 @@ def compiled(
     if notes.exists():
         return stored(file)
     start = time.perf_counter()
-    made = lowered.compile(compiler_options=dict(flags) if flags else None)
+    options = {flag: {"true": True, "false": False}.get(value, value) for flag, value in (flags or {}).items()}
+    made = lowered.compile(compiler_options=options or None)
     text, memory = made.as_text(), _memory(made.memory_analysis()) | {"compile_s": time.perf_counter() - start}
     store.mkdir(parents=True, exist_ok=True)
     with gzip.open(file, "wt") as output:

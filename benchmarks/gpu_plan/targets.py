@@ -9,8 +9,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
+from dvg_jax import runtime
 from dvg_jax.errors import UserError
 
 DESCRIPTIONS = Path(__file__).parent / "targets"
@@ -57,6 +59,16 @@ TARGETS = {
 """GPUs by name."""
 
 
+def compile_only() -> None:
+    """Set a process up for compiling: what it computes itself, it computes on the CPU, with a GPU or without.
+
+    It must be called before JAX looks for its devices. The allocator's setting of the commands is left out: with it the
+    compiler's threads wait for each other.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    runtime.quiet()
+
+
 def has_compiler() -> bool:
     """Tell whether JAX's plugin for CUDA is installed, which contains the compiler."""
     return any(plugin.name.startswith("xla_cuda") for plugin in entry_points(group="jax_plugins"))
@@ -70,8 +82,7 @@ def devices(target: Target, count: int = 1) -> list[Any]:
     """
     if not has_compiler():
         raise UserError(
-            "JAX's plugins have none for CUDA, which has the compiler; "
-            "allowed: one, from pip install 'jax[cuda12]', with or without a GPU"
+            "JAX's plugin for CUDA is not installed; allowed: an environment with it, made by pip install 'jax[cuda12]'"
         )
     made = topologies.get_topology_desc(platform="cuda", target_config=target.description, topology=f"1x1x{count}")
     return list(made.devices)
