@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         exchanged = (f"{n['count']} {kind}, {n['gb']:.2f} GB" for kind, n in found["collectives"].items())
         figures = f"{found['peak_gib']:.2f} | {found['held_gib']:.2f} | {'; '.join(exchanged) or 'none'}"
         print(f"| {what} | {manner} | {figures} |", flush=True)
-        save(name, results)
+        save(name, results, RESULTS)
 
     several = f", {count} GPUs" + (", split" if options.split else "") if count > 1 else ""
     for stage in options.stages:

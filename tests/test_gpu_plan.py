@@ -16,11 +16,14 @@ from benchmarks.gpu_plan import compiling, programs, tables, targets
 from benchmarks.gpu_plan.hlo import Array, parse
 from benchmarks.gpu_plan.kernels import endless_loops, kernels
 from dvg_jax.config import PAPER_STAGES
+from dvg_jax.errors import UserError
 
 H100 = targets.TARGETS["h100"]
 
 WIDEST = 7
 """The networks' own kernels have 7 taps an axis at most."""
+
+SUMS = {"count": 3, "gb": 0.5}
 
 needs_compiler = pytest.mark.skipif(
     not targets.has_compiler(),
@@ -248,6 +251,42 @@ def test_the_same_program_is_compiled_once(tmp_path, monkeypatch):
     other = jax.jit(lambda x: x + 2).lower(jax.ShapeDtypeStruct((4,), "float32"))
     with pytest.raises(pytest.fail.Exception, match="again"):
         compiling.compiled(other, "a + 1", H100, store=tmp_path)
+
+
+def test_a_flag_that_xla_does_not_know_is_refused(tmp_path):
+    lowered = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((4,), "float32"))
+    with pytest.raises(UserError, match=r"--flags is xla_no_such_flag: .*; allowed: flags that this XLA knows"):
+        compiling.compiled(lowered, "a + 1", H100, {"xla_no_such_flag": "true"}, tmp_path)
+
+
+def test_rows_of_memory_that_earlier_calls_have_planned_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "RESULTS", tmp_path)
+    monkeypatch.setattr(
+        memory, "measured", lambda *_: {"peak_gib": 2.0, "held_gib": 1.0, "collectives": {"all-reduce": SUMS}}
+    )
+    memory.main(["--stages", "diffusion", "--manners", "float32", "--blocks"])
+    memory.main(["--stages", "--blocks", "decoder", "--size", "64"])
+    memory.main(["--stages", "diffusion", "--manners", "bfloat16", "--blocks"])
+    kept = json.loads((tmp_path / "memory_rtx4090.json").read_text())["results"]
+    assert kept["128^3"]["training step of diffusion"].keys() == {"float32", "bfloat16"}
+    assert kept["64^3"].keys() == {"decoder, 1 at once", "decoder, 4 at once"}
+    assert "| 2.00 | 1.00 | 3 all-reduce, 0.50 GB |" in capsys.readouterr().out
+
+
+def test_a_sampler_counts_as_the_network_at_each_step(tmp_path):
+    """The CPU's compiler stands for the GPU's: its text has the same form."""
+    found = {}
+    for name in ("g_theta", "sampler, 10 steps"):
+        lowered = programs.lower(name, programs.Case(size=16, dtype="float32", change=narrow), jax.devices()[:1])
+        listed = kernels(parse(compiling.compiled(lowered, name, H100, store=tmp_path).text))
+        found[name] = tables.summed(listed, H100)["all"].gflop
+    assert found["g_theta"] > 0
+    assert found["sampler, 10 steps"] == pytest.approx(10 * found["g_theta"], rel=0.1)
+
+
+def test_a_batch_that_does_not_split_over_the_devices_is_refused():
+    with pytest.raises(UserError, match="--batch is 3; allowed: multiples of the 2 devices"):
+        programs.lower("ct_vqgan step", programs.Case(size=16, batch=3, change=narrow), jax.devices()[:2])
 
 
 def narrow(config):

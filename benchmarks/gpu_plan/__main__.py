@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     for program in options.programs:
         made = compiling.compiled(programs.lower(program, case, on), program, target, flags)
         rows[program] = _report(program, made, options)
-        save(name, results)
+        save(name, results, RESULTS)
     print(f"\nwritten: {path}")
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from benchmarks.gpu_plan.targets import Target
+from dvg_jax.errors import UserError
 
 STORE = Path(__file__).parents[2] / "build" / "gpu_plan"
 
@@ -47,6 +48,9 @@ def compiled(
       target: the GPU that ``lowered`` was lowered for.
       flags: of XLA, by name without dashes.
       store: folder of stored results.
+
+    Raises:
+      UserError: XLA does not know a flag, or not its value.
     """
     decides = [lowered.as_text(), target.description, json.dumps(flags or {}, sort_keys=True), *_versions()]
     digest = hashlib.sha256("\n".join(decides).encode()).hexdigest()[:12]
@@ -57,7 +61,13 @@ def compiled(
         return stored(file)
     start = time.perf_counter()
     options = {flag: {"true": True, "false": False}.get(value, value) for flag, value in (flags or {}).items()}
-    made = lowered.compile(compiler_options=options or None)
+    try:
+        made = lowered.compile(compiler_options=options or None)
+    except jax.errors.JaxRuntimeError as error:
+        if "option" not in str(error) or not options:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--flags is {' '.join(flags or {})}: {reason}; allowed: flags that this XLA knows") from error
     text, memory = made.as_text(), _memory(made.memory_analysis()) | {"compile_s": time.perf_counter() - start}
     store.mkdir(parents=True, exist_ok=True)
     with gzip.open(file, "wt") as output:

@@ -105,7 +105,7 @@ def training_step(stage_name: str, case: Case, place: Place) -> jax.stages.Lower
     if training.batch_size % len(place.devices):
         raise UserError(f"--batch is {training.batch_size}; allowed: multiples of the {len(place.devices)} devices")
     ct = jax.ShapeDtypeStruct((training.batch_size, *dvg.geometry.volume_shape, 1), jnp.float32)
-    frozen = {name: value for name, value in variable_shapes(dvg).items() if name in stage.requires}
+    frozen = {name: variable_shapes(dvg, name) for name in stage.requires}
     example = jax.eval_shape(stage.prepare, frozen, ct, _key())
     small = jax.tree.map(lambda x: jnp.zeros((x.shape[0], *SMALL, x.shape[-1])), example)
     step, batch = Step(stage.task, training.recipe), example
@@ -123,39 +123,39 @@ def training_step(stage_name: str, case: Case, place: Place) -> jax.stages.Lower
 
 def encoder(case: Case, place: Place) -> jax.stages.Lowered:
     """Lower the encoder of the back-projected views."""
-    dvg, variables = _method(case)
+    dvg, variables = _method(case, "view_vqgan")
     volume = jax.ShapeDtypeStruct((case.batch or 1, *dvg.geometry.volume_shape, 1), jnp.float32)
-    return encode.lower(dvg.view_vqgan, place.whole(variables["view_vqgan"]), place.whole(volume))
+    return encode.lower(dvg.view_vqgan, place.whole(variables), place.whole(volume))
 
 
 def decoder(case: Case, place: Place) -> jax.stages.Lowered:
     """Lower the decoder of the CT, through the nearest codes."""
-    dvg, variables = _method(case)
-    return decode.lower(dvg.ct_vqgan, True, place.whole(variables["ct_vqgan"]), place.whole(_latent(dvg, case)))
+    dvg, variables = _method(case, "ct_vqgan")
+    return decode.lower(dvg.ct_vqgan, True, place.whole(variables), place.whole(_latent(dvg, case)))
 
 
 def generator(case: Case, place: Place) -> jax.stages.Lowered:
     """Lower G_z."""
-    dvg, variables = _method(case)
-    params = variables["new_view"]["params"]
+    dvg, variables = _method(case, "new_view")
+    params = variables["params"]
     return first_latent.lower(dvg.generator, place.whole(params), place.whole(_latent(dvg, case)))
 
 
 def denoiser(case: Case, place: Place) -> jax.stages.Lowered:
     """Lower one forward pass of g_theta."""
-    dvg, variables = _method(case)
+    dvg, variables = _method(case, "diffusion")
     z = _latent(dvg, case)
     t = jax.ShapeDtypeStruct(z.shape[:1], jnp.int32)
-    arguments = (variables["diffusion"]["params"], (z, z))
+    arguments = (variables["params"], (z, z))
     return jax.jit(dvg.denoiser.predict).lower(*place.whole((arguments, z, t)))
 
 
 def sampler(steps: int, case: Case, place: Place) -> jax.stages.Lowered:
     """Lower the whole sampling of a latent, as one scan over ``steps`` steps."""
-    dvg, variables = _method(case)
+    dvg, variables = _method(case, "diffusion")
     z = _latent(dvg, case)
     chosen = replace(dvg.sampler, steps=steps)
-    arguments = (variables["diffusion"]["params"], (z, z))
+    arguments = (variables["params"], (z, z))
     table = chosen.coefficients(dvg.schedule)
     return samplers._scan.lower(dvg.denoiser, chosen.clip, *place.whole((arguments, _key(), table, z)))
 
@@ -171,24 +171,21 @@ PROGRAMS: dict[str, Callable[[Case, Place], jax.stages.Lowered]] = {
 """Programs by name."""
 
 
-def variable_shapes(dvg: DVG) -> dict[str, Any]:
-    """Return the shapes of every stage's variables, without drawing any."""
+def variable_shapes(dvg: DVG, stage: str) -> dict[str, Any]:
+    """Return the shapes of a stage's variables, without drawing any."""
     ct = jnp.zeros((1, *dvg.geometry.volume_shape, 1))
     z, t = jnp.zeros(latent_shape(dvg.ct_vqgan, ct.shape[:4])), jnp.zeros(1, jnp.int32)
+    if stage == "new_view":
+        return jax.eval_shape(dvg.generator.init, _key(), z, t)
+    if stage == "diffusion":
+        return jax.eval_shape(dvg.denoiser.init, _key(), (z, z), z, t)
     channel = jax.ShapeDtypeStruct(z.shape[-1:], jnp.float32)
-    vqgans = {name: getattr(dvg, name) for name in ("ct_vqgan", "view_vqgan", "new_view_vqgan")}
-    shapes = {
-        name: jax.eval_shape(vqgan.init, _key(), ct) | {"statistics": {"mean": channel, "std": channel}}
-        for name, vqgan in vqgans.items()
-    }
-    shapes["new_view"] = jax.eval_shape(dvg.generator.init, _key(), z, t)
-    shapes["diffusion"] = jax.eval_shape(dvg.denoiser.init, _key(), (z, z), z, t)
-    return shapes
+    return jax.eval_shape(getattr(dvg, stage).init, _key(), ct) | {"statistics": {"mean": channel, "std": channel}}
 
 
-def _method(case: Case) -> tuple[DVG, dict[str, Any]]:
+def _method(case: Case, stage: str) -> tuple[DVG, dict[str, Any]]:
     dvg = build_dvg(case.config())
-    return dvg, variable_shapes(dvg)
+    return dvg, variable_shapes(dvg, stage)
 
 
 def _latent(dvg: DVG, case: Case) -> jax.ShapeDtypeStruct:
