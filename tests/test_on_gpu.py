@@ -21,10 +21,21 @@ from dvg_jax.networks import lpips as perceptual
 
 SHARED = Shared(16, "bfloat16")
 
-WRITE = (
-    "import json,sys; open(sys.argv[1],'a').write(json.dumps({{'step':'{0}','name':'one','at_s':0,'v':1}})+chr(10));"
-)
+WRITE = """\
+import json, pathlib, sys, time
+with open(sys.argv[1], "a") as lines:
+    lines.write(json.dumps({{"step": "{0}", "name": "one", "at_s": 0, "v": 1}}) + chr(10))
+"""
 """The beginning of a program that writes one result, as a step's process does."""
+
+MEET = """
+pathlib.Path({own!r}).touch()
+end = time.monotonic() + 60
+while not pathlib.Path({other!r}).exists():
+    assert time.monotonic() < end, "alone"
+    time.sleep(0.05)
+"""
+"""The rest of a program that ends well only while another one like it runs."""
 
 
 @pytest.fixture
@@ -52,7 +63,7 @@ def test_a_step_that_fails_or_is_late_leaves_the_results_of_all(tmp_path, made_u
     made_up(
         {"fails": Step(30, 0), "late": Step(3, 0), "good": Step(30, 0)},
         fails="sys.exit('no such thing')",
-        late="import time; time.sleep(60)",
+        late="time.sleep(60)",
     )
     found = results_of(tmp_path, ["fails", "late", "good"])
     assert [found[name]["one"]["v"] for name in ("fails", "late", "good")] == [1, 1, 1]
@@ -70,16 +81,15 @@ def test_a_step_that_no_longer_fits_is_skipped_and_a_shorter_one_still_runs(tmp_
 
 
 def test_a_step_gets_no_more_time_than_is_left(tmp_path, made_up):
-    made_up({"late": Step(60, 1)}, late="import time; time.sleep(60)")
+    made_up({"late": Step(60, 1)}, late="time.sleep(60)")
     start = time.perf_counter()
     assert results_of(tmp_path, ["late"], seconds=4.0)["late"]["failed"] == "not done within 4 s"
     assert time.perf_counter() - start < 30
 
 
 def test_steps_that_time_nothing_run_side_by_side(tmp_path, made_up):
-    wait = "import pathlib,time\nfor _ in range(600):\n if all(pathlib.Path(p).exists() for p in {0}): break\n time.sleep(.1)\nelse: sys.exit(1)"  # noqa: E501
-    marks = [str(tmp_path / name) for name in "ab"]
-    code = {name: f"open({mark!r},'w');exec({wait.format(marks)!r})" for name, mark in zip("ab", marks, strict=True)}
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    code = {"a": MEET.format(own=a, other=b), "b": MEET.format(own=b, other=a)}
     made_up({"a": Step(60, 0, beside=True), "b": Step(60, 0, beside=True)}, **code)
     found = results_of(tmp_path, ["a", "b"])
     assert "failed" not in found["a"]
@@ -120,7 +130,7 @@ def test_the_run_writes_where_and_with_what_it_was_made(tmp_path, monkeypatch, c
     assert {"device", "versions", "date", "command"} <= found.keys()
     assert found["results"]["env"]["devices"]["kinds"]
     lines = [json.loads(line) for line in (tmp_path / "out" / "on_gpu.jsonl").read_text().splitlines()]
-    assert [line["name"] for line in lines] == ["surroundings", "devices"]
+    assert [line["name"] for line in lines] == ["surroundings", "devices", "LPIPS"]
     assert "env" in capsys.readouterr().out
 
 

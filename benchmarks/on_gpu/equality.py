@@ -117,7 +117,7 @@ def compared(dvg: DVG) -> dict[str, Compared]:
         ),
     }  # fmt: skip
     judges = {f"critic in {dims}D": Compared(*critic, NETWORK) for dims, critic in critics.items()}
-    return projections(ct, dvg.geometry) | networks | judges
+    return networks | judges | projections(ct, dvg.geometry)
 
 
 def projections(volume: jax.Array, geometry: ConeBeamGeometry) -> dict[str, Compared]:

