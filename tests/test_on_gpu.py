@@ -90,10 +90,12 @@ def test_a_step_gets_no_more_time_than_is_left(tmp_path, made_up):
 def test_steps_that_time_nothing_run_side_by_side(tmp_path, made_up):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     code = {"a": MEET.format(own=a, other=b), "b": MEET.format(own=b, other=a)}
+    code["a"] += "time.sleep(4)"
     made_up({"a": Step(60, 0, beside=True), "b": Step(60, 0, beside=True)}, **code)
     found = results_of(tmp_path, ["a", "b"])
     assert "failed" not in found["a"]
     assert "failed" not in found["b"]
+    assert found["b"]["seconds"] < found["a"]["seconds"] - 2
 
 
 def test_steps_that_time_something_have_no_neighbour():

@@ -15,6 +15,9 @@ from benchmarks.on_gpu.plan import STEPS, TRAIN, Shared, command, environment, g
 GRACE_S = 20
 """Seconds between asking a training to stop and killing it, in which it saves its state. Other steps have none."""
 
+POLL_S = 0.05
+"""Seconds between two looks at the steps that run."""
+
 USUAL_S = 480
 """Seconds of a whole run that the limits of the steps are meant for; a longer run gives each step longer."""
 
@@ -63,8 +66,7 @@ class Budget:
             try:
                 for name in group:
                     self._begin(name, running)
-                for name, process in running.items():
-                    self.results[name] = self._end(name, process)
+                self._finish(running)
             finally:
                 for process in running.values():
                     _kill(process.child)
@@ -91,12 +93,20 @@ class Budget:
             )  # fmt: skip
         running[name] = _Running(child, time.perf_counter(), min(step.limit * self.patience, left), offset, log)
 
+    def _finish(self, running: dict[str, _Running]) -> None:
+        """Wait for each step until it ends or is late, and record what it found."""
+        waiting = dict(running)
+        while waiting:
+            for name, process in list(waiting.items()):
+                if process.child.poll() is not None or time.perf_counter() > process.start + process.limit:
+                    self.results[name] = self._end(name, process)
+                    del waiting[name]
+            time.sleep(POLL_S)
+
     def _end(self, name: str, process: _Running) -> dict[str, Any]:
-        """Wait for a step; return what it found, its seconds and, if it failed, why."""
-        try:
-            code = process.child.wait(max(process.start + process.limit - time.perf_counter(), 0))
-        except subprocess.TimeoutExpired:
-            code = None
+        """Return what a step found, its seconds and, if it failed, why; end it if it is late."""
+        code = process.child.poll()
+        if code is None:
             if name == TRAIN:
                 _stop(process.child)
             _kill(process.child)
