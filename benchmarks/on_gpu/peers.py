@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.common import side_by_side
 from benchmarks.contest import Contestant
 from benchmarks.on_gpu.plan import SMALLEST, Shared
 from benchmarks.on_gpu.programs import timed
@@ -22,16 +23,32 @@ Results = Iterator[tuple[str, dict[str, Any]]]
 
 
 def projector(shared: Shared) -> Results:
-    """Time projections beside PyTorch's ``grid_sample`` and other peers that are installed; all agree first.
+    """Time projections beside PyTorch's ``grid_sample`` and other peers that are installed.
 
-    A volume has 32 voxels an axis or more: the methods are 2 % apart on a phantom of 16.
+    ``difference`` compares each with ``grid_sample``. A volume has 32 voxels an axis or more: the methods are 2 % apart
+    on a phantom of 16.
     """
-    from benchmarks.projector import CONTESTS, Contest
+    from benchmarks.projector import ALLOWED, CONTESTS, RAYS, Contest
 
     geometry = ConeBeamGeometry.paper(max(shared.size, SMALLEST))
     for views in PROJECTED:
-        for task, found in Contest(geometry, CONTESTS[views]).run(repeats=5).items():
-            yield f"{views}: {task}", found
+        contest = Contest(geometry, CONTESTS[views])
+        makers = {
+            "forward": contest.forward,
+            "forward with gradient": partial(contest.gradient, with_pose=False),
+            "back": contest.back,
+        }
+        for task, make in makers.items():
+            contestants = {name: run for name, run in make().items() if name != RAYS}  # the slow reference
+            made = {name: _numpy(run()) for name, run in contestants.items()}
+            apart = {name: _apart(image, made[contest.peer.name]) for name, image in made.items()}
+            times = side_by_side(contestants, repeats=5)
+            seconds = {name: {key: of[key] for key in ("median", "fastest", "slowest")} for name, of in times.items()}
+            holds = max(apart.values()) <= ALLOWED[task]
+            yield (
+                f"{views}: {task}",
+                {"seconds": seconds, "difference": apart, "allowed": ALLOWED[task], "holds": holds},
+            )
 
 
 def steps(case: str, shared: Shared) -> Results:
@@ -64,6 +81,12 @@ def steps(case: str, shared: Shared) -> Results:
         reference = reference or figures
         apart = {what: _apart(figures[what], value) for what, value in reference.items()}
         yield name, found | {"peak_gib": _peak(entrant, name), "difference": apart}
+
+
+def _numpy(result: Any) -> np.ndarray:
+    """Return an array of JAX or PyTorch; of several gradients the first."""
+    result = result[0] if isinstance(result, tuple) else result
+    return np.asarray(result if isinstance(result, jax.Array) else result.detach().cpu(), np.float64)
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:

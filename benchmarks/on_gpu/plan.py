@@ -50,7 +50,7 @@ STEPS = {
     "twice": Step(75, 25, beside=True),
     "twice_deterministic": Step(75, 25, "twice", (DETERMINISTIC,), beside=True),
     "upsample": Step(45, 15),
-    "projector": Step(45, 15),
+    "projector": Step(60, 20),
     "peer_diffusion": Step(75, 30),
     "peer_ct_vqgan": Step(75, 30),
     TRAIN: Step(3600, 60),
