@@ -22,8 +22,6 @@ from dvg_jax.networks.convolution import upsample
 from dvg_jax.networks.lpips import weights_file
 
 SAMPLING_STEPS = (100, 10)
-FORMS = ("phases", "native")
-"""Forms of the transposed convolution: by output phases, and XLA's own with a dilated input."""
 
 CHANNELS = {"wide": (64, 32), "narrow": (8, 4)}
 """Channels before and after the decoder's last transposed convolution, of the published networks and of the demo's."""
@@ -109,12 +107,23 @@ def upsampling(shared: Shared) -> dict[str, Callable[[], Any]]:
     kernel = jax.random.normal(keys[1], (4, 4, 4, before, after), dtype)
     given = jax.random.normal(keys[2], (2, shared.size, shared.size, shared.size, after), dtype)
     forwards, gradients = {}, {}
-    for form in FORMS:
-        apply = partial(upsample, form=form)
+    for form, apply in FORMS.items():
         pulled = jax.jit(lambda x, kernel, given, apply=apply: jax.vjp(apply, x, kernel)[1](given))
         forwards[f"{form}, forward"] = partial(jax.jit(apply), x, kernel)
         gradients[f"{form}, gradients"] = partial(pulled, x, kernel, given)
     return forwards | gradients
+
+
+def upsample_with_holes(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Apply the same transposed convolution in its textbook form, over an input with zeros between its voxels."""
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel[::-1, ::-1, ::-1], (1, 1, 1), [(0, 0)] * 3, lhs_dilation=(2, 2, 2), dimension_numbers=numbers
+    )
+
+
+FORMS = {"phases": upsample, "with holes": upsample_with_holes}
+"""The form of the library and the textbook's."""
 
 
 def timed(run: Callable[[], Any], seconds: float = 3.0, most: int = 20) -> dict[str, float]:

@@ -17,11 +17,11 @@ from dvg_jax.errors import UserError
 from dvg_jax.networks.convolution import (
     VALID,
     Form,
+    Kernel,
     Padding,
     PaddingMode,
     Triple,
     convolve,
-    convolve_2d,
     pad,
     to_cells,
     upsample,
@@ -91,6 +91,12 @@ class _Kernel(nn.Module):
 
         return kernel, self.param("bias", bias_init, (self.features,), self.param_dtype)
 
+    def convolve(self, x: Features, kernel: Kernel) -> Resized:
+        """Pad as ``padding`` says and cross-correlate; zeros are added by the convolution itself."""
+        if self.padding_mode == "zeros":
+            return convolve(x, kernel, self.strides, self.padding, self.form)
+        return convolve(pad(x, self.padding, self.padding_mode), kernel, self.strides, form=self.form)
+
 
 class Conv(_Kernel):
     """Cross-correlate over D, H, W with (low, high) padding per axis, channels last."""
@@ -98,8 +104,7 @@ class Conv(_Kernel):
     @nn.compact
     def __call__(self, x: Features) -> Resized:
         kernel, bias = self.parameters(x.shape[-1])
-        x = pad(x.astype(self.dtype), self.padding, self.padding_mode)
-        return add_bias(convolve(x, kernel, self.strides, self.form), bias)
+        return add_bias(self.convolve(x.astype(self.dtype), kernel), bias)
 
 
 class Conv2D(_Kernel):
@@ -115,8 +120,7 @@ class Conv2D(_Kernel):
                 f"2D convolution's kernel is {self.kernel_size}, strides {self.strides}; allowed: 1 along D"
             )
         kernel, bias = self.parameters(x.shape[-1], self.kernel_size[1:])
-        x = pad(x.astype(self.dtype)[:, None], self.padding, self.padding_mode)
-        return add_bias(convolve_2d(x[:, 0], kernel, self.strides[1:], self.form), bias)
+        return add_bias(self.convolve(x.astype(self.dtype)[:, None], kernel[None])[:, 0], bias)
 
 
 class ConvTranspose(_Kernel):
@@ -136,7 +140,7 @@ class ConvTranspose(_Kernel):
             return add_bias(to_cells(x.astype(self.dtype), kernel), bias)
         kernel = jnp.pad(kernel, (*(MISSING_TAPS[k] for k in self.kernel_size), (0, 0), (0, 0)))
         amounts = tuple((1, 1) if k > 1 else (0, 0) for k in self.kernel_size)
-        x = pad(x.astype(self.dtype), amounts, self.padding_mode)  # type: ignore[arg-type]
+        x = pad(x.astype(self.dtype), amounts, self.padding_mode)
         return add_bias(upsample(x, kernel, self.form), bias)
 
 
@@ -150,18 +154,31 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        if x.shape[-1] % self.num_groups:
-            raise UserError(f"num_groups is {self.num_groups}; allowed: divisors of the {x.shape[-1]} channels")
-        # Flax's default, E[x^2] - E[x]^2, loses every digit where the mean is large compared with the spread.
-        norm = nn.GroupNorm(
-            self.num_groups,
-            epsilon=self.epsilon,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            use_fast_variance=False,
-        )
-        nn.share_scope(self, norm)
-        return norm(x).astype(self.dtype)
+        channels = x.shape[-1]
+        if channels % self.num_groups:
+            raise UserError(f"num_groups is {self.num_groups}; allowed: divisors of the {channels} channels")
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        groups = x.reshape(*x.shape[:-1], self.num_groups, -1)
+        mean, variance = _moments(groups)
+        y = (groups.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return (y.reshape(x.shape) * scale + bias).astype(self.dtype)
+
+
+def _moments(groups: Float[Array, "B D H W n c"]) -> tuple[Array, Array]:
+    """Return mean and biased variance of each group in float32, (B, 1, 1, 1, n, 1).
+
+    E[x^2] - E[x]^2 needs one pass, and loses the digits by which the mean is large compared with the spread. Values in
+    bfloat16 do not have these digits. Values in float32 have them, and are read twice.
+    """
+    x = groups.astype(jnp.float32)
+    if groups.dtype == jnp.bfloat16:
+        # Both means in one array: a GPU adds them up in the same kernels.
+        both = jnp.stack([x.mean(-1, keepdims=True), jnp.square(x).mean(-1, keepdims=True)])
+        mean, square = both.mean((2, 3, 4), keepdims=True)
+        return mean, jnp.maximum(square - jnp.square(mean), 0)
+    mean = x.mean((1, 2, 3, 5), keepdims=True)
+    return mean, jnp.square(x - mean).mean((1, 2, 3, 5), keepdims=True)
 
 
 class BatchNorm(nn.Module):

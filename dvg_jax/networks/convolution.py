@@ -1,13 +1,19 @@
-"""Compute convolutions in the form that the backend runs fastest; these are functions, without parameters.
+"""Compute convolutions in the form that a device runs fastest; these are functions, without parameters.
 
-On a GPU a 3D convolution is XLA's own (``native``). XLA's CPU backend is many times slower at 3D convolutions than at
-2D ones, and slower still at strided ones. The CPU form (``sliced``) is ONE 2D convolution of stride 1 over depth
-slices. The slices that a depth kernel covers are stacked in the input channels. If there are fewer output channels,
-the taps of the depth kernel are stacked there instead, then shifted and added. Strides are moved to the channels. A
-transposed convolution computes all its output phases at once in its channels.
+The form belongs to the device for which a program is lowered, not to the machine that lowers it. On a GPU a convolution
+is XLA's own (``native``), in two dimensions where its kernel has depth 1. XLA's CPU backend is many times slower at 3D
+convolutions than at 2D ones, and slower still at strided ones. The CPU form (``sliced``) is ONE 2D convolution of
+stride 1 over depth slices. The slices that a depth kernel covers are stacked in the input channels. If there are fewer
+output channels, the taps of the depth kernel are stacked there instead, then shifted and added. Strides are moved to
+the channels.
+
+A transposed convolution computes all its output phases at once in its channels, on every device. As a convolution over
+an input with holes it would take eight times as many products in the gradient of its kernel, over windows as large as
+the volume.
 """
 
 import functools
+from functools import partial
 from typing import Literal
 
 import jax
@@ -20,7 +26,8 @@ from dvg_jax.shapes import Features, Images, NewImages, Resized
 
 Form = Literal["auto", "native", "sliced"]
 Triple = tuple[int, int, int]
-Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair, Pair]
 PaddingMode = Literal["zeros", "replicate"]
 Kernel = Float[Array, "kd kh kw C C_out"]
 Kernel2D = Float[Array, "kh kw C C_out"]
@@ -28,11 +35,7 @@ Kernel2D = Float[Array, "kh kw C C_out"]
 VALID: Padding = ((0, 0), (0, 0), (0, 0))
 
 
-def is_sliced(form: Form) -> bool:
-    """Tell whether ``form`` means 2D convolutions on this backend."""
-    return form == "sliced" or (form == "auto" and jax.default_backend() == "cpu")
-
-
+@partial(jax.jit, static_argnames=("amounts", "mode"))
 def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Float[Array, "B D_out H_out W_out C"]:
     """Pad D, H and W with zeros or with copies of the outermost values.
 
@@ -50,6 +53,13 @@ def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Float[Array, "B D_o
         return x
     if mode == "zeros":
         return jnp.pad(x, ((0, 0), *amounts, (0, 0)))
+    return jax.lax.platform_dependent(
+        x, cpu=partial(_pad_axes, amounts=amounts), default=partial(_pad_at_once, amounts=amounts)
+    )
+
+
+def _pad_axes(x: Features, amounts: Padding) -> Resized:
+    """Copy the outermost values along one axis after the other, which is fastest on a CPU."""
     # jnp.pad also slices the batch axis, to add nothing there: over devices that is a collective each time.
     for axis, (low, high) in enumerate(amounts, start=1):
         first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
@@ -58,18 +68,78 @@ def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Float[Array, "B D_o
     return x
 
 
-def convolve(x: Features, kernel: Kernel, strides: Triple = (1, 1, 1), form: Form = "auto") -> Resized:
-    """Cross-correlate features with a kernel, without padding.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _pad_at_once(x: Features, amounts: Padding) -> Resized:
+    """Read every voxel of the result from its place in ``x``: one kernel on a GPU, not one for each axis."""
+    places = [
+        jnp.clip(jnp.arange(-low, n + high), 0, n - 1) for n, (low, high) in zip(x.shape[1:4], amounts, strict=True)
+    ]
+    index = jnp.stack(jnp.meshgrid(*places, indexing="ij"), axis=-1)
+    rows = jax.lax.GatherDimensionNumbers((0, 4), collapsed_slice_dims=(1, 2, 3), start_index_map=(1, 2, 3))
+    sizes = (x.shape[0], 1, 1, 1, x.shape[4])
+    return jax.lax.gather(x, index, rows, sizes, mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+
+
+def _pad_forward(x: Features, amounts: Padding) -> tuple[Resized, None]:
+    return _pad_at_once(x, amounts), None
+
+
+def _pad_backward(amounts: Padding, _: None, given: Resized) -> tuple[Features]:
+    """Add the gradients of copies to that of their voxel; a gather's own gradient is a scatter."""
+    for axis, (low, high) in enumerate(amounts, start=1):
+        n = given.shape[axis] - low - high
+        part = partial(jax.lax.slice_in_dim, given, axis=axis)
+        copies = [(part(i, i + 1), 0) for i in range(low)] + [
+            (part(i, i + 1), n - 1) for i in range(low + n, low + n + high)
+        ]
+        given = part(low, low + n)
+        for copy, place in copies:
+            around = [(place, n - 1 - place, 0) if a == axis else (0, 0, 0) for a in range(given.ndim)]
+            given += jax.lax.pad(copy, jnp.zeros((), copy.dtype), around)
+    return (given,)
+
+
+_pad_at_once.defvjp(_pad_forward, _pad_backward)
+
+
+@partial(jax.jit, static_argnames=("strides", "padding", "form"))
+def convolve(
+    x: Features, kernel: Kernel, strides: Triple = (1, 1, 1), padding: Padding = VALID, form: Form = "auto"
+) -> Resized:
+    """Cross-correlate features with a kernel. It is compiled, so that equal layers of a network are traced once.
 
     Args:
       x: (B, D, H, W, Cin).
       kernel: (kd, kh, kw, Cin, Cout).
       strides: along D, H and W.
-      form: ``native``, ``sliced``, or ``auto``, which is ``sliced`` on a CPU.
+      padding: zeros at the low and the high end of D, H and W.
+      form: ``native``, ``sliced``, or ``auto``, which is ``sliced`` in a program for a CPU.
     """
-    if not is_sliced(form):
-        numbers = ("NDHWC", "DHWIO", "NDHWC")
-        return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=numbers)
+    native, sliced = (partial(form, strides=strides, padding=padding) for form in (_native, _sliced))
+    if form == "auto":
+        return jax.lax.platform_dependent(x, kernel, cpu=sliced, default=native)
+    return (sliced if form == "sliced" else native)(x, kernel)
+
+
+def _native(x: Features, kernel: Kernel, strides: Triple, padding: Padding) -> Resized:
+    if kernel.shape[:3] == strides == (1, 1, 1) and padding == VALID:
+        return x @ kernel[0, 0, 0]
+    if kernel.shape[0] == strides[0] == 1 and padding[0] == (0, 0):
+        # cuDNN's 2D convolutions take features channels last, as they are; for 3D ones XLA turns them.
+        numbers, amounts = ("NHWC", "HWIO", "NHWC"), padding[1:]
+        slices = x.reshape(-1, *x.shape[2:])
+        if any(sum(pair) >= k for pair, k in zip(amounts, kernel.shape[1:3], strict=True)):
+            # The result is larger than the input. In the kernel's gradient XLA would take the input for the window.
+            slices = jax.lax.optimization_barrier(jnp.pad(slices, ((0, 0), *amounts, (0, 0))))
+            amounts = ((0, 0), (0, 0))
+        y = jax.lax.conv_general_dilated(slices, kernel[0], strides[1:], amounts, dimension_numbers=numbers)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+
+def _sliced(x: Features, kernel: Kernel, strides: Triple, padding: Padding) -> Resized:
+    x = pad(x, padding, "zeros")
     depth, _, _, channels, features = kernel.shape
     slices = (x.shape[1] - depth) // strides[0] + 1
     if features < channels and strides == (1, 1, 1):
@@ -86,21 +156,26 @@ def convolve(x: Features, kernel: Kernel, strides: Triple = (1, 1, 1), form: For
     return y.reshape(-1, slices, *y.shape[1:])
 
 
-def convolve_2d(x: Images, kernel: Kernel2D, strides: tuple[int, int] = (1, 1), form: Form = "auto") -> NewImages:
-    """Cross-correlate images with a kernel, without padding.
+def convolve_2d(
+    x: Images,
+    kernel: Kernel2D,
+    strides: Pair = (1, 1),
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0)),
+    form: Form = "auto",
+) -> NewImages:
+    """Cross-correlate images with a kernel: a :func:`convolve` of depth 1.
 
     Args:
       x: (B, H, W, Cin).
       kernel: (kh, kw, Cin, Cout).
       strides: along H and W.
+      padding: zeros at the low and the high end of H and W.
       form: as in :func:`convolve`.
     """
-    if is_sliced(form):
-        return convolve(x[:, None], kernel[None], (1, *strides), form)[:, 0]
-    return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return convolve(x[:, None], kernel[None], (1, *strides), ((0, 0), *padding), form)[:, 0]
 
 
-def _without_strides(x: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, Array]:
+def _without_strides(x: Array, kernel: Array, strides: Pair) -> tuple[Array, Array]:
     """Turn a strided convolution into one of stride 1: each cell of strides becomes channels of slice and kernel."""
     if strides == (1, 1):
         return x, kernel
@@ -136,16 +211,10 @@ def upsample(x: Features, kernel: Kernel, form: Form = "auto") -> Resized:
     Args:
       x: (B, D, H, W, Cin), padded by 1 at both ends of each axis to be doubled.
       kernel: (kd, kh, kw, Cin, Cout), 4 or 1 taps along each axis.
-      form: as in :func:`convolve`.
+      form: of the convolution, as in :func:`convolve`.
     """
     doubled = [k == 4 for k in kernel.shape[:3]]
     kernel = kernel[::-1, ::-1, ::-1]
-    if not is_sliced(form):
-        dilation = [2 if d else 1 for d in doubled]
-        numbers = ("NDHWC", "DHWIO", "NDHWC")
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1, 1), VALID, lhs_dilation=dilation, dimension_numbers=numbers
-        )
     features = kernel.shape[-1]
     # Each axis of 4 taps is 2 taps by 2 output phases; an even output 2 m reads the window that starts one before m,
     # an odd one the next window.

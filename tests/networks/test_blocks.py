@@ -10,7 +10,7 @@ import pytest
 
 from dvg_jax.errors import UserError
 from dvg_jax.networks.blocks import Conv, Conv2D, ConvTranspose, Dense, GroupNorm, instance_norm
-from dvg_jax.networks.convolution import convolve, max_pool, pad, upsample
+from dvg_jax.networks.convolution import _pad_at_once, _pad_axes, convolve, max_pool, pad, upsample
 from dvg_jax.networks.unet3d import Block
 
 CASES = [
@@ -45,21 +45,55 @@ def assert_same(function, *arrays):
 def test_convolution_forms_agree(kernel, strides, inputs, outputs):
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 9, inputs))
     w = jax.random.normal(jax.random.key(1), (*kernel, inputs, outputs))
-    assert_same(lambda x, w, form: convolve(x, w, strides, form), x, w)
+    padding = tuple((k // 2, k // 3) for k in kernel)
+    assert_same(lambda x, w, form: convolve(x, w, strides, padding, form), x, w)
 
 
 @pytest.mark.parametrize("kernel", [(4, 4, 4), (1, 4, 4)])
-def test_transposed_forms_agree(kernel):
+def test_a_transposed_convolution_by_phases_is_that_over_an_input_with_holes(kernel):
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 7, 3))
     w = jax.random.normal(jax.random.key(1), (*kernel, 3, 2))
-    assert_same(lambda x, w, form: upsample(x, w, form), x, w)
+
+    def with_holes(x, w):
+        dilation = [2 if k == 4 else 1 for k in kernel]
+        numbers = ("NDHWC", "DHWIO", "NDHWC")
+        w = w[::-1, ::-1, ::-1]
+        return jax.lax.conv_general_dilated(
+            x, w, (1,) * 3, [(0, 0)] * 3, lhs_dilation=dilation, dimension_numbers=numbers
+        )
+
+    assert_same(lambda x, w, form: with_holes(x, w) if form == "native" else upsample(x, w, form), x, w)
+    assert_same(lambda x, w, form: with_holes(x, w) if form == "native" else upsample(x, w, "native"), x, w)
+
+
+@pytest.mark.parametrize("amounts", [((1, 1), (1, 1), (1, 1)), ((2, 1), (0, 1), (0, 0))])
+def test_edges_copied_at_once_are_those_copied_by_axis(amounts):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 2, 3))
+    assert_same(lambda x, form: (_pad_at_once if form == "native" else _pad_axes)(x, amounts), x)
+
+
+@pytest.mark.parametrize(("platform", "three_dimensional"), [("cpu", False), ("cuda", True)])
+def test_the_form_is_that_of_the_platform_for_which_a_program_is_lowered(platform, three_dimensional):
+    """No GPU is needed to lower a program for one, and the machine's own backend must not decide."""
+    x, w = jnp.zeros((1, 6, 6, 6, 2)), jnp.zeros((3, 3, 3, 2, 2))
+    lowered = jax.jit(lambda x, w: convolve(x, w)).trace(x, w).lower(lowering_platforms=(platform,))
+    found = [line for line in lowered.as_text().splitlines() if "stablehlo.convolution" in line]
+    assert len(found) == 1
+    assert ("tensor<1x6x6x6x2xf32>" in found[0]) == three_dimensional
+
+
+def test_a_kernel_without_depth_is_a_2d_convolution_on_a_gpu():
+    """3D convolutions want channels first there: an array is turned before and after each."""
+    x, w = jnp.zeros((2, 3, 6, 6, 2)), jnp.zeros((1, 3, 3, 2, 2))
+    lowered = jax.jit(lambda x, w: convolve(x, w)).trace(x, w).lower(lowering_platforms=("cuda",))
+    assert "[b, 0, 1, f]x[0, 1, i, o]" in lowered.as_text()
 
 
 @pytest.mark.parametrize("side", [3, 4, 5])
 def test_forms_agree_on_images_as_small_as_the_kernel(side):
     x = jax.random.normal(jax.random.key(0), (2, 3, side, side, 3))
     w = jax.random.normal(jax.random.key(1), (1, 3, 3, 3, 2))
-    assert_same(lambda x, w, form: convolve(x, w, (1, 1, 1), form), x, w)
+    assert_same(lambda x, w, form: convolve(x, w, form=form), x, w)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 9, 3), (2, 7, 8, 6, 2)])
@@ -129,6 +163,17 @@ def test_gradients_that_sum_over_voxels_do_so_in_float32(layer, where):
     # SiLU's slope at 0 is one half. bfloat16 keeps 8 bits of the result.
     exact = np.asarray(weights, np.float64).sum() * (0.5 if more else 1.0)
     np.testing.assert_allclose(np.asarray(found, np.float64).item(), exact, rtol=2**-8)
+
+
+def test_a_norm_in_bfloat16_is_as_good_as_its_input():
+    """Mean and variance come from one pass there; what that loses is below the input's own rounding."""
+    x = (3 + jax.random.normal(jax.random.key(0), (2, 8, 8, 8, 4))).astype(jnp.bfloat16)
+    norm = GroupNorm(2)
+    y = norm.apply(norm.init(jax.random.key(1), x), x)
+    groups = np.asarray(x, np.float64).reshape(2, 8, 8, 8, 2, 2)
+    mean, variance = groups.mean((1, 2, 3, 5), keepdims=True), groups.var((1, 2, 3, 5), keepdims=True)
+    exact = ((groups - mean) / np.sqrt(variance + norm.epsilon)).reshape(x.shape)
+    np.testing.assert_allclose(y, exact, atol=1e-4)
 
 
 def test_norm_of_features_whose_mean_is_large_beside_their_spread():
