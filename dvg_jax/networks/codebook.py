@@ -16,7 +16,7 @@ Codebook = dict[str, Array]
 Rows = Float[Array, "n c"]
 
 ROWS_AT_ONCE = 2048
-"""Rows of a case whose distances are computed at a time, so that 32768 x 16384 of them never exist together."""
+"""Rows of a case whose distances a CPU computes at a time, so that 32768 x 16384 of them never exist together."""
 
 DECAY = 0.99
 EPSILON = 1e-7
@@ -28,11 +28,22 @@ def nearest(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> In
 
     Cases stay on an axis of their own. If they are split over devices, each device looks up the rows of its cases.
     """
-    embeddings = embeddings.astype(jnp.float32)
+    return jax.lax.platform_dependent(
+        embeddings.astype(jnp.float32), rows.astype(jnp.float32), cpu=_nearest_by_products, default=_nearest_directly
+    )
+
+
+def _nearest_directly(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> Int[Array, "*B n"]:
+    """Sum the squared differences of the few channels while looking for the least: no distance is ever stored."""
+    channels = range(embeddings.shape[1])
+    distance = sum(jnp.square(rows[..., i, None] - embeddings[:, i]) for i in channels)
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+
+
+def _nearest_by_products(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> Int[Array, "*B n"]:
     norms = jnp.sum(embeddings**2, axis=1)
 
     def block(rows: Float[Array, "*B n c"]) -> Int[Array, "*B n"]:
-        rows = rows.astype(jnp.float32)
         products = jnp.dot(rows, embeddings.T, precision=jax.lax.Precision.HIGHEST)
         distance = jnp.sum(rows**2, axis=-1, keepdims=True) - 2 * products + norms
         return jnp.argmin(distance, axis=-1).astype(jnp.int32)

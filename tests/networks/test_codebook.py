@@ -12,6 +12,7 @@ def test_many_rows_are_searched_in_blocks():
     rows = jax.random.normal(key_rows, (codebook.ROWS_AT_ONCE + 5, 4))
     plain = np.argmin(((np.asarray(rows)[:, None] - np.asarray(table)) ** 2).sum(-1), axis=1)
     np.testing.assert_array_equal(codebook.nearest(table, rows), plain)
+    np.testing.assert_array_equal(codebook._nearest_directly(table, rows[None])[0], plain)
 
 
 def test_candidates_are_rows_and_noisy_copies_only_where_rows_are_few():
