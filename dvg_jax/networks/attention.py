@@ -99,6 +99,10 @@ class LinearAttention(_Attention):
     def __call__(self, x: Features) -> Features:
         q, k, v = self.project(x)
         q = jax.nn.softmax(q.astype(jnp.float32), axis=-1) * self.head_dim**-0.5
-        k = jax.nn.softmax(k.astype(jnp.float32), axis=(2, 3))
-        context = jnp.einsum("bdhwni,bdhwnj->bdnij", k.astype(self.dtype), v)
+        k = k.astype(jnp.float32)
+        k = jnp.exp(k - jax.lax.stop_gradient(k.max((2, 3), keepdims=True))).astype(self.dtype)
+        # The softmax over tokens divides the context, which is small, and not the keys of all tokens.
+        total = k.astype(jnp.float32).sum((2, 3))[..., None]
+        context = jnp.einsum("bdhwni,bdhwnj->bdnij", k, v, preferred_element_type=jnp.float32)
+        context = (context / total).astype(self.dtype)
         return self.merge(x, jnp.einsum("bdnij,bdhwni->bdhwnj", context, q.astype(self.dtype)), use_bias=True)
