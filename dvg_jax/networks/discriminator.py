@@ -72,6 +72,7 @@ def vanilla_loss(real: Array, fake: Array) -> Array:
 
 
 def feature_distance(real: list[Array], fake: list[Array]) -> Array:
-    """Sum the mean absolute difference over all stages but the logits; gradients reach ``fake`` alone."""
+    """Sum the mean absolute difference over all stages but the logits; gradients reach ``fake`` alone. float32."""
     pairs = zip(real[:-1], fake[:-1], strict=True)
-    return sum(jnp.mean(jnp.abs(f - jax.lax.stop_gradient(r))) for r, f in pairs)  # type: ignore[return-value]
+    apart = (f.astype(jnp.float32) - jax.lax.stop_gradient(r).astype(jnp.float32) for r, f in pairs)
+    return sum(jnp.mean(jnp.abs(difference)) for difference in apart)  # type: ignore[return-value]

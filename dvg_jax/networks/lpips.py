@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from dvg_jax.errors import UserError
+from dvg_jax.networks.blocks import add_bias
 from dvg_jax.networks.convolution import convolve_2d, max_pool
 from dvg_jax.shapes import Variables
 
@@ -109,7 +111,9 @@ def load_lpips(net: Net = "vgg") -> Variables:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
 
 
-def lpips(params: Variables, a: Pictures, b: Pictures, net: Net = "vgg") -> Float[Array, "n"]:
+def lpips(
+    params: Variables, a: Pictures, b: Pictures, net: Net = "vgg", dtype: DTypeLike = jnp.float32
+) -> Float[Array, "n"]:
     """Return the perceptual distance of images, without any scaling of their values.
 
     LPIPS was trained on images in [-1, 1]; the published DVG-Diffusion feeds it [0, 1].
@@ -119,6 +123,7 @@ def lpips(params: Variables, a: Pictures, b: Pictures, net: Net = "vgg") -> Floa
       a: images, (n, h, w, c), of one or three channels.
       b: the images to compare them with, of the same shape.
       net: the network that ``params`` belong to.
+      dtype: in which convolutions are computed; distances are float32.
 
     Raises:
       UserError: the images are too small for the network.
@@ -128,23 +133,24 @@ def lpips(params: Variables, a: Pictures, b: Pictures, net: Net = "vgg") -> Floa
         raise UserError(
             f"LPIPS by {net} is asked for of images {a.shape[1:3]}; allowed: sides of {network.smallest} or more"
         )
-    pairs = zip(_features(params, a, network), _features(params, b, network), strict=True)
+    pairs = zip(*(_features(params, x, network, dtype) for x in (a, b)), strict=True)
     lines = [params[f"NetLinLayer_{i}"]["Conv_0"]["kernel"][0, 0, :, 0] for i in range(len(network.kept))]
     return sum(jnp.mean((u - v) ** 2 @ line, axis=(1, 2)) for line, (u, v) in zip(lines, pairs, strict=True))  # type: ignore[return-value]
 
 
-def _features(params: Variables, x: Pictures, network: _Network) -> list[Array]:
+def _features(params: Variables, x: Pictures, network: _Network, dtype: DTypeLike) -> list[Array]:
     """Return the outputs of the convolutions that are compared, each pixel's channels scaled to length 1."""
     layers, kept = params[network.group], []
-    x = jnp.asarray((x - SHIFT) / SCALE)
+    x = jnp.asarray((x - SHIFT) / SCALE, dtype)
     for i in range(len(layers)):
         kernel, bias = layers[f"Conv_{i}"]["kernel"], layers[f"Conv_{i}"]["bias"]
         if i in network.pooled:
             x = max_pool(x, network.window, stride=2)
         stride, margin = (1, kernel.shape[0] // 2) if i else (network.stride, network.padding)
-        x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-        x = jax.nn.relu(convolve_2d(x, kernel, (stride, stride)) + bias)
+        y = convolve_2d(x, kernel.astype(dtype), (stride, stride), ((margin, margin), (margin, margin)))
+        x = jax.nn.relu(add_bias(y, bias))
         if i in network.kept:
             # Where all channels are 0 the root's derivative is infinite, and the ReLU's derivative does not cancel it.
-            kept.append(x / (jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True)) + 1e-10))
+            y = x.astype(jnp.float32)
+            kept.append(y / (jnp.sqrt(jnp.sum(y**2, axis=-1, keepdims=True)) + 1e-10))
     return kept

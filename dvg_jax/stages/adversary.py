@@ -7,10 +7,12 @@ parameters.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from dvg_jax.errors import UserError
 from dvg_jax.keys import named
@@ -45,17 +47,22 @@ class Weights:
 
 @dataclass(frozen=True)
 class Adversary:
-    """Combine LPIPS and the critics; each is left out where its weight is 0."""
+    """Combine LPIPS and the critics, computed in ``dtype``; each is left out where its weight is 0."""
 
     weights: Weights
+    dtype: DTypeLike = jnp.float32
 
     @property
     def critics(self) -> dict[str, PatchDiscriminator]:
         """Return the critics by their input: ``slices`` in 2D, ``volume`` in 3D."""
         if not (self.weights.gan or self.weights.feature_matching):
             return {}
-        sizes = {"width": self.weights.disc_width, "layers": self.weights.disc_layers}
-        return {"slices": PatchDiscriminator(dims=2, **sizes), "volume": PatchDiscriminator(dims=3, **sizes)}
+        settings: dict[str, Any] = {
+            "width": self.weights.disc_width,
+            "layers": self.weights.disc_layers,
+            "dtype": self.dtype,
+        }
+        return {"slices": PatchDiscriminator(dims=2, **settings), "volume": PatchDiscriminator(dims=3, **settings)}
 
     def constants(self) -> Variables:
         """Return the weights of LPIPS, if it is used."""
@@ -87,11 +94,12 @@ class Adversary:
           key: decides the slices.
           step: of the training; the critics start at ``gan_start``.
         """
-        slices = jax.random.randint(key, (len(x),), 0, x.shape[1])
-        x2, y2 = (jax.vmap(lambda v, i: v[i])(v, slices) for v in (x, y))
+        slices = jax.nn.one_hot(jax.random.randint(key, (len(x),), 0, x.shape[1]), x.shape[1])
+        # A sum with zeros and a one picks a slice as an index does, whose gradient would be a scatter.
+        x2, y2 = (jnp.sum(slices[..., None, None, None] * v, axis=1) for v in (x, y))
         loss, metrics, state = jnp.zeros(()), {}, {}
         if self.weights.perceptual:
-            metrics["perceptual"] = jnp.mean(lpips(constants["lpips"], x2, y2))
+            metrics["perceptual"] = jnp.mean(lpips(constants["lpips"], x2, y2, dtype=self.dtype))
             loss += self.weights.perceptual * metrics["perceptual"]
         if self.critics:
             on = jnp.where(step >= self.weights.gan_start, 1.0, 0.0)

@@ -29,7 +29,7 @@ class VQGANTask:
 
     @property
     def adversary(self) -> Adversary:
-        return Adversary(self.weights)
+        return Adversary(self.weights, self.network.dtype)
 
     def constants(self, frozen: VariablesByStage) -> Variables:
         return self.adversary.constants()
