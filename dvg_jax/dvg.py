@@ -274,7 +274,8 @@ class DVG:
     ) -> Volumes:
         """Draw a CT under a condition by g_theta of ``params``. Values in [0, 1]."""
         shape = latent_shape(self.ct_vqgan, (len(condition[0]), *self.geometry.volume_shape))
-        z = sample(self.denoiser, (params, condition), key, shape, self.schedule, self.sampler, progress)
+        arguments = (self.denoiser.prepared(params), condition)
+        z = sample(self.denoiser, arguments, key, shape, self.schedule, self.sampler, progress)
         if self.residual:
             z = condition[-1] + variables["diffusion"]["statistics"]["std"] * z
         return self.finish(self.decode(variables, z))

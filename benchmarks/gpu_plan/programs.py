@@ -155,7 +155,7 @@ def sampler(steps: int, case: Case, place: Place) -> jax.stages.Lowered:
     dvg, variables = _method(case, "diffusion")
     z = _latent(dvg, case)
     chosen = replace(dvg.sampler, steps=steps)
-    arguments = (variables["params"], (z, z))
+    arguments = (jax.eval_shape(dvg.denoiser.prepared, variables["params"]), (z, z))
     table = chosen.coefficients(dvg.schedule)
     return samplers._scan.lower(dvg.denoiser, chosen.clip, *place.whole((arguments, _key(), table, z)))
 

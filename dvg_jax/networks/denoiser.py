@@ -3,11 +3,12 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from dvg_jax.networks.blocks import Conv
-from dvg_jax.shapes import Features, Latent, Times
+from dvg_jax.shapes import Features, Latent, Times, Variables
 
 
 class Stem(nn.Module):
@@ -51,6 +52,15 @@ class ConditionalDenoiser(nn.Module):
         """
         params, condition = arguments
         return self.apply({"params": params}, condition, z, t)
+
+    @nn.nowrap
+    def prepared(self, params: Variables) -> Variables:
+        """Return the parameters for many predictions: the U-Net's kernels in its compute type, cast once."""
+
+        def cast(path: tuple[Any, ...], value: Array) -> Array:
+            return value.astype(self.unet.dtype) if path[-1].key == "kernel" else value
+
+        return {**params, "unet": jax.tree_util.tree_map_with_path(cast, params["unet"])}
 
     @nn.compact
     def __call__(self, condition: tuple[Array, ...], z: Latent, t: Times) -> Latent:
