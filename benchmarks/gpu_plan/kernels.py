@@ -124,11 +124,10 @@ class _Reader:
             return sum(whole)
         fused = self._all[i.called("calls")[0]]
         for parameter in (found for found in fused.values() if found.opcode == "parameter"):
-            users = [found for found in fused.values() if parameter.name in found.operands]
-            parts = [_part(user, parameter.name) for user in users]
-            number = int(parameter.operands[0])
-            if parts and None not in parts and number < len(whole):
-                whole[number] = min(whole[number], sum(part for part in parts if part is not None))
+            number, array = int(parameter.operands[0]), parameter.result[0]
+            elements = _elements_read(parameter.name, fused)
+            if elements is not None and number < len(whole):
+                whole[number] = min(whole[number], elements * array.bytes / max(math.prod(array.shape), 1))
         return sum(whole)
 
     def _written(self, i: Instruction) -> float:
@@ -146,13 +145,21 @@ class _Reader:
         )
 
 
-def _part(user: Instruction, parameter: str) -> float | None:
-    """Return the bytes that a user of a fusion's parameter reads of it; None where it reads all."""
-    if user.opcode in ("slice", "dynamic-slice", "gather") and user.operands[0] == parameter:
-        return user.bytes
-    if user.opcode == "dynamic-update-slice" and user.operands[0] == parameter:
-        return 0.0
-    return None
+def _elements_read(name: str, fused: Computation) -> float | None:
+    """Return how many elements of an array in a fusion are read by slices of it; None where something reads all."""
+    total = 0.0
+    for user in (found for found in fused.values() if name in found.operands):
+        part: float | None = None
+        if user.opcode in ("slice", "dynamic-slice", "gather") and user.operands[0] == name:
+            part = math.prod(user.result[0].shape)
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+            part = 0.0
+        elif user.opcode in ("bitcast", "convert", "transpose") and not user.root:
+            part = _elements_read(user.name, fused)
+        if part is None:
+            return None
+        total += part
+    return total
 
 
 def _kind(i: Instruction, inside: Counter[str]) -> str:
