@@ -51,7 +51,7 @@ def test_every_convolution_of_a_step_in_bfloat16_is_in_bfloat16(vqgan):
 
 
 def test_no_gradient_is_a_scatter(diffusion, vqgan):
-    """A GPU adds the terms of a scatter in another order each time. Only the use of codes and their rows are such sums."""
+    """A GPU adds the terms of a scatter in another order each time. Only codes collect counts and rows so."""
     assert '"stablehlo.scatter"' not in diffusion
     assert vqgan.count('"stablehlo.scatter"') == 3
 
