@@ -128,9 +128,9 @@ def _of_system(error: Exception) -> OSError | None:
     """Return a system error, or find one in the text of another error; None where there is none."""
     if isinstance(error, OSError):
         return error
-    if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # some of these begin with RESOURCE_EXHAUSTED too
+    if code is None and (isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")):
         return OSError(errno.ENOMEM, f"{os.strerror(errno.ENOMEM)}: {_first_line(error)}; allowed: smaller settings")
-    code = re.search(r"os_error_code='(\d+)'", str(error))
     if code is None:
         return None
     file = re.search(r'local file "((?:[^"\\]|\\.)+)"', str(error))

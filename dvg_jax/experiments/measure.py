@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from dvg_jax.config.build import build_dvg
 from dvg_jax.data.sources import Source
+from dvg_jax.devices import full_precision
 from dvg_jax.dvg import DVG
 from dvg_jax.evaluate.cases import Procedure
 from dvg_jax.evaluate.measure import Measured, measure
@@ -154,14 +155,15 @@ def measure_subject(
 
     Returns:
       By name of the row: ``cases``, a row a CT, none for a method that makes views alone; ``views``, by angle, a row an
-      X-ray.
+      X-ray. Float32 is not rounded to TF32 on a GPU.
     """
     gathered = {title: _Gathered() for title in subject.method.rows}
-    for batch in measure(
-        [subject.method], subject.variables, subject.dvg, test.source, procedure, subject.targets, before
-    ):
-        for title, part in gathered.items():
-            part.add(batch, title, procedure.pictures)
+    with full_precision():
+        for batch in measure(
+            [subject.method], subject.variables, subject.dvg, test.source, procedure, subject.targets, before
+        ):
+            for title, part in gathered.items():
+                part.add(batch, title, procedure.pictures)
     names = rows_named(subject.name, subject.method.agrees)
     facts: dict[str, Any] = {"data": test.name, "procedure": procedure.facts, "trained": subject.trained}
     facts |= {"parameters": subject.parameters}

@@ -11,6 +11,7 @@ from dvg_jax.baselines import baseline_stage
 from dvg_jax.config import BASELINES, stage_settings
 from dvg_jax.config.build import build_dvg, required_stages
 from dvg_jax.config.relations import check_halvings
+from dvg_jax.devices import full_precision
 from dvg_jax.errors import UserError
 from dvg_jax.files.lock import exclusive
 from dvg_jax.stages import build_stage
@@ -63,7 +64,8 @@ def _train(config: ConfigDict, workdir: Path, stop: StopRequest) -> None:
             configs.save(config, workdir / "config.json")
         run.run()
     if config.stage in ("all", *needed):
-        calibrate(config, dvg, workdir, stop)
+        with full_precision():  # as the results will be computed
+            calibrate(config, dvg, workdir, stop)
 
 
 @contextmanager

@@ -171,6 +171,10 @@ def test_output_that_the_caller_has_closed():
             "/a/b: No space left on device",
         ),
         (
+            "ValueError('RESOURCE_EXHAUSTED: Error writing local file \"/a/b\": Failed [os_error_code=\\'28\\']')",
+            "/a/b: No space left on device",
+        ),
+        (
             r"""ValueError(r'at local file "/\xd0\xb4/\xe7\x9b\x98 \"a\\b\"/": Failed [os_error_code=' + "'28']")""",
             '/д/盘 "a\\b"/: No space left on device',
         ),
