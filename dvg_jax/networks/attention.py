@@ -10,7 +10,9 @@ Tokens stay on their axes throughout: the einsums name the axes, and nothing is 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
@@ -74,11 +76,49 @@ class TemporalAttention(_Attention):
     @nn.compact
     def __call__(self, x: Features, bias: Float[Array, "heads D D"]) -> Features:
         q, k, v = self.project(x)
-        q = rotate(q * self.head_dim**-0.5).astype(self.dtype)
+        q = (rotate(q) * self.head_dim**-0.5).astype(self.dtype)
         k = rotate(k).astype(self.dtype)
-        similarity = jnp.einsum("bihwne,bjhwne->bhwnij", q, k, preferred_element_type=jnp.float32) + bias
-        weight = jax.nn.softmax(similarity, axis=-1).astype(self.dtype)
-        return self.merge(x, jnp.einsum("bhwnij,bjhwne->bihwne", weight, v), use_bias=False)
+        return self.merge(x, attend_along_depth(q, k, v, bias), use_bias=False)
+
+
+@jax.custom_vjp
+def attend_along_depth(q: Heads, k: Heads, v: Heads, bias: Float[Array, "heads D D"]) -> Heads:
+    """Return softmax(q k + bias) v over D for every (h, w). Similarities and softmax are float32.
+
+    Args:
+      q: scaled queries, (B, D, H, W, n, e).
+      k: keys, of the same shape.
+      v: values, of the same shape.
+      bias: what is added to the similarity of (query, key), (n, D, D).
+    """
+    return _attend(q, k, v, bias)[0]
+
+
+def _attend(q: Heads, k: Heads, v: Heads, bias: Array) -> tuple[Heads, tuple[Array, ...]]:
+    if len(q) == 1:
+        # On a GPU XLA would turn both before it rotates them, though its products can read one case as it lies.
+        q, k = (with_layout_constraint(y, Layout(tuple(range(y.ndim)))) for y in (q, k))
+    similarity = jnp.einsum("bihwne,bjhwne->bhwnij", q, k, preferred_element_type=jnp.float32)
+    # The bias is added by the softmax, not by the product, for which it would be repeated for every (h, w).
+    weight = jax.nn.softmax(jax.lax.optimization_barrier(similarity) + bias, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhwnij,bjhwne->bihwne", weight, v), (q, k, v, weight)
+
+
+def _attend_backward(saved: tuple[Array, ...], given: Heads) -> tuple[Array, ...]:
+    """Differentiate with the weights that were applied; products take the compute type, as in the forward pass."""
+    q, k, v, weight = saved
+    by_weight = jnp.einsum("bihwne,bjhwne->bhwnij", given, v, preferred_element_type=jnp.float32)
+    p = weight.astype(jnp.float32)
+    by_similarity = p * (by_weight - jnp.sum(p * by_weight, axis=-1, keepdims=True))
+    by_bias = by_similarity.sum((0, 1, 2))
+    by_similarity = by_similarity.astype(v.dtype)
+    by_q = jnp.einsum("bhwnij,bjhwne->bihwne", by_similarity, k)
+    by_k = jnp.einsum("bhwnij,bihwne->bjhwne", by_similarity, q)
+    by_v = jnp.einsum("bhwnij,bihwne->bjhwne", weight, given)
+    return by_q, by_k, by_v, by_bias
+
+
+attend_along_depth.defvjp(_attend, _attend_backward)
 
 
 class SpatialAttention(_Attention):
@@ -98,11 +138,30 @@ class LinearAttention(_Attention):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         q, k, v = self.project(x)
-        q = jax.nn.softmax(q.astype(jnp.float32), axis=-1) * self.head_dim**-0.5
+        q = (jax.nn.softmax(q.astype(jnp.float32), axis=-1) * self.head_dim**-0.5).astype(self.dtype)
         k = k.astype(jnp.float32)
         k = jnp.exp(k - jax.lax.stop_gradient(k.max((2, 3), keepdims=True))).astype(self.dtype)
         # The softmax over tokens divides the context, which is small, and not the keys of all tokens.
-        total = k.astype(jnp.float32).sum((2, 3))[..., None]
-        context = jnp.einsum("bdhwni,bdhwnj->bdnij", k, v, preferred_element_type=jnp.float32)
-        context = (context / total).astype(self.dtype)
-        return self.merge(x, jnp.einsum("bdnij,bdhwni->bdhwnj", context, q.astype(self.dtype)), use_bias=True)
+        total = k.astype(jnp.float32).sum((2, 3))
+        # With few tokens the context of all heads is the larger array.
+        many = x.shape[2] * x.shape[3] >= self.heads * self.head_dim
+        elsewhere = _all_heads_at_once if many else _head_by_head
+        out = jax.lax.platform_dependent(q, k, v, total, cpu=_head_by_head, default=elsewhere)
+        return self.merge(x, out, use_bias=True)
+
+
+def _head_by_head(q: Heads, k: Heads, v: Heads, total: Float[Array, "B D n e"]) -> Heads:
+    """Return q (k v / total): a small context for each head."""
+    context = jnp.einsum("bdhwni,bdhwnj->bdnij", k, v)
+    context = (context.astype(jnp.float32) / total[..., None]).astype(v.dtype)
+    return jnp.einsum("bdnij,bdhwni->bdhwnj", context, q)
+
+
+def _all_heads_at_once(q: Heads, k: Heads, v: Heads, total: Float[Array, "B D n e"]) -> Heads:
+    """Return the same from one context of all heads, 0 between different ones: a GPU then reads all as it lies."""
+    *cases, heads, e = q.shape
+    q, k, v = (y.reshape(*y.shape[:2], -1, heads * e) for y in (q, k, v))
+    context = jnp.einsum("bdti,bdtj->bdij", k, v).astype(jnp.float32)
+    own = np.kron(np.eye(heads), np.ones((e, e))).astype(np.float32)
+    context = (context * own / total.reshape(*total.shape[:2], -1, 1)).astype(v.dtype)
+    return jnp.einsum("bdij,bdti->bdtj", context, q).reshape(*cases, heads, e)

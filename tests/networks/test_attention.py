@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvg_jax.networks.attention import LinearAttention, SpatialAttention, TemporalAttention
+from dvg_jax.networks.attention import (
+    LinearAttention,
+    SpatialAttention,
+    TemporalAttention,
+    _all_heads_at_once,
+    _head_by_head,
+    attend_along_depth,
+)
 from dvg_jax.networks.positional import rotate, time_features
 
 HEADS, E = 2, 4
@@ -72,3 +79,29 @@ def test_attention_equals_its_literal_form(kind: type) -> None:
     expected = _literal(kind, x, variables["params"], bias)
     # Float32 against float64.
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("cases", [1, 2])
+def test_the_gradient_of_attention_along_depth_is_that_of_its_formula(cases) -> None:
+    """One case has a layout of its own on a GPU; both forms must be the same function."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    q, k, v, given = (jax.random.normal(key, (cases, *SHAPE[1:4], HEADS, E)) for key in keys[:4])
+    bias = jax.random.normal(keys[4], (HEADS, SHAPE[1], SHAPE[1]))
+
+    def formula(q, k, v, bias):
+        weight = jax.nn.softmax(jnp.einsum("bihwne,bjhwne->bhwnij", q, k) + bias, axis=-1)
+        return jnp.einsum("bhwnij,bjhwne->bihwne", weight, v)
+
+    y, pull = jax.vjp(attend_along_depth, q, k, v, bias)
+    expected, pull_expected = jax.vjp(formula, q, k, v, bias)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    for ours, theirs in zip(pull(given), pull_expected(given), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_context_of_all_heads_gives_what_those_of_each_head_give() -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(key, (*SHAPE[:4], HEADS, E)) for key in keys[:3])
+    total = jax.random.uniform(keys[3], (*SHAPE[:2], HEADS, E), minval=1.0, maxval=2.0)
+    arguments = (q, k, v, total)
+    np.testing.assert_allclose(_all_heads_at_once(*arguments), _head_by_head(*arguments), atol=1e-5)
