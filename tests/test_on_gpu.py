@@ -111,6 +111,7 @@ def test_flags_under_comparison_are_on_only_where_a_step_asks(tmp_path):
     }  # fmt: skip
     assert {name for name in flags if f"{plan.DETERMINISTIC}=true" in flags[name]} == {"twice_deterministic"}
     assert f"{plan.CHANNELS_LAST}=false" in flags["forward"]
+    assert [name for name in flags if plan.COMMAND_BUFFERS in flags[name]] == ["forward_command_buffers"]
 
 
 def test_the_cpu_is_there_to_compare_with_where_only_a_gpu_is_asked_for(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ SMALLEST = 32
 
 CHANNELS_LAST = "--xla_gpu_force_conv_nhwc"
 DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops"
+COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer=+CONVOLUTION"
+"""Convolutions are launched with their neighbours, as fusions and products are without it, and not one by one."""
 
 
 class Shared(NamedTuple):
@@ -29,6 +31,7 @@ class Step(NamedTuple):
       least: seconds below which it is not started.
       task: name of what the process does, in ``child.TASKS``; the step's own name unless given.
       on: XLA flags that are true in it. The two that the run compares are false in all other steps.
+      more: another flag with its value.
       beside: whether it times nothing, and so may run at the same time as its neighbours of that kind.
     """
 
@@ -36,6 +39,7 @@ class Step(NamedTuple):
     least: int
     task: str = ""
     on: tuple[str, ...] = ()
+    more: str = ""
     beside: bool = False
 
 
@@ -46,6 +50,7 @@ STEPS = {
     "step_ct_vqgan": Step(75, 30),
     "step_ct_vqgan_channels_last": Step(75, 30, "step_ct_vqgan", (CHANNELS_LAST,)),
     "reconstruct": Step(75, 30),
+    "forward_command_buffers": Step(60, 20, "forward", more=COMMAND_BUFFERS),
     "equal": Step(75, 20, beside=True),
     "twice": Step(75, 25, beside=True),
     "twice_deterministic": Step(75, 25, "twice", (DETERMINISTIC,), beside=True),
@@ -105,7 +110,7 @@ def environment(name: str, kept: Path) -> dict[str, str]:
         platforms += ",cpu"
     return os.environ | {
         "JAX_PLATFORMS": platforms,
-        "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *compared]).strip(),
+        "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *compared, STEPS[name].more]).strip(),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "JAX_COMPILATION_CACHE_DIR": str(kept / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
