@@ -48,13 +48,21 @@ def main(argv: list[str] | None = None) -> None:
         align=options.align,
         strict=options.strict,
     )
-    if load_config(request.workdir).deterministic:
+    if _is_deterministic(request.workdir):
         xla_flags.choose("deterministic")
     runtime.check_platform()
     enable_compilation_cache()
     with full_precision():
         lines = reconstruct(request)
     print(visible("\n".join(lines)))
+
+
+def _is_deterministic(workdir: Path) -> bool:
+    """Tell whether a folder's config asks for equal bits; what is wrong with the folder is told later, in its turn."""
+    try:
+        return load_config(workdir).deterministic
+    except (UserError, OSError):
+        return False
 
 
 def _parser() -> Parser:

@@ -66,7 +66,7 @@ def test_a_sample_is_the_first_latent_and_what_the_network_says_that_it_lacks(co
         return jnp.zeros((2, 16, 16, 16, 1))
 
     monkeypatch.setattr(DVG, "decode", decode)
-    dvg.sample({"diffusion": state}, {}, condition, jax.random.key(0))
+    dvg.sample({"diffusion": state}, {"unet": {}}, condition, jax.random.key(0))
     np.testing.assert_allclose(decoded[0], example["z0"], atol=1e-5)
 
 
