@@ -16,7 +16,10 @@ Codebook = dict[str, Array]
 Rows = Float[Array, "n c"]
 
 ROWS_AT_ONCE = 2048
-"""Rows of a case whose distances a CPU computes at a time, so that 32768 x 16384 of them never exist together."""
+"""Rows of a case whose products with all codes exist at a time; all 32768 x 16384 of them never do."""
+
+FEW_CHANNELS = 16
+"""Channels of a latent up to which a GPU finds distances faster by differences than by products that it stores."""
 
 DECAY = 0.99
 EPSILON = 1e-7
@@ -28,8 +31,9 @@ def nearest(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> In
 
     Cases stay on an axis of their own. If they are split over devices, each device looks up the rows of its cases.
     """
+    elsewhere = _nearest_directly if rows.shape[-1] <= FEW_CHANNELS else _nearest_by_products
     return jax.lax.platform_dependent(
-        embeddings.astype(jnp.float32), rows.astype(jnp.float32), cpu=_nearest_by_products, default=_nearest_directly
+        embeddings.astype(jnp.float32), rows.astype(jnp.float32), cpu=_nearest_by_products, default=elsewhere
     )
 
 

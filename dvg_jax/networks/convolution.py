@@ -115,7 +115,7 @@ def convolve(
       padding: zeros at the low and the high end of D, H and W.
       form: ``native``, ``sliced``, or ``auto``, which is ``sliced`` in a program for a CPU.
     """
-    native, sliced = (partial(form, strides=strides, padding=padding) for form in (_native, _sliced))
+    native, sliced = (partial(function, strides=strides, padding=padding) for function in (_native, _sliced))
     if form == "auto":
         return jax.lax.platform_dependent(x, kernel, cpu=sliced, default=native)
     return (sliced if form == "sliced" else native)(x, kernel)
