@@ -1,6 +1,6 @@
 """Ask one GPU in a few minutes how fast the published sizes are, and whether it computes what a CPU does.
 
-    python -m benchmarks.on_gpu --output results [--minutes 8] [--size 128] [--only env forward ...]
+    python -m benchmarks.on_gpu [--output results] [--minutes 8] [--size 128] [--only env forward ...]
     python -m benchmarks.on_gpu --carry FOLDER
 
 The steps run in the order of their worth, each in a process of its own with a limit of its own. A step that fails or
@@ -19,18 +19,11 @@ from benchmarks.on_gpu.plan import DEFAULT, STEPS, Shared
 from dvg_jax.cli.entry import run_command
 from dvg_jax.cli.flags import Parser, number
 from dvg_jax.cli.rules import Number
-from dvg_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line that the module's docstring describes.
-
-    Raises:
-      UserError: neither ``--output`` nor ``--carry`` is given, or both are.
-    """
+    """Run the command line that the module's docstring describes."""
     options = _parser().parse_args(argv)
-    if (options.output is None) == (options.carry is None):
-        raise UserError("--output and --carry are both given or both missing; allowed: one of them")
     if options.carry:
         from benchmarks.on_gpu import carry  # loads JAX, which the run itself leaves to its steps
 
@@ -44,7 +37,9 @@ def main(argv: list[str] | None = None) -> None:
 def _parser() -> Parser:
     parser = Parser(__doc__, "python -m benchmarks.on_gpu")
     whole = number(Number(1, whole=True))
-    parser.add_argument("--output", type=Path, help="folder for on_gpu.json and on_gpu.jsonl")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/on_gpu"), help="folder for on_gpu.json and on_gpu.jsonl (%(default)s)"
+    )
     parser.add_argument("--carry", type=Path, help="write the folder that a bare machine needs, and end")
     parser.add_argument("--kept", type=Path, help="folder for compiled programs, logs and the training (OUTPUT/kept)")
     parser.add_argument(
