@@ -37,10 +37,11 @@ def main(argv: list[str] | None = None) -> None:
 def _parser() -> Parser:
     parser = Parser(__doc__, "python -m benchmarks.on_gpu")
     whole = number(Number(1, whole=True))
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--output", type=Path, default=Path("runs/on_gpu"), help="folder for on_gpu.json and on_gpu.jsonl (%(default)s)"
     )
-    parser.add_argument("--carry", type=Path, help="write the folder that a bare machine needs, and end")
+    where.add_argument("--carry", type=Path, help="write the folder that a bare machine needs, and end")
     parser.add_argument("--kept", type=Path, help="folder for compiled programs, logs and the training (OUTPUT/kept)")
     parser.add_argument(
         "--minutes", type=number(Number(0, open_low=True)), default=8, help="in all (default %(default)s)"
