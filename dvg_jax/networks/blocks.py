@@ -160,9 +160,13 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
         groups = x.reshape(*x.shape[:-1], self.num_groups, -1)
-        mean, variance = _moments(groups)
-        y = (groups.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + self.epsilon)
-        return (y.reshape(x.shape) * scale + bias).astype(self.dtype)
+        # A CPU computes element by element along the last axis, which must not be a group's few channels.
+        mean, variance = (
+            jnp.broadcast_to(y, (len(x), 1, 1, 1, *groups.shape[-2:])).reshape(len(x), 1, 1, 1, channels)
+            for y in _moments(groups)
+        )
+        y = (x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
 
 
 def _moments(groups: Float[Array, "B D H W n c"]) -> tuple[Array, Array]:

@@ -35,7 +35,7 @@ Kernel2D = Float[Array, "kh kw C C_out"]
 VALID: Padding = ((0, 0), (0, 0), (0, 0))
 
 
-@partial(jax.jit, static_argnames=("amounts", "mode"))
+@partial(jax.jit, static_argnames=("amounts", "mode"), inline=True)
 def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Float[Array, "B D_out H_out W_out C"]:
     """Pad D, H and W with zeros or with copies of the outermost values.
 
@@ -102,11 +102,12 @@ def _pad_backward(amounts: Padding, _: None, given: Resized) -> tuple[Features]:
 _pad_at_once.defvjp(_pad_forward, _pad_backward)
 
 
-@partial(jax.jit, static_argnames=("strides", "padding", "form"))
+@partial(jax.jit, static_argnames=("strides", "padding", "form"), inline=True)
 def convolve(
     x: Features, kernel: Kernel, strides: Triple = (1, 1, 1), padding: Padding = VALID, form: Form = "auto"
 ) -> Resized:
-    """Cross-correlate features with a kernel. It is compiled, so that equal layers of a network are traced once.
+    """Cross-correlate features with a kernel. Equal layers of a network are traced once, and inlined: XLA's CPU backend
+    runs convolutions of functions that it calls many times slower.
 
     Args:
       x: (B, D, H, W, Cin).
