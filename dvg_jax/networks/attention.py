@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from dvg_jax.networks.blocks import Dense
+from dvg_jax.networks.platforms import by_platform
 from dvg_jax.networks.positional import rotate
 from dvg_jax.shapes import Features
 
@@ -146,7 +147,7 @@ class LinearAttention(_Attention):
         # With few tokens the context of all heads is the larger array.
         many = x.shape[2] * x.shape[3] >= self.heads * self.head_dim
         elsewhere = _all_heads_at_once if many else _head_by_head
-        out = jax.lax.platform_dependent(q, k, v, total, cpu=_head_by_head, default=elsewhere)
+        out = by_platform(q, k, v, total, cpu=_head_by_head, default=elsewhere)
         return self.merge(x, out, use_bias=True)
 
 

@@ -140,7 +140,7 @@ class ConvTranspose(_Kernel):
             return add_bias(to_cells(x.astype(self.dtype), kernel), bias)
         kernel = jnp.pad(kernel, (*(MISSING_TAPS[k] for k in self.kernel_size), (0, 0), (0, 0)))
         amounts = tuple((1, 1) if k > 1 else (0, 0) for k in self.kernel_size)
-        x = pad(x.astype(self.dtype), amounts, self.padding_mode)
+        x = pad(x.astype(self.dtype), amounts, self.padding_mode)  # type: ignore[arg-type]
         return add_bias(upsample(x, kernel, self.form), bias)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from dvg_jax.networks.platforms import by_platform
 from dvg_jax.shapes import Key
 
 Codebook = dict[str, Array]
@@ -32,9 +33,8 @@ def nearest(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> In
     Cases stay on an axis of their own. If they are split over devices, each device looks up the rows of its cases.
     """
     elsewhere = _nearest_directly if rows.shape[-1] <= FEW_CHANNELS else _nearest_by_products
-    return jax.lax.platform_dependent(
-        embeddings.astype(jnp.float32), rows.astype(jnp.float32), cpu=_nearest_by_products, default=elsewhere
-    )
+    arrays = embeddings.astype(jnp.float32), rows.astype(jnp.float32)
+    return by_platform(*arrays, cpu=_nearest_by_products, default=elsewhere)
 
 
 def _nearest_directly(embeddings: Float[Array, "K c"], rows: Float[Array, "*B n c"]) -> Int[Array, "*B n"]:

@@ -22,6 +22,7 @@ from jax import Array
 from jaxtyping import Float
 
 from dvg_jax.errors import UserError
+from dvg_jax.networks.platforms import by_platform
 from dvg_jax.shapes import Features, Images, NewImages, Resized
 
 Form = Literal["auto", "native", "sliced"]
@@ -35,7 +36,6 @@ Kernel2D = Float[Array, "kh kw C C_out"]
 VALID: Padding = ((0, 0), (0, 0), (0, 0))
 
 
-@partial(jax.jit, static_argnames=("amounts", "mode"), inline=True)
 def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Float[Array, "B D_out H_out W_out C"]:
     """Pad D, H and W with zeros or with copies of the outermost values.
 
@@ -53,9 +53,7 @@ def pad(x: Features, amounts: Padding, mode: PaddingMode) -> Float[Array, "B D_o
         return x
     if mode == "zeros":
         return jnp.pad(x, ((0, 0), *amounts, (0, 0)))
-    return jax.lax.platform_dependent(
-        x, cpu=partial(_pad_axes, amounts=amounts), default=partial(_pad_at_once, amounts=amounts)
-    )
+    return by_platform(x, cpu=_pad_axes, default=_pad_at_once, amounts=amounts)
 
 
 def _pad_axes(x: Features, amounts: Padding) -> Resized:
@@ -102,12 +100,10 @@ def _pad_backward(amounts: Padding, _: None, given: Resized) -> tuple[Features]:
 _pad_at_once.defvjp(_pad_forward, _pad_backward)
 
 
-@partial(jax.jit, static_argnames=("strides", "padding", "form"), inline=True)
 def convolve(
     x: Features, kernel: Kernel, strides: Triple = (1, 1, 1), padding: Padding = VALID, form: Form = "auto"
 ) -> Resized:
-    """Cross-correlate features with a kernel. Equal layers of a network are traced once, and inlined: XLA's CPU backend
-    runs convolutions of functions that it calls many times slower.
+    """Cross-correlate features with a kernel.
 
     Args:
       x: (B, D, H, W, Cin).
@@ -116,10 +112,9 @@ def convolve(
       padding: zeros at the low and the high end of D, H and W.
       form: ``native``, ``sliced``, or ``auto``, which is ``sliced`` in a program for a CPU.
     """
-    native, sliced = (partial(function, strides=strides, padding=padding) for function in (_native, _sliced))
     if form == "auto":
-        return jax.lax.platform_dependent(x, kernel, cpu=sliced, default=native)
-    return (sliced if form == "sliced" else native)(x, kernel)
+        return by_platform(x, kernel, cpu=_sliced, default=_native, strides=strides, padding=padding)
+    return (_sliced if form == "sliced" else _native)(x, kernel, strides, padding)
 
 
 def _native(x: Features, kernel: Kernel, strides: Triple, padding: Padding) -> Resized:
