@@ -33,7 +33,7 @@ MANNERS = {
     "bfloat16": {"dtype": "bfloat16"},
     "bfloat16, remat": {"dtype": "bfloat16", "remat": True},
 }
-"""Variants by name; ``remat`` recomputes blocks of the stage's own network in the backward pass."""
+"""It maps each variant's name to its settings; ``remat`` recomputes blocks of the stage's own network."""
 
 BLOCKS = ("encoder", "decoder", "g_theta")
 

@@ -42,7 +42,7 @@ FLAGS = {
         "g_theta then moves 5.99 GB instead of 6.13, and a ct_vqgan step 60.46 instead of 60.06.",
     ),
 }
-"""Settings by name, each with its flag."""
+"""It maps each setting's name to its flag."""
 
 ALWAYS = ("eigen_convolutions",)
 """Every command makes these settings.

@@ -1,4 +1,4 @@
-"""What a GPU's compiler makes of our programs is read rightly, and no convolution of a training step is a giant.
+"""The text of a GPU's compiler is read rightly, and no convolution of a training step is a giant.
 
 The compiler is JAX's plugin for CUDA, which needs no GPU: pip install "jax[cuda12]", in an environment of its own. The
 tests that need it are slow, and are skipped where it is missing.
@@ -113,12 +113,12 @@ backend_config={"known_trip_count":{"n":"100"}}
   ROOT %out = f32[4,8]{1,0} copy(%done)
 }
 """
-"""Hand-made HLO with one of each thing that is read."""
+"""This HLO, made by hand, has one of each thing that is read."""
 
 
 @pytest.fixture(scope="module")
 def found():
-    """The kernels of the text by name; a loop's are listed once for each loop."""
+    """Return the kernels of the text by name; a loop's are listed once for each loop."""
     return {f"{kernel.name}, {kernel.runs}": kernel for kernel in kernels(parse(TEXT))}
 
 

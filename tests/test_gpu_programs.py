@@ -1,4 +1,4 @@
-"""Programs lowered for a GPU, which needs none: what they ask of its compiler can be read here."""
+"""Programs are lowered for a GPU, which needs none: their text says what they ask of its compiler."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The prepared run on a GPU, tried on what is here: steps end, fail, are late or are skipped without each other."""
+"""The prepared run on a GPU is tried on what is here: steps end, fail, are late or are skipped without each other."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ import json, pathlib, sys, time
 with open(sys.argv[1], "a") as lines:
     lines.write(json.dumps({{"step": "{0}", "name": "one", "at_s": 0, "v": 1}}) + chr(10))
 """
-"""The beginning of a program that writes one result, as a step's process does."""
+"""Programs begin with this that write one result, as a step's process does."""
 
 MEET = """
 pathlib.Path({own!r}).touch()
@@ -35,7 +35,7 @@ while not pathlib.Path({other!r}).exists():
     assert time.monotonic() < end, "alone"
     time.sleep(0.05)
 """
-"""The rest of a program that ends well only while another one like it runs."""
+"""Programs go on with this that end well only while another one like them runs."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is set before JAX starts, which devices it finds, and what is said of them."""
+"""Flags are set before JAX starts, and the devices that it finds are named."""
 
 import logging
 import os

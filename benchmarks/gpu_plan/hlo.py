@@ -20,7 +20,7 @@ SIZES = {
     "token": 0,
     "opaque": 0,
 }
-"""Bytes of an element by HLO's name of its type."""
+"""It maps HLO's name of a type to the bytes of an element."""
 
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{")

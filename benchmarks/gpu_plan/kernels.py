@@ -18,7 +18,7 @@ FREE = {
     *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id", "replica-id"),
     "opt-barrier",
 }
-"""Instructions that launch nothing."""
+"""These instructions launch nothing."""
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast"),

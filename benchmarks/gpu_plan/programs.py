@@ -24,7 +24,7 @@ from dvg_jax.training.sharding import Layout, replicated, rows_split
 from dvg_jax.training.state import Fixed, Step, create, update
 
 SMALL = (16, 16, 16)
-"""Edge of the dummy volume used to build a state's shapes: what is learned does not depend on the volume's size."""
+"""A state's shapes are built from a dummy volume of this size: what is learned does not depend on it."""
 
 SAMPLING_STEPS = (100, 10)
 
@@ -168,7 +168,7 @@ PROGRAMS: dict[str, Callable[[Case, Place], jax.stages.Lowered]] = {
     **{f"sampler, {steps} steps": partial(sampler, steps) for steps in SAMPLING_STEPS},
     "decoder": decoder,
 }
-"""Programs by name."""
+"""It maps each program's name to the function that lowers it."""
 
 
 def variable_shapes(dvg: DVG, stage: str) -> dict[str, Any]:

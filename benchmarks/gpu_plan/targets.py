@@ -56,7 +56,7 @@ TARGETS = {
         Target("rtx4090", half=165e12, tf32=82.6e12, single=82.6e12, bandwidth=1.008e12),
     )
 }
-"""GPUs by name."""
+"""It maps each GPU's name to its peaks."""
 
 
 def compile_only() -> None:

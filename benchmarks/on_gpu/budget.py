@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 from benchmarks.on_gpu.plan import STEPS, TRAIN, Shared, command, environment, groups
 
 GRACE_S = 20
-"""Seconds between asking a training to stop and killing it, in which it saves its state. Other steps have none."""
+"""A training is killed so many seconds after it was asked to stop, in which it saves its state. Others have none."""
 
 POLL_S = 0.05
-"""Seconds between two looks at the steps that run."""
+"""So many seconds lie between two looks at the steps that run."""
 
 USUAL_S = 480
-"""Seconds of a whole run that the limits of the steps are meant for; a longer run gives each step longer."""
+"""The limits of the steps are meant for a run of so many seconds; a longer run gives each step longer."""
 
 LOG_END = 1500
-"""Characters of a failed step's log that are kept with its results."""
+"""So many characters of a failed step's log are kept with its results."""
 
 METRICS = Path(TRAIN) / "ct_vqgan" / "metrics.jsonl"
 

@@ -50,7 +50,7 @@ README = f"""\
 
 1. Here: `sh wheels.sh` puts wheels of {", ".join(WHEELS)} into `wheels`.
 2. Take this folder and the repository to the machine.
-3. There, in the repository's root: `sh FOLDER/run.sh --output results --kept /tmp/kept`. It ends within 8 minutes.
+3. There, in the repository's root: `sh FOLDER/run.sh --output results --kept kept`. It ends within 8 minutes.
    `results` holds what to bring home. A second call with the same `--kept` and with `--only STEP ...` for the steps
    that were skipped uses the programs that the first one compiled.
 

@@ -18,7 +18,7 @@ Results = Iterator[tuple[str, dict[str, Any]]]
 TASKS: dict[str, Callable[[Shared], Results]] = {
     **programs.TASKS, "equal": equality.equal, "twice": equality.twice, **peers.TASKS
 }  # fmt: skip
-"""What steps do, by the name that ``plan`` has for it: each yields results by name."""
+"""It maps each task's name in ``plan`` to the function that does it and yields results by name."""
 
 
 def record(step: str, results: Results, file: Path) -> None:

@@ -25,16 +25,16 @@ TWICE = ("ct_vqgan", "new_view")
 TWICE_STEPS = 30
 
 PROJECTED, NETWORK, GRADIENT = 1e-5, 1e-4, 1e-3
-"""Largest relative rms differences at the highest precision: of sums along rays, networks, and their gradients.
+"""Relative rms differences may be so large at the highest precision: of sums along rays, networks, and their gradients.
 
 An H100 had 1e-5, 6e-6 and no figure for the third.
 """
 
 ROUNDED = 2e-2
-"""Largest relative rms difference at the default precision, which on a GPU is TF32 with 10 bits."""
+"""A relative rms difference may be so large at the default precision, which on a GPU is TF32 with 10 bits."""
 
 CODES = 1e-2
-"""Largest share of codes that may differ: of two that are almost equally near, rounding decides."""
+"""So large a share of codes may differ: of two that are almost equally near, rounding decides."""
 
 Results = Iterator[tuple[str, dict[str, Any]]]
 

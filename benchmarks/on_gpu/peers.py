@@ -17,7 +17,7 @@ from dvg_jax.xray import ConeBeamGeometry
 
 REFERENCE = "torch eager float32"
 PROJECTED = ("45", "tilted")
-"""Views of ``benchmarks.projector`` that are asked for: one known beforehand, one that is data."""
+"""These views of ``benchmarks.projector`` are asked for: one known beforehand, one that is data."""
 
 Results = Iterator[tuple[str, dict[str, Any]]]
 
@@ -112,4 +112,4 @@ TASKS: dict[str, Callable[[Shared], Results]] = {
     "peer_diffusion": partial(steps, "unet step"),
     "peer_ct_vqgan": partial(steps, "vqgan step with critics"),
 }
-"""Steps that need PyTorch, by name."""
+"""It maps each step that needs PyTorch to its function."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 TRAIN = "train"
 SMALLEST = 32
-"""Edge in voxels below which the demo's networks stand in for the published ones."""
+"""Below so many voxels an axis the demo's networks stand in for the published ones."""
 
 CHANNELS_LAST = "--xla_gpu_force_conv_nhwc"
 DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops"
@@ -63,10 +63,10 @@ STEPS = {
     "step_new_view": Step(120, 30),
     "step_diffusion": Step(120, 30),
 }
-"""Every step by name; limits are from what an H100 took to compile (docs/performance.md)."""
+"""It maps each step's name to the step; limits are from what an H100 took to compile (docs/performance.md)."""
 
 DEFAULT = tuple(name for name in STEPS if name not in ("blocks", "step_new_view", "step_diffusion"))
-"""All but those that ask again, in other words, what the others ask; they run if named."""
+"""These steps run unless others are named: all but those that ask again, in other words, what these ask."""
 
 
 def groups(names: tuple[str, ...] | list[str]) -> list[list[str]]:

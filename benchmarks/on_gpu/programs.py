@@ -24,7 +24,7 @@ from dvg_jax.networks.lpips import weights_file
 SAMPLING_STEPS = (100, 10)
 
 CHANNELS = {"wide": (64, 32), "narrow": (8, 4)}
-"""Channels before and after the decoder's last transposed convolution, of the published networks and of the demo's."""
+"""The decoder's last transposed convolution has these channels before and after it, as published and in the demo."""
 
 Results = Iterator[tuple[str, dict[str, Any]]]
 Programs = Callable[[Shared], dict[str, Callable[[], Any]]]
@@ -123,7 +123,7 @@ def upsample_with_holes(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 FORMS = {"phases": upsample, "with holes": upsample_with_holes}
-"""The form of the library and the textbook's."""
+"""The library's form comes first, the textbook's second."""
 
 
 def timed(run: Callable[[], Any], seconds: float = 3.0, most: int = 20) -> dict[str, float]:
@@ -150,4 +150,4 @@ TASKS: dict[str, Callable[[Shared], Results]] = {
         }.items()
     },
 }
-"""Steps that time programs, by name."""
+"""It maps each step that times programs to the function that lists them."""

@@ -17,10 +17,10 @@ Codebook = dict[str, Array]
 Rows = Float[Array, "n c"]
 
 ROWS_AT_ONCE = 2048
-"""Rows of a case whose products with all codes exist at a time; all 32768 x 16384 of them never do."""
+"""The products of so many rows of a case with all codes exist at a time; all 32768 x 16384 of them never do."""
 
 FEW_CHANNELS = 16
-"""Channels of a latent up to which a GPU finds distances faster by differences than by products that it stores."""
+"""Up to so many channels of a latent, a GPU finds distances faster by differences than by products that it stores."""
 
 DECAY = 0.99
 EPSILON = 1e-7

@@ -22,13 +22,13 @@ from dvg_jax.data.scans.body import body_mask
 FILE = Path(__file__).with_name("mean_chest.npz")
 
 SIZE = 64
-"""Voxels along each axis. At 32 the chest wall is not resolved: scores of real frontal films fall from 0.6 to 0.45."""
+"""The mean has so many voxels along each axis. At 32, without a chest wall, real frontal films score 0.45, not 0.6."""
 CASES = 8
-"""Phantoms of the mean. A finding of one of so few would be a blot in it, so they are plain."""
+"""So many phantoms make the mean. A finding of one of so few would be a blot in it, so they are plain."""
 STEP_HU = 6.0
-"""One step of the stored mean. The air around the body, 24 HU above the least value, is a whole number of steps."""
+"""The stored mean counts in steps of this. The air around the body, 24 HU above the least value, is a whole number."""
 RIND_MM = 15.0
-"""Thickness of the rim of the body in which air does not count as lung: at the skin, voxels are half air."""
+"""In a rim of the body as thick as this, air does not count as lung: at the skin, voxels are half air."""
 LUNG_HU = -500.0
 
 plain_chest = jax.jit(partial(chest, size=SIZE, plain=True))
