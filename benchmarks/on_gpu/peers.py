@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.common import side_by_side
 from benchmarks.contest import Contestant
+from benchmarks.on_gpu.equality import difference
 from benchmarks.on_gpu.plan import SMALLEST, Shared
 from benchmarks.on_gpu.programs import timed
 from dvg_jax.config import default_config
@@ -41,7 +42,7 @@ def projector(shared: Shared) -> Results:
         for task, make in makers.items():
             contestants = {name: run for name, run in make().items() if name != RAYS}  # the slow reference
             made = {name: _numpy(run()) for name, run in contestants.items()}
-            apart = {name: _apart(image, made[contest.peer.name]) for name, image in made.items()}
+            apart = {name: difference(image, made[contest.peer.name]) for name, image in made.items()}
             times = side_by_side(contestants, repeats=5)
             seconds = {name: {key: of[key] for key in ("median", "fastest", "slowest")} for name, of in times.items()}
             holds = max(apart.values()) <= ALLOWED[task]
@@ -79,7 +80,7 @@ def steps(case: str, shared: Shared) -> Results:
             yield name, {"failed": f"{type(error).__name__}: {error}"[:500]}
             continue
         reference = reference or figures
-        apart = {what: _apart(figures[what], value) for what, value in reference.items()}
+        apart = {what: difference(figures[what], value) for what, value in reference.items()}
         yield name, found | {"peak_gib": _peak(entrant, name), "difference": apart}
 
 
@@ -87,11 +88,6 @@ def _numpy(result: Any) -> np.ndarray:
     """Return an array of JAX or PyTorch; of several gradients the first."""
     result = result[0] if isinstance(result, tuple) else result
     return np.asarray(result if isinstance(result, jax.Array) else result.detach().cpu(), np.float64)
-
-
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return float(np.sqrt(np.mean((a - b) ** 2) / max(np.mean(b**2), 1e-300)))
 
 
 def _peak(entrant: Contestant, name: str) -> float:

@@ -71,7 +71,7 @@ NETWORKS = {
 }
 
 HALF = {"vgg": ("vgg16_float16.npz", "6a65417290ed760d51b293a306fc3c70d754152c038de1e5a7957fe140eed8d2")}
-"""They map networks to names and sha256 of copies in float16, for machines to which the files cannot be brought.
+"""It maps networks to names and sha256 of copies in float16, for machines to which the files cannot be brought.
 
 LPIPS by such a copy differs by less than 1e-3 of its value. ``benchmarks.on_gpu --carry`` writes the copy.
 """
